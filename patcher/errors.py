@@ -1,0 +1,137 @@
+"""Every error a user can meet, and the exit code of each.
+
+The exit code of a command is decided here and nowhere else:
+
+====  =========  ==========================================================
+code  name       meaning
+====  =========  ==========================================================
+0     OK         as wanted
+1     FINDING    an answer that wants attention: unguarded reads remain,
+                 nothing to patch, a claim refuted, a rewrite refused
+2     USAGE      the call itself is wrong: a bad name, a bad option
+3     UNDECIDED  could not decide or reach: no network, no daemon,
+                 not Python, a broken lock
+====  =========  ==========================================================
+
+Every error says what is wrong, where, and ends with the next step.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+
+
+class Exit(enum.IntEnum):
+    """The exit codes of every command."""
+
+    OK = 0
+    FINDING = 1
+    USAGE = 2
+    UNDECIDED = 3
+
+
+# C0, DEL and C1 control characters, and the Unicode ones that reorder a line
+# (bidirectional overrides). Text from an index, a registry or a file may hold them.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+# user:password@ in front of a host, as an index or a registry address may carry it.
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+def printable(text: str, limit: int = 400) -> str:
+    """Third-party text made safe to show on a terminal: one line, no escape, no credential."""
+    shown = _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    shown = _CREDENTIALS.sub("***@", shown)
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+class PatcherError(Exception):
+    """Something a user can act on. `str()` is one line: the problem, then the next step."""
+
+    exit_code = Exit.UNDECIDED
+
+    def __init__(self, problem: str, *, next_step: str) -> None:
+        self.problem = printable(problem)
+        self.next_step = printable(next_step)
+        super().__init__(f"{self.problem}. {self.next_step}")
+
+
+class UsageError(PatcherError):
+    """The call is wrong: the caller can mend it without touching any artifact."""
+
+    exit_code = Exit.USAGE
+
+
+class BadReference(UsageError):
+    """An image reference, digest or platform that does not parse."""
+
+
+class BadSource(UsageError):
+    """A SOURCE argument that names no kind of source."""
+
+
+class UnknownPatch(UsageError):
+    """A patch name that is not in the catalogue."""
+
+
+class NotLocked(UsageError):
+    """A version that images.lock does not hold, or not for that platform."""
+
+
+class Finding(PatcherError):
+    """An answer was reached, and it is not the one that was wanted."""
+
+    exit_code = Exit.FINDING
+
+
+class RewriteRefused(Finding):
+    """A read that the rewriter must not touch; names the line and the reason."""
+
+
+class AlreadyClean(Finding):
+    """Nothing to patch: this vLLM already carries it."""
+
+
+class Undecided(PatcherError):
+    """No answer could be reached."""
+
+
+class NotPython(Undecided):
+    """Bytes that this Python cannot read as source: syntax, encoding, NUL bytes."""
+
+
+class FileAbsent(Undecided):
+    """The artifact was read, and the file is not in it."""
+
+
+class Unreadable(Undecided):
+    """The artifact could not be read: no network, no permission, truncated, wrong hash."""
+
+
+class ProofFailed(Undecided):
+    """The patched file did not pass the checks that guard every write. Nothing was written."""
+
+
+class BrokenCatalogue(Undecided):
+    """A file in patches/ that cannot be loaded."""
+
+
+class BrokenLock(Undecided):
+    """images.lock does not hold what its format promises; names the line."""
+
+
+class WrongVersion(Undecided):
+    """The image holds another vLLM than the one that was asked for."""
+
+
+class BrokenImage(Undecided):
+    """An image whose parts contradict each other: digest, size, diff_id, tar entry."""
+
+
+class NoDaemon(Undecided):
+    """No Docker daemon answers."""
+
+
+class DaemonFailed(Undecided):
+    """The Docker daemon answered with an error: pull, build, push, missing image."""

@@ -1,0 +1,119 @@
+"""Real parts for the tests: vLLM's files from PyPI, a Docker daemon, a registry.
+
+vLLM's source never enters the repository: it is fetched once and cached outside the tree.
+Where a part is missing a test is skipped with the reason; with CI=true it fails instead.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import docker
+
+TARGET = "vllm/model_executor/layers/attention/mla_attention.py"
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip with the reason, or fail where nothing may be skipped."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI must not skip: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def cache_dir() -> Path:
+    """Where fetched vLLM files are kept between runs, outside the tree."""
+    root = os.environ.get("VLLM_PATCHER_TEST_CACHE") or Path.home() / ".cache" / "vllm-patcher-tests"
+    path = Path(root)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def release_file(cache_dir: Path) -> Callable[..., bytes]:
+    """`release_file("0.23.0")` -> the target file's bytes, out of the real wheel on PyPI."""
+    from patcher.errors import Unreadable
+    from patcher.sources.wheel import open_release
+
+    def fetch(version: str, target: str = TARGET) -> bytes:
+        cached = cache_dir / version / target
+        if not cached.exists():
+            try:
+                data = open_release(version).read(target)
+            except Unreadable as error:
+                missing(f"vLLM {version} cannot be fetched: {error}")
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            partial = cached.with_suffix(f".{os.getpid()}")
+            partial.write_bytes(data)
+            partial.replace(cached)
+        return cached.read_bytes()
+
+    return fetch
+
+
+@pytest.fixture(scope="session")
+def daemon() -> Iterator[docker.DockerClient]:
+    """A client of the real daemon that DOCKER_HOST names."""
+    import docker
+
+    try:
+        client = docker.from_env(timeout=120)
+        client.ping()
+    except docker.errors.DockerException as error:
+        missing(f"no Docker daemon: {error}")
+    yield client
+    client.close()
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Return when something listens on the port; fail when the process ends first."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as probe:
+            probe.settimeout(0.1)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+    pytest.fail(f"{process.args!r} never listened on port {port}")
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`127.0.0.1:PORT` of a real, empty registry (Debian's docker-registry)."""
+    program = shutil.which("docker-registry")
+    if program is None:
+        missing("docker-registry is not installed (apt-get install docker-registry)")
+    root = tmp_path_factory.mktemp("registry")
+    port = free_port()
+    config = root / "config.yml"
+    config.write_text(
+        "version: 0.1\nlog: {level: error}\n"
+        f"storage: {{filesystem: {{rootdirectory: {root}/data}}, delete: {{enabled: true}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n"
+    )
+    with (root / "log").open("wb") as log:
+        process = subprocess.Popen([program, "serve", str(config)], stdout=log, stderr=log)
+    try:
+        wait_for_port(port, process)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
