@@ -1,0 +1,144 @@
+"""Parts of a file on a web server, by range requests (RFC 9110, section 14).
+
+A wheel of vLLM has 250 to 500 MB; the file that is wanted has 20 KB. What the server answers is
+checked: the range asked for, the file's size the same each time, every byte there.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING
+
+from patcher.errors import Unreadable
+
+if TYPE_CHECKING:
+    import requests
+    from remotezip import PartialBuffer
+
+# Seconds to connect, and seconds without a byte.
+TIMEOUT = (10.0, 30.0)
+
+# One part may have this many bytes. The largest that is needed is a central directory: 653 KB for
+# vLLM 0.33.0, growing by 30 KB a release.
+PART_LIMIT = 16 << 20
+
+_ATTEMPTS = 3
+_TRY_AGAIN = frozenset({429, 500, 502, 503, 504})
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})")
+
+
+class Ranges:
+    """A remote file, read in parts. `bytes_read` and `size` are in bytes, bodies only.
+
+    The tail is kept: the end of a zip file is its directory, and is asked for more than once.
+    `pause` is the first wait between two attempts, in seconds; it doubles.
+    """
+
+    def __init__(self, url: str, session: requests.Session, *, pause: float = 0.5) -> None:
+        self.url = url
+        self.size: int | None = None
+        self.bytes_read = 0
+        self._session = session
+        self._pause = pause
+        self._tail = b""
+
+    def fetch(self, span: tuple[int, int | None], stream: bool = False) -> PartialBuffer:  # noqa: ARG002
+        """The bytes from `span[0]` to `span[1]`, both included; `(-n, None)` are the last n.
+
+        This is the seam of remotezip's fetcher. A part never streams: it is bounded, and checked
+        before it is handed out. Raises `Unreadable`.
+        """
+        import io
+
+        from remotezip import PartialBuffer
+
+        first, last = span
+        if last is None:
+            first, data = self._fetch_tail(-first)
+        else:
+            data = self._fetch_span(first, last)
+        return PartialBuffer(io.BytesIO(data), first, len(data), False)
+
+    def _fetch_tail(self, length: int) -> tuple[int, bytes]:
+        first, self._tail = self._ask(f"bytes=-{length}", None, length)
+        if first + len(self._tail) != self.size:
+            raise self._unreadable("the server sent another part than the file's end")
+        return first, self._tail
+
+    def _fetch_span(self, first: int, last: int) -> bytes:
+        """A span; what the tail already holds of it does not cross the network again."""
+        tail_first = (self.size or 0) - len(self._tail)
+        if first >= tail_first:
+            return self._tail[first - tail_first : last + 1 - tail_first]
+        missing_last = min(last, tail_first - 1)
+        if missing_last - first >= PART_LIMIT:
+            raise self._unreadable(f"a part of more than {PART_LIMIT >> 20} MiB is wanted")
+        _, data = self._ask(f"bytes={first}-{missing_last}", first, missing_last + 1 - first)
+        return data + self._tail[: max(0, last + 1 - tail_first)]
+
+    def _ask(self, header: str, first: int | None, length: int) -> tuple[int, bytes]:
+        """One range from the server, tried again where the fault may pass."""
+        import requests
+
+        pauses = [self._pause * 2**attempt for attempt in range(_ATTEMPTS - 1)]
+        while True:
+            try:
+                return self._ask_once(header, first, length)
+            except requests.RequestException as error:
+                if not pauses or not _may_pass(error):
+                    raise self._unreadable(f"{type(error).__name__}: {error}") from error
+            time.sleep(pauses.pop(0))
+
+    def _ask_once(self, header: str, first: int | None, length: int) -> tuple[int, bytes]:
+        headers = {"Range": header, "Accept-Encoding": "identity"}
+        with self._session.get(self.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            response.raise_for_status()
+            start, size = self._checked_range(response, first, length)
+            data = bytearray()
+            for chunk in response.iter_content(1 << 16):
+                self.bytes_read += len(chunk)
+                data += chunk
+                if len(data) > size:
+                    break
+        if len(data) != size:
+            raise self._unreadable(f"{size} bytes were announced and {len(data)} or more came")
+        return start, bytes(data)
+
+    def _checked_range(
+        self, response: requests.Response, first: int | None, length: int
+    ) -> tuple[int, int]:
+        """Where the answered part begins and how long it is, if it is what was asked for."""
+        if response.status_code != 206:
+            raise self._unreadable(
+                f"the server does not answer range requests (HTTP {response.status_code})"
+            )
+        stated = response.headers.get("Content-Range", "")
+        match = _CONTENT_RANGE.fullmatch(stated)
+        if match is None:
+            raise self._unreadable(f"the server answered the range {stated!r}")
+        start, last, total = (int(number) for number in match.groups())
+        wanted = min(length, total) if first is None else length
+        if last + 1 - start != wanted or last >= total or first not in (None, start):
+            raise self._unreadable(f"the server answered another range: {stated!r}")
+        if self.size not in (None, total):
+            raise self._unreadable(f"the file changed its size from {self.size} to {total} bytes")
+        self.size = total
+        return start, wanted
+
+    def _unreadable(self, reason: str) -> Unreadable:
+        return Unreadable(
+            f"{self.url} cannot be read: {reason}",
+            next_step="Check the network and the address, then try again.",
+        )
+
+
+def _may_pass(error: requests.RequestException) -> bool:
+    """Whether a second attempt may succeed: a certificate or an address does not mend itself."""
+    import requests
+
+    if error.response is not None:
+        return error.response.status_code in _TRY_AGAIN
+    return not isinstance(
+        error, (requests.exceptions.SSLError, requests.TooManyRedirects, ValueError)
+    )
