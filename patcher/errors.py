@@ -109,6 +109,10 @@ class Unreadable(Undecided):
     """The artifact could not be read: no network, no permission, truncated, wrong hash."""
 
 
+class Unwritable(Undecided):
+    """A file could not be written: no permission, no space. The old one is whole."""
+
+
 class ProofFailed(Undecided):
     """The patched file did not pass the checks that guard every write. Nothing was written."""
 
