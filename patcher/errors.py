@@ -129,6 +129,10 @@ class WrongVersion(Undecided):
     """The image holds another vLLM than the one that was asked for."""
 
 
+class WrongPlatform(Undecided):
+    """The image is not there for the platform that was asked for."""
+
+
 class BrokenImage(Undecided):
     """An image whose parts contradict each other: digest, size, diff_id, tar entry."""
 

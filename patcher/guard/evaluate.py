@@ -1,0 +1,374 @@
+"""Expressions, as the verifier reads them: in evaluation order, with what each may be.
+
+`Evaluator.visit` takes an expression, updates `facts` as evaluating it would, and returns its
+`Value`. `branch` does the same for a condition and returns the facts of both outcomes.
+
+Attribute loads, subscript loads and operators are taken not to alter a layer. Calls, awaits,
+yields, imports, `with` and iteration (but over `range`) are taken to do their worst.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from patcher.guard import AttributeGuard
+from patcher.guard.facts import DEAD, OTHER, Facts, Held, Key, Value, join_all
+from patcher.guard.names import ModuleNames
+
+# Evaluated when somebody asks for them (PEP 695); none before Python 3.12.
+LAZY = tuple(
+    getattr(ast, name)
+    for name in ("TypeAlias", "TypeVar", "ParamSpec", "TypeVarTuple")
+    if hasattr(ast, name)
+)
+Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+Comprehension = ast.ListComp | ast.SetComp | ast.DictComp
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A condition's two ways out, and what the condition itself evaluates to."""
+
+    true: Facts
+    false: Facts
+    value: Value = OTHER
+
+    def swapped(self) -> Outcome:
+        """The outcome of the opposite condition; as a value it stays what it was."""
+        return Outcome(self.false, self.true, self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Code that runs at another time, and the names that it sees from outside."""
+
+    node: Function | ast.GeneratorExp
+    outer: Mapping[str, Value]
+
+
+@dataclass(slots=True)
+class Floor:
+    """What held at every point since it was laid: what an exception leaves behind."""
+
+    facts: Facts
+
+
+@dataclass
+class Evaluator(ast.NodeVisitor):
+    """The state of one walk.
+
+    `judged` holds each read that was met, and whether every visit found it safe. `ever` holds
+    the worst that each name of this scope was bound to, for code that runs later.
+    """
+
+    rule: AttributeGuard
+    names: ModuleNames
+    judged: dict[ast.Attribute, bool] = field(default_factory=dict)
+    later: list[Later] = field(default_factory=list)
+    floors: list[Floor] = field(default_factory=list)
+    ever: dict[str, Value] = field(default_factory=dict)
+    caught: bool = False
+    _facts: Facts = field(default_factory=Facts)
+
+    @property
+    def facts(self) -> Facts:
+        """What holds at this point."""
+        return self._facts
+
+    @facts.setter
+    def facts(self, facts: Facts) -> None:
+        self._facts = facts
+        for floor in self.floors:
+            floor.facts = floor.facts.join(facts)
+
+    # ---- reads
+
+    def visit_Attribute(self, node: ast.Attribute) -> Value:
+        """A load, store or deletion of an attribute: each loads what stands before the dot."""
+        base = self.visit(node.value)
+        if node.attr == self.rule.member and base.held is not Held.NO:
+            self._judge(node, base)
+        if node.attr == self.rule.receiver:
+            return Value(layer=True, about=self.path(node))
+        if node.attr == self.rule.attribute and base.layer:
+            return self._load(self.path(node.value))
+        return OTHER
+
+    def _judge(self, node: ast.Attribute, base: Value) -> None:
+        if not self.facts.dead:
+            safe = self.caught or (base.held is Held.YES and not base.nothing)
+            self.judged[node] = self.judged.get(node, True) and safe
+
+    def _load(self, key: Key | None) -> Value:
+        proven = self.caught or key in self.facts.has
+        return Value(held=Held.YES if proven else Held.UNPROVEN, about=key)
+
+    def path(self, node: ast.expr) -> Key | None:
+        """The dotted path of an expression that evaluates without side effects, if it is one."""
+        match node:
+            case ast.Name(id=name) | ast.NamedExpr(target=ast.Name(id=name)):
+                value = self.facts.names.get(name, OTHER)
+                return value.about if value.layer and value.about else (name,)
+            case ast.Attribute(value=value, attr=attr):
+                base = self.path(value)
+                return None if base is None else (*base, attr)
+            case _:
+                return None
+
+    # ---- other expressions
+
+    def generic_visit(self, node: ast.AST) -> Value:
+        """Anything that is not told apart: its parts, in order."""
+        for child in () if isinstance(node, LAZY) else ast.iter_child_nodes(node):
+            self.visit(child)
+        return OTHER
+
+    def visit_Name(self, node: ast.Name) -> Value:
+        """A name: what it was last seen to hold."""
+        value = self.facts.names.get(node.id, OTHER)
+        return replace(value, layer=True) if node.id == self.rule.receiver else value
+
+    def visit_Constant(self, node: ast.Constant) -> Value:
+        """None is the one constant that matters."""
+        return Value(nothing=node.value is None)
+
+    def visit_Subscript(self, node: ast.Subscript) -> Value:
+        """`modules["kv_b_proj"]` may be the receiver; its path is not followed."""
+        self.generic_visit(node)
+        return Value(layer=_is(node.slice, self.rule.receiver))
+
+    def visit_NamedExpr(self, node: ast.NamedExpr) -> Value:
+        """A walrus binds in passing."""
+        value: Value = self.visit(node.value)
+        self.bind(node.target, value)
+        return value
+
+    def visit_IfExp(self, node: ast.IfExp) -> Value:
+        """Each outcome is evaluated under what its branch of the test shows."""
+        test = self.branch(node.test)
+        self.facts = test.true
+        body: Value = self.visit(node.body)
+        end, self.facts = self.facts, test.false
+        orelse: Value = self.visit(node.orelse)
+        self.facts = end.join(self.facts)
+        return body.join(orelse)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> Value:
+        """As a value: one of the operands, or what decided the chain."""
+        outcome = self.branch(node)
+        self.facts = outcome.true.join(outcome.false)
+        return outcome.value
+
+    def visit_Call(self, node: ast.Call) -> Value:
+        """hasattr and getattr answer about the receiver; an unknown call may alter any layer."""
+        self.visit(node.func)
+        arguments = [self.visit(argument) for argument in (*node.args, *node.keywords)]
+        if not self.names.is_harmless(node.func):
+            self.lose_paths()
+            return OTHER
+        match node.func, node.args:
+            case ast.Name(id="hasattr"), [subject, asked]:
+                known = arguments[0].layer and _is(asked, self.rule.attribute)
+                about = self.path(subject) if known else None
+                return Value(test=about is not None, about=about)
+            case ast.Name(id="getattr"), [_, asked, *_] if _is(asked, self.rule.receiver):
+                return Value(layer=True)
+            case ast.Name(id="getattr"), [subject, asked, *default]:
+                wanted = arguments[0].layer and _is(asked, self.rule.attribute)
+                return self._getattr(self.path(subject), default) if wanted else OTHER
+            case _:
+                return OTHER
+
+    def _getattr(self, key: Key | None, default: list[ast.expr]) -> Value:
+        if not default:
+            return self._load(key)
+        if _is(default[0], None):
+            return Value(held=Held.YES, nothing=True, about=key)
+        return Value(held=Held.UNPROVEN)
+
+    def visit_Await(self, node: ast.expr) -> Value:
+        """Other code runs meanwhile."""
+        self.generic_visit(node)
+        self.lose_paths()
+        return OTHER
+
+    visit_Yield = visit_YieldFrom = visit_Starred = visit_Await
+
+    def visit_Compare(self, node: ast.Compare) -> Value:
+        """Only `in` runs code that we do not take for an operator: it may iterate."""
+        self.generic_visit(node)
+        if any(isinstance(op, ast.In | ast.NotIn) for op in node.ops):
+            self.lose_paths()
+        return OTHER
+
+    def visit_Lambda(self, node: ast.Lambda) -> Value:
+        """Defaults are evaluated now, the body at another time."""
+        self.visit(node.args)
+        self.later.append(Later(node, self.ever))
+        return OTHER
+
+    def visit_GeneratorExp(self, node: ast.GeneratorExp) -> Value:
+        """The first iterable is evaluated now, the rest whenever somebody asks."""
+        self.visit(node.generators[0].iter)
+        self.later.append(Later(node, self.ever))
+        return OTHER
+
+    def visit_ListComp(self, node: Comprehension) -> Value:
+        """A comprehension runs here and now; its targets are its own."""
+        self.visit(node.generators[0].iter)
+        outside = self.facts
+        self.comprehend(node, node.generators)
+        targets = [name for part in node.generators for name in ast.walk(part.target)]
+        hidden = {name.id for name in targets if isinstance(name, ast.Name)}
+        self.facts = self.facts.without_names(hidden)
+        for name in hidden & outside.names.keys():
+            self.facts = self.facts.with_name(name, outside.names[name].detached())
+        return OTHER
+
+    visit_SetComp = visit_DictComp = visit_ListComp
+
+    def comprehend(
+        self, node: Comprehension | ast.GeneratorExp, generators: list[ast.comprehension]
+    ) -> None:
+        """Run the loops of a comprehension, whose first iterable is evaluated already."""
+        here, *inner = generators
+        for _ in self.until_stable():
+            self.iterate(here.iter)
+            self.bind(here.target, OTHER)
+            skipped = []
+            for condition in here.ifs:
+                outcome = self.branch(condition)
+                self.facts = outcome.true
+                skipped.append(outcome.false)
+            if inner:
+                self.visit(inner[0].iter)
+                self.comprehend(node, inner)
+            else:
+                for part in ast.iter_child_nodes(node):
+                    if not isinstance(part, ast.comprehension):
+                        self.visit(part)
+            self.facts = join_all([self.facts, *skipped])
+
+    # ---- conditions
+
+    def branch(self, test: ast.expr) -> Outcome:
+        """Evaluate a condition."""
+        match test:
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                return replace(self.branch(operand).swapped(), value=OTHER)
+            case ast.BoolOp(op=op, values=operands):
+                return self._chain(isinstance(op, ast.And), operands)
+            case ast.Constant(value=constant):
+                outcome = Outcome(self.facts, DEAD, self.visit(test))
+                return outcome if constant else outcome.swapped()
+            case ast.Compare(left=left, ops=[ast.Is() | ast.IsNot() as op], comparators=[right]):
+                if (subject := _compared_with_none(left, right)) is not None:
+                    there = self._there(subject, self.visit(subject))
+                    outcome = Outcome(there, self.facts)
+                    return outcome.swapped() if isinstance(op, ast.Is) else outcome
+            case _:
+                pass
+        value: Value = self.visit(test)
+        there = self._there(test, value)
+        return Outcome(there.with_has(value.about if value.test else None), self.facts, value)
+
+    def _chain(self, conjunction: bool, operands: list[ast.expr]) -> Outcome:
+        """A chain of and/or. Which operand it evaluates to cannot be told: none is proven."""
+        left, values = DEAD, []
+        for operand in operands:
+            outcome = self.branch(operand)
+            values.append(outcome.value)
+            way_on = outcome if conjunction else outcome.swapped()
+            self.facts = way_on.true
+            left = left.join(way_on.false)
+        held = any(value.held is not Held.NO for value in values)
+        value = Value(
+            layer=any(value.layer for value in values),
+            held=Held.UNPROVEN if held else Held.NO,
+            nothing=any(value.nothing for value in values),
+        )
+        outcome = Outcome(self.facts, left, value)
+        return outcome if conjunction else outcome.swapped()
+
+    def _there(self, node: ast.expr, value: Value) -> Facts:
+        """What follows when the value turned out not to be None."""
+        if not value.nothing:
+            return self.facts
+        facts = self.facts.with_has(value.about if value.held is Held.YES else None)
+        match node:
+            case ast.Name(id=name) | ast.NamedExpr(target=ast.Name(id=name)):
+                return facts.with_name(name, replace(value, nothing=False))
+            case _:
+                return facts
+
+    # ---- binding and losing
+
+    def bind(self, target: ast.expr, value: Value) -> None:
+        """Store `value` to a target, as an assignment, a loop or a walrus does."""
+        match target:
+            case ast.Name(id=name):
+                self.bind_name(name, value)
+            case ast.Attribute(attr=attr):
+                self.visit(target)
+                self.lose_attribute(attr)
+            case ast.Tuple(elts=targets) | ast.List(elts=targets):
+                self.lose_paths()
+                for element in targets:
+                    self.bind(element, OTHER)
+            case ast.Starred(value=element):
+                self.bind(element, OTHER)
+            case _:
+                self.visit(target)
+                self.lose_paths()
+
+    def bind_name(self, name: str, value: Value) -> None:
+        """Bind a name anew."""
+        self.facts = self.facts.without_names([name]).with_name(name, value)
+        worst = self._exposed(value) if name in self.names.shared else value.detached()
+        self.ever[name] = self.ever.get(name, worst).join(worst)
+
+    def _exposed(self, value: Value) -> Value:
+        """A value in a name that any call may bind anew: by now it may be None."""
+        return replace(value.detached(), nothing=value.nothing or value.held is not Held.NO)
+
+    def lose_paths(self) -> None:
+        """Code ran that cannot be seen: it may have altered every layer and every shared name."""
+        facts = self.facts.without_paths()
+        for name in self.names.shared & facts.names.keys():
+            facts = facts.with_name(name, self._exposed(facts.names[name]))
+        self.facts = facts
+
+    def lose_attribute(self, attribute: str) -> None:
+        """Some object's attribute was stored to or deleted."""
+        if attribute in {self.rule.attribute, "__dict__", "__class__"}:
+            self.lose_paths()
+        self.facts = self.facts.without_attribute(attribute)
+
+    def iterate(self, iterable: ast.expr) -> None:
+        """One step of a loop. A range runs no code of anybody's."""
+        match iterable:
+            case ast.Call(func=func) if self.names.is_builtin(func, "range"):
+                pass
+            case _:
+                self.lose_paths()
+
+    def until_stable(self) -> Iterator[None]:
+        """Repeat a loop's body until another round would start from the same facts."""
+        while True:
+            head = self.facts
+            yield
+            self.facts = head.join(self.facts)
+            if self.facts == head:
+                return
+
+
+def _is(node: ast.expr, constant: str | None) -> bool:
+    return isinstance(node, ast.Constant) and node.value == constant
+
+
+def _compared_with_none(left: ast.expr, right: ast.expr) -> ast.expr | None:
+    if _is(right, None):
+        return left
+    return right if _is(left, None) else None

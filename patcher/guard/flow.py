@@ -1,0 +1,315 @@
+"""Statements, as the verifier reads them: every path that execution can take.
+
+`Flow` walks one scope. Loops run until their facts are stable; an exception leaves behind only
+what held at every point of the `try` (a `Floor`); `finally` runs for every way out.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from patcher.guard.evaluate import Evaluator, Floor, Later
+from patcher.guard.facts import DEAD, OTHER, Facts, Value, join_all
+from patcher.guard.names import bound_by
+
+Try = ast.Try | ast.TryStar
+
+
+@dataclass(slots=True)
+class Loop:
+    """The facts of every `break` and `continue` that leaves this loop's body."""
+
+    breaks: list[Facts] = field(default_factory=list)
+    continues: list[Facts] = field(default_factory=list)
+
+
+@dataclass
+class Flow(Evaluator):
+    """An Evaluator that also runs statements; each ends by setting `facts`."""
+
+    loops: list[Loop] = field(default_factory=list)
+
+    def block(self, body: Sequence[ast.stmt]) -> None:
+        """Run statements in order."""
+        for statement in body:
+            self.visit(statement)
+
+    # ---- simple statements
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        """Only `name = value` keeps what the value says about a path: no code runs between."""
+        pairs = _pairs(node)
+        if pairs:
+            values = [self.visit(value) for _, value in pairs]
+            for (target, _), value in zip(pairs, values, strict=True):
+                self.bind(target, value.detached())
+            return
+        value = self.visit(node.value)
+        for target in node.targets:
+            self.bind(target, value if len(node.targets) == 1 else value.detached())
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        """The annotation is left out: when it is evaluated, if ever, depends on the Python."""
+        if node.value is None:
+            self.visit(node.target)
+        else:
+            self.bind(node.target, self.visit(node.value).detached())
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
+        """In place or not, a name keeps its danger."""
+        before = self.visit(node.target)
+        self.visit(node.value)
+        self.bind(node.target, before.detached())
+
+    def visit_Delete(self, node: ast.Delete) -> None:
+        """A deleted name, attribute or item is lost."""
+        for target in node.targets:
+            self.bind(target, OTHER)
+
+    def visit_Return(self, node: ast.Return | ast.Raise) -> None:
+        """Evaluated, and then nothing follows here."""
+        self.generic_visit(node)
+        self.facts = DEAD
+
+    visit_Raise = visit_Return
+
+    def visit_Break(self, _node: ast.Break) -> None:
+        """On to the end of the loop."""
+        self.loops[-1].breaks.append(self.facts)
+        self.facts = DEAD
+
+    def visit_Continue(self, _node: ast.Continue) -> None:
+        """On to the head of the loop."""
+        self.loops[-1].continues.append(self.facts)
+        self.facts = DEAD
+
+    def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
+        """An import runs a module."""
+        self.lose_paths()
+        self._rebind(node)
+
+    visit_ImportFrom = visit_Import
+
+    def _rebind(self, node: ast.AST) -> None:
+        for child in ast.walk(node):
+            for name in bound_by(child):
+                self.bind_name(name, OTHER)
+
+    # ---- definitions
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        """Decorators and defaults now; the body, like the annotations, at another time."""
+        for part in (*node.decorator_list, node.args):
+            self.visit(part)
+        if node.decorator_list:
+            self.lose_paths()
+        self.bind_name(node.name, OTHER)
+        self.later.append(Later(node, self.ever))
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        """The body runs now, in a namespace of its own; what it finds out stays there."""
+        for part in (*node.decorator_list, *node.bases, *node.keywords):
+            self.visit(part)
+        self.lose_paths()
+        before = self.facts
+        self.block(node.body)
+        self.facts = before
+        self.lose_paths()
+        self.bind_name(node.name, OTHER)
+
+    def visit_arg(self, _node: ast.arg) -> Value:
+        """A parameter's annotation is evaluated at a time that depends on the Python."""
+        return OTHER
+
+    def run_later(self, task: Later) -> None:
+        """Run a body that was put off, in a fresh scope."""
+        names = {name: value.detached() for name, value in task.outer.items()}
+        self.ever = dict(names)
+        self.facts = Facts(names=names)
+        match task.node:
+            case ast.GeneratorExp() as generator:
+                self.comprehend(generator, generator.generators)
+            case ast.Lambda(args=arguments, body=body):
+                self._parameters(arguments)
+                self.visit(body)
+            case function:
+                self._parameters(function.args)
+                self.block(function.body)
+
+    def _parameters(self, arguments: ast.arguments) -> None:
+        for node in ast.walk(arguments):
+            if isinstance(node, ast.arg):
+                self.bind_name(node.arg, OTHER)
+
+    # ---- branches and loops
+
+    def visit_If(self, node: ast.If) -> None:
+        """Two ways that meet."""
+        outcome = self.branch(node.test)
+        self.facts = outcome.true
+        self.block(node.body)
+        end, self.facts = self.facts, outcome.false
+        self.block(node.orelse)
+        self.facts = end.join(self.facts)
+
+    def visit_Assert(self, node: ast.Assert) -> None:
+        """What follows was asserted (under `python -O` it is not, as everybody knows)."""
+        outcome = self.branch(node.test)
+        self.facts = outcome.false
+        if node.msg is not None:
+            self.visit(node.msg)
+        self.facts = outcome.true
+
+    def visit_While(self, node: ast.While) -> None:
+        """The test is evaluated at every round."""
+        self.loops.append(Loop())
+        for _ in self.until_stable():
+            self.facts = self.branch(node.test).true
+            self._round(node.body)
+        self.facts = self.branch(node.test).false
+        self._leave(node.orelse)
+
+    def visit_For(self, node: ast.For | ast.AsyncFor) -> None:
+        """One step of the iterator before every round, and before the loop ends."""
+        self.visit(node.iter)
+        self.loops.append(Loop())
+        for _ in self.until_stable():
+            self.iterate(node.iter)
+            self.bind(node.target, OTHER)
+            self._round(node.body)
+        self.iterate(node.iter)
+        self._leave(node.orelse)
+
+    visit_AsyncFor = visit_For
+
+    def _round(self, body: Sequence[ast.stmt]) -> None:
+        self.block(body)
+        self.facts = join_all([self.facts, *self.loops[-1].continues])
+
+    def _leave(self, orelse: Sequence[ast.stmt]) -> None:
+        loop = self.loops.pop()
+        self.block(orelse)
+        self.facts = join_all([self.facts, *loop.breaks])
+
+    def visit_Match(self, node: ast.Match) -> None:
+        """Patterns run code of the subject's class, and a failed one may have bound its names."""
+        self.visit(node.subject)
+        self.lose_paths()
+        for case in node.cases:
+            self._rebind(case.pattern)
+        ends = []
+        for case in node.cases:
+            self.visit(case.pattern)
+            unmatched = self.facts
+            if case.guard is not None:
+                outcome = self.branch(case.guard)
+                self.facts, unmatched = outcome.true, unmatched.join(outcome.false)
+            self.block(case.body)
+            ends.append(self.facts)
+            self.facts = unmatched
+        self.facts = join_all([self.facts, *ends])
+
+    # ---- exceptions
+
+    def visit_With(self, node: ast.With | ast.AsyncWith) -> None:
+        """Entering and leaving run code; any manager may swallow what the body raises."""
+        caught = self.caught
+        for item in node.items:
+            self.visit(item.context_expr)
+            self.lose_paths()
+            if item.optional_vars is not None:
+                self.bind(item.optional_vars, OTHER)
+            self.caught = self.caught or self._suppresses(item.context_expr)
+        floor = self._lay_floor()
+        self.block(node.body)
+        self.floors.pop()
+        self.caught = caught
+        self.facts = self.facts.join(floor.facts)
+        self.lose_paths()
+
+    visit_AsyncWith = visit_With
+
+    def _suppresses(self, manager: ast.expr) -> bool:
+        match manager:
+            case ast.Call(func=func, args=classes, keywords=[]) if self.names.is_suppress(func):
+                return any(
+                    self._is_caught(found)
+                    for written in classes
+                    for found in self.names.exceptions(written)
+                )
+            case _:
+                return False
+
+    def visit_Try(self, node: Try) -> None:
+        """Body, handlers and else; then `finally`, once for every kind of way out."""
+        floor = self._lay_floor()
+        marks = [(len(loop.breaks), len(loop.continues)) for loop in self.loops]
+        self._attempt(node)
+        self.floors.pop()
+        if not node.finalbody:
+            return
+        normal, self.facts = self.facts, floor.facts
+        self.block(node.finalbody)
+        for loop, (breaks, continues) in zip(self.loops, marks, strict=True):
+            for exits, mark in ((loop.breaks, breaks), (loop.continues, continues)):
+                # A break or continue from inside runs `finally` first, and sees its effects.
+                if exits[mark:]:
+                    exits.append(self.facts)
+        self.facts = normal
+        self.block(node.finalbody)
+
+    visit_TryStar = visit_Try
+
+    def _attempt(self, node: Try) -> None:
+        caught, self.caught = self.caught, self.caught or self._catches(node)
+        floor = self._lay_floor()
+        self.block(node.body)
+        self.floors.pop()
+        self.caught = caught
+        self.block(node.orelse)
+        ends = [self.facts]
+        for handler in node.handlers:
+            self.facts = floor.facts
+            if handler.type is not None:
+                self.visit(handler.type)
+            if handler.name is not None:
+                self.bind_name(handler.name, OTHER)
+            self.block(handler.body)
+            ends.append(self.facts)
+        self.facts = join_all(ends)
+
+    def _lay_floor(self) -> Floor:
+        self.floors.append(Floor(self.facts))
+        return self.floors[-1]
+
+    def _catches(self, node: Try) -> bool:
+        """Whether an AttributeError in the body surely ends in a handler that raises nothing."""
+        if isinstance(node, ast.TryStar):
+            return False
+        for handler in node.handlers:
+            found = list(self.names.exceptions(handler.type))
+            if not any(one is None or self._is_caught(one) for one in found):
+                continue
+            if any(isinstance(child, ast.Raise) for child in ast.walk(handler)):
+                return False
+            if any(one is not None and self._is_caught(one) for one in found):
+                return True
+        return False
+
+    @staticmethod
+    def _is_caught(found: type | None) -> bool:
+        return found is not None and issubclass(AttributeError, found)
+
+
+def _pairs(node: ast.Assign) -> list[tuple[ast.expr, ast.expr]]:
+    """What goes where in `a, b = x, y`; empty where that cannot be told."""
+    match node.targets, node.value:
+        case [ast.Tuple(elts=targets) | ast.List(elts=targets)], ast.Tuple(elts=values):
+            starred = any(isinstance(one, ast.Starred) for one in (*targets, *values))
+            if len(targets) == len(values) and not starred:
+                return list(zip(targets, values, strict=True))
+    return []
