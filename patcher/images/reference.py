@@ -132,7 +132,7 @@ _ARCHITECTURES = {
 _IMPLIED_VARIANT = {"amd64": "v1", "arm64": "v8", "arm": "v7"}
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Platform:
     """An operating system and an architecture; normalised, so that equal means the same.
 

@@ -1,0 +1,183 @@
+"""images.lock: which image a name means, pinned by digest.
+
+One entry for each build. What was asked (`Original`) and what it is pinned to (`Locked`) stand
+apart, so that an entry can be asked again. A pin is a statement until a pull by its digest proves
+it: `stated_by` counts the independent projects whose public files state it. lockfile.py reads and
+writes the file, picking.py finds the entry that a name means.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from patcher.errors import UsageError
+from patcher.versions import base, parsed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from packaging.version import Version
+
+    from patcher.images.reference import Platform, Reference
+    from patcher.images.resolve import Answer
+
+_NIGHTLY_TAG = re.compile(r"nightly-([0-9a-f]{40})")
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A digest, and how many independent projects state it; None: a registry was asked."""
+
+    digest: str
+    stated_by: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """What was asked for."""
+
+    version: str
+    reference: Reference
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """What it is pinned to.
+
+    `index` is a multi-platform manifest, `platforms` are single ones, `unknown` is a digest that
+    may be either. At least one of them is there.
+    """
+
+    version: Version
+    commit: str | None = None
+    index: Pin | None = None
+    unknown: Pin | None = None
+    platforms: Mapping[Platform, Pin] = field(default_factory=dict, hash=False)
+
+    def pins(self) -> Iterator[tuple[str, Pin]]:
+        """Every pin, with what it is: `index`, `unknown` or a platform."""
+        if self.index:
+            yield "index", self.index
+        if self.unknown:
+            yield "unknown", self.unknown
+        yield from sorted((str(platform), pin) for platform, pin in self.platforms.items())
+
+    def pin(self, platform: Platform, *, exact: bool) -> Pin | None:
+        """The pin to pull for a platform: its own, else the index, which a pull proves to have it.
+
+        A digest of unknown kind serves only where this build was picked exactly.
+        """
+        return self.platforms.get(platform) or self.index or (self.unknown if exact else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One build."""
+
+    original: Original
+    locked: Locked
+
+    @property
+    def key(self) -> tuple[Version, str]:
+        """What no two entries share, and the order of the file."""
+        return self.locked.version, str(self.original.reference)
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """All entries of images.lock, in the file's order."""
+
+    entries: tuple[Entry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """Something in a lock that a person should look at."""
+
+    image: str
+    problem: str
+
+
+def entry_for(version: str, reference: Reference, answer: Answer | None = None) -> Entry:
+    """The entry for a version and a reference, with what a registry answered about it.
+
+    Without an answer the reference's own digest is locked, of unknown kind. The commit is read
+    from the version or from a `nightly-COMMIT` tag. Raises `UsageError`.
+    """
+    known = parsed(version)
+    if known is None:
+        raise UsageError(f"{version!r} is no version", next_step="Write it as 0.23.0 (PEP 440).")
+    original = Original(version, reference)
+    commit = _tag_commit(reference) or _version_commit(known)
+    if answer is not None:
+        pin = Pin(answer.digest)
+        if answer.is_index:
+            return Entry(original, Locked(known, commit, index=pin))
+        return Entry(original, Locked(known, commit, platforms={answer.platforms[0]: pin}))
+    if reference.digest is None:
+        raise UsageError(
+            f"{reference} has no digest", next_step="Add @sha256:DIGEST, or ask a registry for it."
+        )
+    return Entry(original, Locked(known, commit, unknown=Pin(reference.digest)))
+
+
+def _tag_commit(reference: Reference) -> str | None:
+    match = _NIGHTLY_TAG.fullmatch(reference.tag or "")
+    return match[1] if match else None
+
+
+def _version_commit(version: Version) -> str | None:
+    """The commit in a local version such as `+g93d8f834d.d20260705`."""
+    match = re.match(r"g([0-9a-f]{7,40})(?:\.|$)", version.local or "")
+    return match[1] if match else None
+
+
+def add(lock: Lock, entry: Entry) -> Lock:
+    """The lock with the entry in its place; one with the same key is replaced."""
+    others = [known for known in lock.entries if known.key != entry.key]
+    return Lock(tuple(sorted([*others, entry], key=lambda known: known.key)))
+
+
+def check(lock: Lock) -> tuple[Flaw, ...]:
+    """What is doubtful in a lock that can be seen without asking a registry."""
+    flaws = [flaw for entry in lock.entries for flaw in _doubts(entry)]
+    for before, after in zip(lock.entries, lock.entries[1:], strict=False):
+        if after.key < before.key:
+            flaws.append(_flaw(after, f"stands after {before.original.reference}: not sorted"))
+    return tuple(flaws + list(_shared_digests(lock)))
+
+
+def _doubts(entry: Entry) -> Iterator[Flaw]:
+    """Where the parts of one entry contradict each other."""
+    original, locked = entry.original, entry.locked
+    asked = parsed(original.version)
+    if asked is None or base(asked) != base(locked.version):
+        yield _flaw(entry, f"{original.version!r} was asked and {locked.version} is locked")
+    for commit in (_tag_commit(original.reference), _version_commit(locked.version)):
+        if commit and locked.commit and not same_commit(commit, locked.commit):
+            yield _flaw(entry, f"commit {locked.commit} is locked, and its name says {commit}")
+    digests = {pin.digest for _, pin in locked.pins()}
+    if original.reference.digest not in {None, *digests}:
+        yield _flaw(entry, "the digest that was asked is not among the locked ones")
+
+
+def same_commit(one: str, other: str) -> bool:
+    """Whether two commits, either of them shortened, can be the same."""
+    return one.startswith(other) or other.startswith(one)
+
+
+def _shared_digests(lock: Lock) -> Iterator[Flaw]:
+    """One digest is one manifest: it cannot be two kinds or two builds."""
+    seen: dict[str, str] = {}
+    for entry in lock.entries:
+        for kind, pin in entry.locked.pins():
+            name = f"{kind} of {entry.locked.version}"
+            first = seen.setdefault(pin.digest, name)
+            if first != name:
+                yield _flaw(entry, f"{pin.digest} is both {first} and {name}")
+
+
+def _flaw(entry: Entry, problem: str) -> Flaw:
+    return Flaw(str(entry.original.reference), problem)

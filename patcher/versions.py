@@ -1,0 +1,40 @@
+"""vLLM's versions (PEP 440): releases, and the nightlies between them.
+
+A nightly's version is `0.23.1rc1.dev672+g93d8f834d`: the next version's name, the number of
+commits since the last tag, and the commit. `0.23.1rc1` alone is no build: it names them all.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from packaging.version import InvalidVersion, Version
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# Version() itself takes surrounding blanks and newlines, and letters beyond ASCII.
+_CHARACTERS = re.compile(r"[A-Za-z0-9.+!_-]{1,128}")
+
+
+def parsed(text: str) -> Version | None:
+    """The version that the text is; None where it is none."""
+    try:
+        return Version(text) if _CHARACTERS.fullmatch(text) else None
+    except (InvalidVersion, ValueError):
+        return None
+
+
+def base(version: Version) -> Version:
+    """What stays of a version without `.devN` and the local part: `0.23.1rc1`."""
+    text = re.sub(r"\.dev[0-9]+", "", version.public)
+    return Version(text)
+
+
+def near(wanted: Version | None, known: Iterable[Version]) -> tuple[str, ...]:
+    """The two known versions on each side of a wanted one; the newest four for None."""
+    ordered = sorted(set(known))
+    below = [version for version in ordered if wanted is None or version < wanted]
+    above = ordered[len(below) :]
+    return tuple(str(version) for version in below[-2 if above else -4 :] + above[:2])
