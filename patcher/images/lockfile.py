@@ -35,7 +35,7 @@ _HEADER = """\
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
-class _Fault(Exception):  # noqa: N818
+class _Fault(Exception):
     """A value that the format does not allow, and where it stands."""
 
     def __init__(self, path: TomlPath, reason: str) -> None:

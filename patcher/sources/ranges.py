@@ -68,7 +68,10 @@ class Ranges:
 
     def _fetch_span(self, first: int, last: int) -> bytes:
         """A span; what the tail already holds of it does not cross the network again."""
-        tail_first = (self.size or 0) - len(self._tail)
+        size = self.size or 0
+        if not 0 <= first <= last < size:
+            raise self._unreadable(f"a part outside its {size} bytes is wanted")
+        tail_first = size - len(self._tail)
         if first >= tail_first:
             return self._tail[first - tail_first : last + 1 - tail_first]
         missing_last = min(last, tail_first - 1)

@@ -14,17 +14,18 @@ import functools
 import hashlib
 import re
 import zlib
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
-from packaging.version import InvalidVersion, Version
 
-from patcher.errors import FileAbsent, PatcherError, Unreadable, UsageError
+from patcher.errors import FileAbsent, Unreadable, UsageError
 from patcher.sources.ranges import PART_LIMIT, TIMEOUT, Ranges
+from patcher.versions import near, parsed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from zipfile import ZipFile, ZipInfo
 
     import requests
@@ -119,13 +120,8 @@ class WheelSource:
         info: ZipInfo = self._zip.getinfo(name)
         if info.file_size > _MEMBER_LIMIT:
             raise _unreadable(self.label, f"{name} claims {info.file_size} bytes")
-        try:
+        with _zip_faults(self.label, f"{name} is damaged"):
             return self._zip.read(info)
-        except PatcherError:
-            raise
-        except _ZIP_FAULTS as error:
-            reason = f"{name} is damaged: {type(error).__name__}: {error}"
-            raise _unreadable(self.label, reason) from error
 
 
 def _unreadable(label: str, reason: str) -> Unreadable:
@@ -134,19 +130,26 @@ def _unreadable(label: str, reason: str) -> Unreadable:
     )
 
 
+@contextmanager
+def _zip_faults(label: str, what: str) -> Iterator[None]:
+    """Whatever a damaged zip makes zipfile raise becomes `Unreadable`."""
+    from remotezip import RemoteZipError
+
+    try:
+        yield
+    except (*_ZIP_FAULTS, RemoteZipError) as error:
+        raise _unreadable(label, f"{what}: {type(error).__name__}: {error}") from error
+
+
 def _open_zip(label: str, ranges: Ranges) -> ZipFile:
     """The zip behind the ranges, its central directory read."""
-    from remotezip import RemoteZip, RemoteZipError
+    from remotezip import RemoteZip
 
     def fetcher(*_: object, **__: object) -> Ranges:
         return ranges
 
-    try:
+    with _zip_faults(label, "it is no zip file"):
         opened: ZipFile = RemoteZip("", fetcher=fetcher, initial_buffer_size=_TAIL)
-    except PatcherError:
-        raise
-    except (*_ZIP_FAULTS, RemoteZipError) as error:
-        raise _unreadable(label, f"{type(error).__name__}: {error}") from error
     return opened
 
 
@@ -205,12 +208,12 @@ def choose_wheel(packages: Iterable[DistributionPackage], version: str) -> Distr
     The Python files of all wheels of one release are equal; the choice only has to be the same
     each time. Raises as `open_release`.
     """
-    wanted = _parsed(version)
-    releases = [(_parsed(package.version), package) for package in packages if package.version]
+    wanted = parsed(version)
+    releases = [(parsed(package.version), package) for package in packages if package.version]
     of_version = [package for release, package in releases if release == wanted]
     if wanted is None or not of_version:
-        near = _near(wanted, {release for release, _ in releases if release})
-        raise UsageError(f"PyPI has no vLLM {version!r}", next_step=f"Near it: {', '.join(near)}.")
+        nearest = ", ".join(near(wanted, (release for release, _ in releases if release)))
+        raise UsageError(f"PyPI has no vLLM {version!r}", next_step=f"Near it: {nearest}.")
     wheels = [package for package in of_version if package.package_type == "wheel"]
     if not wheels:
         raise _unreadable(f"vLLM {version}", "the release has no wheel")
@@ -219,21 +222,6 @@ def choose_wheel(packages: Iterable[DistributionPackage], version: str) -> Distr
         reason = wheels[0].yanked_reason or "no reason is given"
         raise _unreadable(f"vLLM {version}", f"the release is yanked: {reason}")
     return max(offered, key=_preference)
-
-
-def _parsed(version: str | None) -> Version | None:
-    try:
-        return Version(version or "")
-    except InvalidVersion:
-        return None
-
-
-def _near(wanted: Version | None, known: set[Version]) -> list[str]:
-    """The two releases on each side of what was asked; the newest four where it is no version."""
-    ordered = sorted(known)
-    below = [release for release in ordered if wanted is None or release < wanted]
-    above = ordered[len(below) :]
-    return [str(release) for release in below[-2 if above else -4 :] + above[:2]]
 
 
 def _preference(package: DistributionPackage) -> tuple[tuple[object, ...], bool, str]:

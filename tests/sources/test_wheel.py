@@ -1,0 +1,417 @@
+"""One file out of a wheel by range requests: the real index, and a server that misbehaves."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.server
+import io
+import re
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pypi_simple import ProjectPage
+
+import patcher
+from patcher.errors import FileAbsent, Unreadable, UsageError
+from patcher.sources import ranges
+from patcher.sources.wheel import WheelSource, choose_wheel, new_session, open_release, open_wheel
+from tests.conftest import TARGET, free_port, missing
+
+RECORD = "vllm-0.23.0.dist-info/RECORD"
+CONTENT = b"X = 1\n" * 1000
+
+
+def make_wheel(*, record: str | None = None, name: str = RECORD, padding: int = 0) -> bytes:
+    """A wheel with the target file in front, `padding` bytes after it, and RECORD at its end."""
+    digest = base64.urlsafe_b64encode(hashlib.sha256(CONTENT).digest()).decode().rstrip("=")
+    stated = f"{TARGET},sha256={digest},{len(CONTENT)}\n{RECORD},,\n" if record is None else record
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr(TARGET, CONTENT)
+        wheel.writestr(zipfile.ZipInfo("vllm/_C.so"), bytes(padding))
+        wheel.writestr(name, stated)
+    return buffer.getvalue()
+
+
+class Answer:
+    """What a server does with one range request; the faults override a method."""
+
+    status = 206
+    cut = 0
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.asked: list[str] = []
+
+    def span(self, header: str) -> tuple[int, int]:
+        self.asked.append(header)
+        match = re.fullmatch(r"bytes=(\d*)-(\d+)", header)
+        assert match, header
+        if not match[1]:
+            return max(0, len(self.data) - int(match[2])), len(self.data) - 1
+        return int(match[1]), int(match[2])
+
+    def content_range(self, first: int, last: int) -> str:
+        return f"bytes {first}-{last}/{len(self.data)}"
+
+
+@contextmanager
+def serving(answer: Answer) -> Iterator[str]:
+    """A server on loopback that answers as told; yields the wheel's address."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            first, last = answer.span(self.headers["Range"])
+            self.send_response(answer.status)
+            self.send_header("Content-Range", answer.content_range(first, last))
+            body = answer.data[first : last + 1]
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: len(body) - answer.cut])
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/vllm.whl"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries that do not wait."""
+    monkeypatch.setattr("patcher.sources.ranges.time.sleep", lambda _: None)
+
+
+@pytest.fixture
+def from_server(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], bytes]:
+    """Open the wheel that a server offers and read its target."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    def read(answer: Answer) -> bytes:
+        with serving(answer) as url, new_session() as session:
+            return open_wheel(url, session=session).read(TARGET)
+
+    return read
+
+
+def release(version: str) -> WheelSource:
+    try:
+        return open_release(version)
+    except Unreadable as error:
+        return missing(f"vLLM {version} cannot be fetched: {error}")
+
+
+def test_a_real_release_is_read_with_a_fraction_of_its_bytes() -> None:
+    source = release("0.23.0")
+    data = source.read(TARGET)
+    assert data.count(b"kv_b_proj.weight.dtype") == 3
+    assert (source.label, source.version()) == ("pypi:0.23.0", "0.23.0")
+    assert source.size > 250_000_000
+    assert source.bytes_read < 1_000_000
+
+
+def test_a_second_file_of_an_open_wheel_costs_its_own_bytes_only() -> None:
+    source = release("0.33.0")
+    source.read(TARGET)
+    before = source.bytes_read
+    assert b"0.33.0" in source.read("vllm/_version.py")
+    assert source.bytes_read - before < 10_000
+
+
+def test_a_short_version_means_the_same_release() -> None:
+    assert release("0.23").label == "pypi:0.23.0"
+
+
+def test_an_older_release_has_no_such_file() -> None:
+    with pytest.raises(FileAbsent, match=r"pypi:0\.14\.1 has no vllm/"):
+        release("0.14.1").read(TARGET)
+
+
+@pytest.mark.parametrize(
+    ("version", "near"),
+    [
+        ("0.23.1rc1", "0.22.1, 0.23.0, 0.24.0, 0.25.0"),
+        ("0.0.0", "0.0.1, 0.1.0"),
+        ("nonsense", "0."),
+        ("\x1b[31m", "0."),
+    ],
+)
+def test_no_such_release_names_the_near_ones(version: str, near: str) -> None:
+    release("0.23.0")
+    with pytest.raises(UsageError) as caught:
+        open_release(version)
+    assert f"Near it: {near}" in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_without_a_network_a_release_is_unreadable() -> None:
+    with new_session() as session:
+        session.proxies = {"https": f"http://127.0.0.1:{free_port()}"}
+        session.trust_env = False
+        with pytest.raises(Unreadable, match="list of vLLM's releases"):
+            open_release("0.23.0", session=session)
+
+
+def page(*files: tuple[str, str | bool]) -> ProjectPage:
+    """An index page (PEP 691) with these file names, and what each says of being yanked."""
+    entries: list[dict[str, object]] = [
+        {"filename": name, "url": name, "hashes": {}, "yanked": yanked} for name, yanked in files
+    ]
+    return ProjectPage.from_json_data(
+        {"meta": {"api-version": "1.0"}, "name": "vllm", "files": entries}, "http://localhost/vllm/"
+    )
+
+
+def test_the_highest_build_for_x86_64_is_chosen_whatever_the_order() -> None:
+    files: list[tuple[str, str | bool]] = [
+        ("vllm-0.23.0-2-cp38-abi3-manylinux_2_28_aarch64.whl", False),
+        ("vllm-0.23.0-2-cp38-abi3-manylinux_2_28_x86_64.whl", False),
+        ("vllm-0.23.0-10-cp38-abi3-manylinux_2_28_x86_64.whl", "broken"),
+        ("vllm-0.23.0-cp38-abi3-manylinux_2_28_x86_64.whl", False),
+        ("vllm-0.23.1-cp38-abi3-manylinux_2_28_x86_64.whl", False),
+        ("vllm-0.23.0.tar.gz", False),
+    ]
+    chosen = {
+        choose_wheel(page(*order).packages, "0.23.0").filename for order in (files, files[::-1])
+    }
+    assert chosen == {files[1][0]}
+
+
+def test_an_architecture_without_x86_64_is_chosen_too() -> None:
+    only = "vllm-0.23.0-cp38-abi3-manylinux_2_28_aarch64.whl"
+    assert choose_wheel(page((only, False)).packages, "0.23.0").filename == only
+
+
+def test_a_yanked_release_is_unreadable_with_the_reason() -> None:
+    packages = page(("vllm-0.23.0-py3-none-any.whl", "wrong \x1b[31mCUDA")).packages
+    with pytest.raises(Unreadable, match=r"yanked: wrong \\x1b\[31mCUDA"):
+        choose_wheel(packages, "0.23.0")
+
+
+def test_a_release_without_a_wheel_is_unreadable() -> None:
+    with pytest.raises(Unreadable, match="no wheel"):
+        choose_wheel(page(("vllm-0.23.0.tar.gz", False)).packages, "0.23.0")
+
+
+def test_a_wheel_at_an_address_is_read_and_its_bytes_counted(
+    from_server: Callable[[Answer], bytes],
+) -> None:
+    answer = Answer(make_wheel(padding=3 << 20))
+    assert from_server(answer) == CONTENT
+    assert answer.asked[0] == "bytes=-524288"
+    assert len(answer.asked) == 2
+
+
+def test_no_byte_crosses_the_network_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patcher.sources.wheel._TAIL", 64)
+    answer = Answer(make_wheel())
+    with serving(answer) as url, new_session() as session:
+        source = open_wheel(url, session=session)
+        source.read(TARGET)
+        assert source.bytes_read <= source.size == len(answer.data)
+
+
+class NoRanges(Answer):
+    status = 200
+
+
+class Gone(Answer):
+    status = 404
+
+
+class Busy(Answer):
+    status = 503
+
+
+class Truncated(Answer):
+    cut = 10
+
+
+class OtherRange(Answer):
+    def content_range(self, first: int, last: int) -> str:
+        return f"bytes {first + 1}-{last + 1}/{len(self.data) + 1}"
+
+
+class NonsenseRange(Answer):
+    def content_range(self, *_: int) -> str:
+        return "bytes */*"
+
+
+class LongerRange(Answer):
+    def span(self, header: str) -> tuple[int, int]:
+        first, last = super().span(header)
+        return first - 1, last
+
+
+class NotTheEnd(Answer):
+    def span(self, header: str) -> tuple[int, int]:
+        first, last = super().span(header)
+        return (first - 1, last - 1) if header.startswith("bytes=-") else (first, last)
+
+
+class Changing(Answer):
+    def content_range(self, first: int, last: int) -> str:
+        return f"bytes {first}-{last}/{len(self.data) + len(self.asked) - 1}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (NoRanges, "does not answer range requests"),
+        (Gone, "404"),
+        (Busy, "503"),
+        (Truncated, "IncompleteRead"),
+        (OtherRange, "another"),
+        (NonsenseRange, "answered the range"),
+        (LongerRange, "another range"),
+        (NotTheEnd, "another part"),
+        (Changing, "changed its size"),
+    ],
+)
+def test_a_server_that_answers_wrongly_is_unreadable(
+    from_server: Callable[[Answer], bytes], kind: type[Answer], reason: str
+) -> None:
+    with pytest.raises(Unreadable, match=reason):
+        from_server(kind(make_wheel(padding=1 << 20)))
+
+
+def test_a_fault_that_may_pass_is_tried_again_and_one_that_will_not_is_not(
+    from_server: Callable[[Answer], bytes],
+) -> None:
+    for kind, attempts in ((Busy, 3), (Truncated, 3), (Gone, 1), (NoRanges, 1)):
+        answer = kind(make_wheel())
+        with pytest.raises(Unreadable):
+            from_server(answer)
+        assert len(answer.asked) == attempts, kind
+
+
+class BusyOnce(Answer):
+    @property
+    def status(self) -> int:  # type: ignore[override]
+        return 503 if len(self.asked) == 1 else 206
+
+
+def test_a_server_that_recovers_is_read(from_server: Callable[[Answer], bytes]) -> None:
+    assert from_server(BusyOnce(make_wheel())) == CONTENT
+
+
+def test_nobody_listening_is_unreadable() -> None:
+    with new_session() as session, pytest.raises(Unreadable, match="ConnectionError"):
+        open_wheel(f"http://127.0.0.1:{free_port()}/vllm.whl", session=session)
+
+
+@pytest.mark.parametrize("url", ["vllm.whl", "ftp://127.0.0.1/vllm.whl", "http://", "file:///x"])
+def test_what_is_no_web_address_is_unreadable(url: str) -> None:
+    with new_session() as session, pytest.raises(Unreadable):
+        open_wheel(url, session=session)
+
+
+def test_credentials_in_an_address_are_never_shown() -> None:
+    with new_session() as session, pytest.raises(Unreadable) as caught:
+        open_wheel(f"http://me:hunter2@127.0.0.1:{free_port()}/vllm.whl", session=session)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wheel", "reason"),
+    [
+        (b"", "answered the range"),
+        (b"no zip at all" * 100, "BadZipFile"),
+        (make_wheel()[:-40], "BadZipFile"),
+        (make_wheel(name="torch-2.0.dist-info/RECORD"), "no wheel of vllm"),
+        (make_wheel(record=""), "states no hash"),
+        (make_wheel(record=f"{TARGET},,\n"), "states no hash"),
+        (make_wheel(record=f"{TARGET},md5=AAAA,1\n"), "states no hash"),
+        (make_wheel(record=f"{TARGET},sha256=AAAA,1\n"), "is not what its RECORD states"),
+        (make_wheel(record="x" * 200_000), "RECORD is damaged"),
+        (make_wheel(padding=0).replace(b"PK\x03\x04", b"PK\x03\x05"), "is damaged"),
+    ],
+)
+def test_a_damaged_wheel_is_unreadable(
+    from_server: Callable[[Answer], bytes], wheel: bytes, reason: str
+) -> None:
+    with pytest.raises(Unreadable, match=reason):
+        from_server(Answer(wheel))
+
+
+def test_a_file_that_claims_to_be_huge_is_not_inflated(
+    from_server: Callable[[Answer], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("patcher.sources.wheel._MEMBER_LIMIT", len(CONTENT) - 1)
+    with pytest.raises(Unreadable, match="claims 6000 bytes"):
+        from_server(Answer(make_wheel()))
+
+
+def test_a_part_that_is_huge_is_not_fetched(
+    from_server: Callable[[Answer], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("patcher.sources.wheel._TAIL", 64)
+    monkeypatch.setattr(ranges, "PART_LIMIT", 16)
+    answer = Answer(make_wheel())
+    with pytest.raises(Unreadable, match="a part of more than"):
+        from_server(answer)
+    assert len(answer.asked) == 1
+
+
+WHEEL = make_wheel()
+
+
+class FromMemory(requests.Session):
+    """A session whose server is a bytes object: thousands of damaged wheels, no sockets."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self.answer = Answer(data)
+        self.trust_env = False
+
+    def send(self, request: requests.PreparedRequest, **_: object) -> requests.Response:
+        first, last = self.answer.span(str(request.headers["Range"]))
+        response = requests.Response()
+        response.status_code = 206
+        response.headers["Content-Range"] = self.answer.content_range(first, last)
+        response.raw = io.BytesIO(self.answer.data[first : last + 1])
+        return response
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(WHEEL) - 1), st.binary(min_size=1, max_size=4)), max_size=4
+    )
+)
+def test_any_damage_is_found_or_harmless(damages: list[tuple[int, bytes]]) -> None:
+    data = bytearray(WHEEL)
+    for position, change in damages:
+        data[position : position + len(change)] = change
+    with FromMemory(bytes(data)) as session:
+        try:
+            read = open_wheel("http://localhost/vllm.whl", session=session).read(TARGET)
+        except (Unreadable, FileAbsent):
+            return
+    assert read == CONTENT
+
+
+def test_importing_the_module_loads_no_network_library() -> None:
+    program = (
+        "import sys, patcher.sources.wheel\n"
+        "print({'requests', 'pypi_simple', 'remotezip'} & sys.modules.keys())"
+    )
+    root = Path(patcher.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root)
+    assert done.stdout.strip() == "set()"
