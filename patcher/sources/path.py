@@ -54,9 +54,9 @@ class FileSource:
         """The file's bytes. Raises `FileAbsent` where it has gone since, `Unreadable`."""
         return _read(self.locate(target))
 
-    def version(self) -> None:
-        """A file alone states no version."""
-        return
+    def version(self) -> str | None:
+        """None: a file alone states no version."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)
