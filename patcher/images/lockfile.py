@@ -208,7 +208,7 @@ def _keys(
 ) -> dict[str, Any]:
     """The table, if it has the keys that it must have and none that it must not."""
     if not isinstance(raw, dict):
-        raise _Fault(path, f"{path[-1]} is no table")
+        raise _Fault(path, f"{'image' if isinstance(path[-1], int) else path[-1]} is no table")
     for key in raw:
         if key not in required | optional:
             raise _Fault((*path, key), f"unknown key {key!r}")
