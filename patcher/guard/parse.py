@@ -1,0 +1,94 @@
+"""From bytes to a libcst module that gives the same bytes back, or one clear error with a line."""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Iterator
+
+import libcst as cst
+
+from patcher.errors import NotPython, RewriteRefused
+from patcher.guard.layout import NEWLINE
+
+
+def parse(source: bytes) -> cst.Module:
+    """Parse a file's bytes.
+
+    Raises `NotPython` where Python itself cannot read them, `RewriteRefused` where only libcst
+    cannot, or would not reproduce them (libcst 1.9 turns CR-only newlines into nothing).
+    """
+    tree = _python(source)
+    try:
+        module = cst.parse_module(source)
+    except cst.ParserSyntaxError as error:
+        raise _refused(error.raw_line, "libcst cannot parse it") from error
+    except Exception as error:
+        # Not only its own errors: a TypeError for `return(lambda:x)()`, seen with 1.9.0.
+        reason = f"libcst cannot parse it ({type(error).__name__})"
+        raise _refused(_first_failing(source, tree), reason) from error
+    if module.bytes != source:
+        raise _refused(_first_difference(source, module.bytes), "libcst would alter its bytes")
+    return module
+
+
+def line_of(prefix: str) -> int:
+    """The number, from 1, of the line on which the text after `prefix` starts."""
+    return len(NEWLINE.findall(prefix)) + 1
+
+
+def _python(source: bytes) -> ast.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None) or 1
+        raise NotPython(
+            f"line {line}: not Python source: {getattr(error, 'msg', error)}",
+            next_step="Check the file, or try a newer Python.",
+        ) from error
+
+
+def _refused(line: int, reason: str) -> RewriteRefused:
+    return RewriteRefused(
+        f"line {line}: {reason}", next_step="Reformat that line, or guard the reads by hand."
+    )
+
+
+def _first_difference(source: bytes, other: bytes) -> int:
+    same = next(
+        (i for i, pair in enumerate(zip(source, other, strict=False)) if pair[0] != pair[1]),
+        min(len(source), len(other)),
+    )
+    return line_of(source[:same].decode("latin-1"))
+
+
+def _first_failing(source: bytes, tree: ast.Module) -> int:
+    """The line of the innermost statement that libcst cannot parse; 1 where it is none alone."""
+    text = source.decode("latin-1")  # every byte is a character; the length of tokens is unharmed
+    failing = [line for line, snippet in _snippets(text, tree) if not _parses(snippet)]
+    return max(failing, default=1)
+
+
+def _snippets(text: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
+    lines = NEWLINE.split(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt):
+            block = lines[node.lineno - 1 : node.end_lineno]
+            block[0] = block[0].encode("latin-1")[node.col_offset :].decode("latin-1")
+            body = getattr(node, "body", None)
+            if body:
+                header = block[: max(1, body[0].lineno - node.lineno)]
+                block = [*header, *([] if header[-1].rstrip().endswith(":") else []), "    pass"]
+            yield node.lineno, "\n".join(block) + "\n"
+
+
+def _parses(snippet: str) -> bool:
+    try:
+        cst.parse_module(snippet)
+    except cst.ParserSyntaxError:
+        return True  # a part without its whole: says nothing
+    except Exception:
+        return False
+    return True

@@ -1,0 +1,137 @@
+"""The proof that a rewritten file must pass before it is written anywhere, on every run.
+
+1. Outside the recorded edits every byte is the original's.
+2. With each rewritten node put back, its syntax tree is the original's.
+3. The verifier finds no unguarded read.
+4. `compile` accepts it.
+"""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+
+from patcher.errors import ProofFailed, RewriteRefused
+from patcher.guard import AttributeGuard
+from patcher.guard.rewrite import Rewritten
+from patcher.guard.verify import verify
+
+
+def prove(original: bytes, rewritten: Rewritten, rule: AttributeGuard) -> None:
+    """Return when all four hold. Raises `ProofFailed`, or `RewriteRefused` for the third."""
+    if _undone(rewritten) != original:
+        raise _failed("a byte outside the edits has changed")
+    _check_tree(original, rewritten, rule)
+    left = [read for read in verify(rewritten.data, rule) if not read.guarded]
+    if left:
+        lines = ", ".join(f"line {read.line} ({read.text}, in {read.function})" for read in left)
+        raise RewriteRefused(
+            f"not shown to be guarded after the rewrite: {lines}",
+            next_step="Such a read, often one through a local name, has to be guarded by hand.",
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(rewritten.data, "<patched>", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        raise _failed(f"Python does not compile the result: {error}") from error
+
+
+def _failed(problem: str) -> ProofFailed:
+    return ProofFailed(
+        f"the rewritten file failed its proof: {problem}",
+        next_step="Nothing was written. Please report it with the file.",
+    )
+
+
+def _undone(rewritten: Rewritten) -> bytes:
+    """The original, as the new bytes and the edits tell it; anything else where they disagree."""
+    kept, end, shift = [], 0, 0
+    for edit in rewritten.edits:
+        start = edit.start + shift
+        kept += [rewritten.data[end:start], edit.before]
+        end = start + len(edit.after)
+        if rewritten.data[start:end] != edit.after:
+            return b""
+        shift += len(edit.after) - len(edit.before)
+    return b"".join([*kept, rewritten.data[end:]])
+
+
+def _check_tree(original: bytes, rewritten: Rewritten, rule: AttributeGuard) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            before, after = ast.parse(original), ast.parse(rewritten.data)
+    except (SyntaxError, ValueError) as error:
+        raise _failed(f"the result is no Python source: {error}") from error
+    comparison = _Comparison(rule)
+    declared = Counter(edit.shape for edit in rewritten.edits)
+    if not comparison.same(before, after) or comparison.put_back != declared:
+        raise _failed("more than the declared reads has changed")
+
+
+@dataclass
+class _Comparison:
+    """Compares two trees, putting guards of the new one back as it meets them."""
+
+    rule: AttributeGuard
+    put_back: Counter[str] = field(default_factory=Counter)
+
+    def same(self, before: object, after: object) -> bool:
+        """Whether the trees are equal but for the guards that are counted in `put_back`."""
+        match before, after:
+            case ast.Attribute(), ast.IfExp(body=read) if self._is_value_guard(after):
+                self.put_back["value"] += 1
+                return self.same(before, read)
+            case ast.BoolOp(op=ast.And(), values=old), ast.BoolOp(op=ast.And(), values=new):
+                return self._same_chain(old, new)
+            case ast.Compare(), ast.BoolOp(op=ast.And(), values=new):
+                return self._same_chain([before], new)
+            case ast.AST(), ast.AST():
+                return type(before) is type(after) and all(
+                    self.same(getattr(before, name, None), getattr(after, name, None))
+                    for name in before._fields
+                )
+            case list(), list():
+                return len(before) == len(after) and all(map(self.same, before, after))
+            case _:
+                return type(before) is type(after) and before == after
+
+    def _same_chain(self, old: list[ast.expr], new: list[ast.expr]) -> bool:
+        """Operands of `and`: a gate is one or more new hasattr calls before an old comparison."""
+        rest = iter(new)
+        for operand in old:
+            inserted = 0
+            while (candidate := next(rest, None)) is not None:
+                if self._is_hasattr(candidate) and ast.dump(candidate) != ast.dump(operand):
+                    inserted += 1
+                    continue
+                break
+            self.put_back["gate"] += inserted > 0
+            if candidate is None or not self.same(operand, candidate):
+                return False
+        return next(rest, None) is None
+
+    def _is_value_guard(self, node: ast.IfExp) -> bool:
+        """`x.weight.dtype if hasattr(x, "weight") else x.params_dtype`, with one x throughout."""
+        match node:
+            case ast.IfExp(
+                test=ast.Call(args=[receiver, _]) as test,
+                body=ast.Attribute(value=ast.Attribute(value=read_from)),
+                orelse=ast.Attribute(value=fallback_of, attr=fallback),
+            ):
+                one = {ast.dump(x) for x in (receiver, read_from, fallback_of)}
+                return len(one) == 1 and self._is_hasattr(test) and fallback == self.rule.fallback
+            case _:
+                return False
+
+    def _is_hasattr(self, node: ast.expr) -> bool:
+        match node:
+            case ast.Call(
+                func=ast.Name(id="hasattr"), args=[_, ast.Constant(value=asked)], keywords=[]
+            ):
+                return asked == self.rule.attribute
+            case _:
+                return False

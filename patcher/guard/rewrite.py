@@ -1,0 +1,227 @@
+"""The rewriter: a libcst transformer that guards every unguarded read of the rule's chain.
+
+Left alone:
+
+- a read that `enclosing` finds guarded: an `if`, a conditional expression, an `and`/`or` chain,
+  an early exit, `assert`, `except AttributeError`, `contextlib.suppress`
+
+Refused, by line: a receiver that may have side effects, a target of a store or a deletion, a
+pattern, an annotation, `{x=}` in an f-string, an f-string with no quote left to use.
+
+Rewritten, where `x` stands for the receiver's path:
+
+- a gate, `a and x.weight.dtype == b`, becomes `a and hasattr(x, "weight") and x.weight.dtype == b`;
+  falling back there would switch a feature on (so did vLLM's PR 34695)
+- any other read becomes `(x.weight.dtype if hasattr(x, "weight") else x.params_dtype)`
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+import libcst as cst
+from libcst.metadata import MetadataWrapper, PositionProvider
+
+from patcher.errors import RewriteRefused
+from patcher.guard import AttributeGuard
+from patcher.guard.context import free_quote, is_sole_argument, refusal
+from patcher.guard.enclosing import is_guarded, path
+from patcher.guard.layout import Gate, Replacement, Shape, Style, Value
+from patcher.guard.parse import line_of, parse
+
+BY_HAND = "Guard it by hand, or drop the patch for this file."
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One change: bytes `start` to `end` of the original (`before`) became `after`, on `line`."""
+
+    start: int
+    end: int
+    before: bytes
+    after: bytes
+    line: int
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """A file's new bytes, and every edit that made them, in file order."""
+
+    data: bytes
+    edits: tuple[Edit, ...]
+
+
+def rewrite(source: bytes, rule: AttributeGuard) -> Rewritten:
+    """Guard every unguarded read; no edits where there is none.
+
+    Raises `RewriteRefused`, with line and reason, for a read that must not be touched and for a
+    file that libcst cannot reproduce byte for byte; `NotPython` for bytes that are no source.
+    """
+    module = parse(source)
+    marker = _Marker(rule, module, _unused(module.code))
+    template = _mark(module, marker)
+    pieces = re.split(rf"\({marker.stem}(\d+)\)", template)
+    return _splice(source, module, pieces, marker.places)
+
+
+def _unused(text: str) -> str:
+    stem = "_guarded_read_"
+    while stem in text:
+        stem += "_"
+    return stem
+
+
+def _mark(module: cst.Module, marker: _Marker) -> str:
+    try:
+        return module.visit(marker).code
+    except cst.CSTValidationError as error:
+        raise marker.refused(marker.last, f"libcst allows no expression there ({error})") from error
+
+
+def _splice(
+    source: bytes, module: cst.Module, pieces: list[str], places: list[Replacement]
+) -> Rewritten:
+    """Fill the template: with the old text to find each place, with the new to make the file.
+
+    The template's literal pieces are all bytes outside the edits. Filled with the old texts it
+    must be the source again; so each edit's place is proven, and nothing else has changed.
+    """
+    literals, order = pieces[0::2], [places[int(number)] for number in pieces[1::2]]
+    old, new, edits = literals[0], literals[0], []
+    for place, following in zip(order, literals[1:], strict=True):
+        after = place.render(new, following, module.default_indent, module.default_newline)
+        edits.append(_edit(old, place, after, module.encoding))
+        old, new = old + place.before + following, new + after + following
+    if old.encode(module.encoding) != source:
+        raise RewriteRefused("libcst lost track of the file's text", next_step=BY_HAND)
+    return Rewritten(new.encode(module.encoding), tuple(edits))
+
+
+def _edit(old: str, place: Replacement, after: str, encoding: str) -> Edit:
+    # Only the start of a file has a BOM; a piece from its middle is plain UTF-8.
+    plain = "utf-8" if encoding == "utf-8-sig" else encoding
+    start, before = len(old.encode(encoding)), place.before.encode(plain)
+    return Edit(start, start + len(before), before, after.encode(plain), line_of(old), place.shape)
+
+
+@dataclass
+class _Marker(cst.CSTTransformer):
+    """Puts a marker, `(stem0)`, where a text must change; `places` holds what it stands for.
+
+    Markers keep the tree valid wherever an expression may stand, and make it cheap to find the
+    places in the text: libcst's own positions cost five times its code generation.
+    """
+
+    rule: AttributeGuard
+    module: cst.Module
+    stem: str
+    places: list[Replacement] = field(default_factory=list)
+    stack: list[cst.CSTNode] = field(default_factory=list)
+    gated: dict[cst.CSTNode, Gate | None] = field(default_factory=dict)
+    last: cst.CSTNode = field(default_factory=cst.Pass)
+
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        """Keep the ancestors; skip statements that do not mention the receiver."""
+        if isinstance(node, cst.Comparison) and self._is_operand_of_and():
+            self._gate(node)
+        self.stack.append(node)
+        if isinstance(node, cst.FunctionDef | cst.SimpleStatementLine):
+            return self.rule.receiver in self._text(node)
+        return True
+
+    def on_leave(  # type: ignore[override]
+        self, original_node: cst.CSTNode, updated_node: cst.CSTNode
+    ) -> cst.CSTNode:
+        """Put a marker where `on_visit` said so, and for every read that is not guarded."""
+        self.stack.pop()
+        if original_node in self.gated:
+            gate = self.gated[original_node]
+            return updated_node if gate is None else self._marked(gate)
+        if self._is_unguarded(original_node, self.stack):
+            return self._marked(self._value(original_node))
+        return updated_node
+
+    def refused(self, node: cst.CSTNode, reason: str) -> RewriteRefused:
+        """The error for a read; finding its line costs a walk, and is paid only here."""
+        positions = MetadataWrapper(self.module, unsafe_skip_copy=True).resolve(PositionProvider)
+        line = positions[node].start.line
+        return RewriteRefused(
+            f"line {line}: {self._text(node)} is left as it is: {reason}", next_step=BY_HAND
+        )
+
+    def _marked(self, place: Replacement) -> cst.Name:
+        self.places.append(place)
+        name = f"{self.stem}{len(self.places) - 1}"
+        # In parentheses it needs no space around it: `return(x.weight.dtype)`.
+        return cst.Name(name, lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
+
+    def _text(self, node: cst.CSTNode) -> str:
+        return self.module.code_for_node(node)
+
+    # ---- what is a read, and what becomes of it
+
+    def _is_read(self, node: cst.CSTNode) -> bool:
+        match node:
+            case cst.Attribute(
+                attr=cst.Name(value=member),
+                value=cst.Attribute(attr=cst.Name(value=attribute), value=receiver),
+            ) if (member, attribute) == (self.rule.member, self.rule.attribute):
+                last = receiver.attr if isinstance(receiver, cst.Attribute) else receiver
+                return isinstance(last, cst.Name) and last.value == self.rule.receiver
+            case _:
+                return False
+
+    def _is_unguarded(self, node: cst.CSTNode, ancestors: list[cst.CSTNode]) -> bool:
+        return self._is_read(node) and not is_guarded(node, ancestors, self.rule)
+
+    def _checked_path(self, node: cst.CSTNode, ancestors: list[cst.CSTNode]) -> str:
+        """The receiver as dotted text. Refuses a read that cannot be rewritten where it stands."""
+        self.last = node
+        receiver = cst.ensure_type(cst.ensure_type(node, cst.Attribute).value, cst.Attribute).value
+        keys, reason = path(receiver), refusal(node, ancestors)
+        if keys is None:
+            reason = "its receiver may have side effects, and would be evaluated twice"
+        if keys is None or reason is not None:
+            raise self.refused(node, reason or "")
+        return ".".join(keys)
+
+    def _style(self, ancestors: list[cst.CSTNode], node: cst.CSTNode) -> Style:
+        quote, in_string = free_quote(ancestors)
+        if quote is None:
+            raise self.refused(node, "the f-strings around it leave no quote for a string")
+        return Style(quote, in_string)
+
+    def _value(self, node: cst.CSTNode) -> Value:
+        receiver = self._checked_path(node, self.stack)
+        bare = cst.ensure_type(node, cst.Attribute).with_changes(lpar=(), rpar=())
+        return Value(
+            before=self._text(node),
+            style=self._style(self.stack, node),
+            rule=self.rule,
+            receiver=receiver,
+            read=self._text(bare),
+            sole_argument=is_sole_argument(node, self.stack),
+        )
+
+    def _is_operand_of_and(self) -> bool:
+        parent = self.stack[-1]
+        return isinstance(parent, cst.BooleanOperation) and isinstance(parent.operator, cst.And)
+
+    def _gate(self, node: cst.Comparison) -> None:
+        """Plan `hasattr(...) and` before a comparison of which a side is an unguarded read."""
+        match node.comparisons:
+            case [cst.ComparisonTarget(operator=cst.Equal(), comparator=right)]:
+                ancestors = [*self.stack, node]
+                sides = [s for s in (node.left, right) if self._is_unguarded(s, ancestors)]
+                if not sides:
+                    return
+                if node.left not in sides and self.rule.chain in self._text(node.left):
+                    raise self.refused(sides[0], "the comparison holds another read")
+                paths = tuple(self._checked_path(side, ancestors) for side in sides)
+                style = self._style(ancestors, node)
+                self.gated |= dict.fromkeys(sides)
+                self.gated[node.left] = Gate(self._text(node.left), style, self.rule, paths)
+            case _:
+                pass
