@@ -103,8 +103,9 @@ class Flaw:
 def entry_for(version: str, reference: Reference, answer: Answer | None = None) -> Entry:
     """The entry for a version and a reference, with what a registry answered about it.
 
-    Without an answer the reference's own digest is locked, of unknown kind. The commit is read
-    from the version or from a `nightly-COMMIT` tag. Raises `UsageError`.
+    Without an answer the reference's own digest is locked, of unknown kind; so is a single
+    manifest whose platform the answer does not state. The commit is read from the version or from
+    a `nightly-COMMIT` tag. Raises `UsageError`.
     """
     known = parsed(version)
     if known is None:
@@ -115,6 +116,8 @@ def entry_for(version: str, reference: Reference, answer: Answer | None = None) 
         pin = Pin(answer.digest)
         if answer.is_index:
             return Entry(original, Locked(known, commit, index=pin))
+        if not answer.platforms:
+            return Entry(original, Locked(known, commit, unknown=pin))
         return Entry(original, Locked(known, commit, platforms={answer.platforms[0]: pin}))
     if reference.digest is None:
         raise UsageError(

@@ -32,7 +32,11 @@ _PLATFORM = ("os", "architecture", "variant")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The digest behind a reference, whether it is an index, and its platforms (one at least)."""
+    """The digest behind a reference, whether it is an index, and its platforms.
+
+    `platforms` is empty where the daemon states none: Docker 20.10 does not look into the config
+    of a single OCI manifest (seen), only of Docker's own kind.
+    """
 
     digest: str
     is_index: bool
@@ -56,12 +60,10 @@ def _answer(attributes: dict[str, Any]) -> Answer:
     descriptor = attributes["Descriptor"]
     platforms = [
         parse_platform("/".join(filter(None, (stated[key] for key in _PLATFORM if key in stated))))
-        for stated in attributes["Platforms"]
+        for stated in attributes["Platforms"] or ()
     ]
     # An index lists attestations too, for the platform unknown/unknown.
     runnable = {str(platform): platform for platform in platforms if platform.os != "unknown"}
-    if not runnable:
-        raise KeyError("no platform")
     is_index = descriptor["mediaType"] in _INDEXES
     ordered = tuple(runnable[name] for name in sorted(runnable))
     return Answer(parse_digest(descriptor["digest"]), is_index, ordered)

@@ -1,0 +1,55 @@
+"""vLLM's versions, and what is no version."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from packaging.version import Version
+
+from patcher.versions import base, near, parsed
+
+
+@pytest.mark.parametrize(
+    "text", ["", " 0.23.0", "0.23.0\n", "0.23.0 ", "latest", "0.23.0poſt1", "١.٢", "1" * 129, "-"]
+)
+def test_what_is_no_version_is_none(text: str) -> None:
+    assert parsed(text) is None
+
+
+@given(st.text() | st.text(alphabet="0123456789.rcdev+g!-_", max_size=20))
+def test_any_text_is_a_version_that_reads_back_or_none(text: str) -> None:
+    version = parsed(text)
+    assert version is None or parsed(str(version)) == version
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0.23.1rc1.dev672+g93d8f834d.d20260705", "0.23.1rc1"),
+        ("0.23.0", "0.23.0"),
+        ("0.23.0+cu129", "0.23.0"),
+        ("0.23.0.post1.dev3", "0.23.0.post1"),
+        ("1!2.0rc1.dev1", "1!2.0rc1"),
+    ],
+)
+def test_the_base_of_a_nightly_is_the_name_that_people_use(text: str, expected: str) -> None:
+    assert str(base(Version(text))) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("0.3", ("0.1", "0.2", "0.4", "0.5")),
+        ("0.0", ("0.1", "0.2")),
+        ("9.0", ("0.3", "0.4", "0.5", "0.6")),
+        (None, ("0.3", "0.4", "0.5", "0.6")),
+    ],
+)
+def test_the_near_versions_are_those_on_each_side(
+    wanted: str | None, expected: tuple[str, ...]
+) -> None:
+    known = {Version(f"0.{minor}") for minor in (6, 5, 4, 2, 1)} | {Version("0.3")}
+    if wanted == "0.3":
+        known -= {Version("0.3")}
+    assert near(Version(wanted) if wanted else None, known) == expected
