@@ -43,7 +43,7 @@ def find_installation(scan: Callable[[Wanted], Layers], targets: Sequence[str]) 
     while True:
         layers = scan(wanted)
         root = _find_root(layers)
-        paths = {target: follow(layers, f"{root}/{target}") for target in wanted.targets}
+        paths = {target: _locate(layers, f"{root}/{target}") for target in wanted.targets}
         literal = {f"{root}/{target}" for target in wanted.targets}
         unseen = frozenset(paths.values()) - literal - wanted.paths
         if not unseen:
@@ -63,6 +63,16 @@ def _find_root(layers: Layers) -> str:
     if len(roots) > 1:
         raise broken(f"vLLM is installed twice: in {' and in '.join(roots)}")
     return roots[0]
+
+
+def _locate(layers: Layers, path: str) -> str:
+    """Where the bytes of a file lie. A layer that states a file below a link means another place
+    in every runtime.
+    """
+    if at(layers, path) is not None:
+        for folder in parents([path]):
+            _directory(layers, folder)
+    return follow(layers, path)
 
 
 def _installation(

@@ -9,6 +9,7 @@ same inputs on every machine. It costs some 70 KB on an image of 9 GB.
 from __future__ import annotations
 
 import io
+import itertools
 import posixpath
 import tarfile
 from typing import TYPE_CHECKING
@@ -29,6 +30,9 @@ def thin_layer(change: Change) -> bytes:
     """The tar of a change: the files, a whiteout for each bytecode path, and the directories
     above them as the base has them. Raises `BrokenImage` for a directory that is not given.
     """
+    for file in change.files:
+        if posixpath.basename(file.path).startswith(WHITEOUT):
+            raise broken(f"{file.path!r} would be a whiteout")
     entries: list[Entry] = [*change.files, *map(_whiteout, change.bytecode)]
     known = {directory.path: directory for directory in change.directories}
     for path in parents(entry.path for entry in entries):
@@ -59,18 +63,20 @@ def write_tar(entries: Iterable[Entry]) -> bytes:
     on nothing else. Raises `BrokenImage` for a path that is not absolute and plain, or twice.
     """
     ordered = sorted(entries, key=lambda entry: entry.path)
+    for before, entry in itertools.pairwise(ordered):
+        if before.path == entry.path:
+            raise broken(f"{entry.path!r} is written twice")
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for before, entry in zip([None, *ordered], ordered, strict=False):
-            if before is not None and before.path == entry.path:
-                raise broken(f"{entry.path!r} is written twice")
+        for entry in ordered:
             data = entry.data if isinstance(entry, ImageFile) else b""
             tar.addfile(_header(entry, len(data)), io.BytesIO(data))
     return buffer.getvalue()
 
 
 def _header(entry: Entry, size: int) -> tarfile.TarInfo:
-    if posixpath.normpath(entry.path) != entry.path or entry.path[:1] != "/" or entry.path == "/":
+    parts = [part for part in entry.path.split("/") if part not in ("", ".", "..")]
+    if not parts or entry.path != "/" + "/".join(parts):
         raise broken(f"{entry.path!r} is no absolute, plain path")
     header = tarfile.TarInfo(entry.path.lstrip("/"))
     header.type = tarfile.REGTYPE if isinstance(entry, ImageFile) else tarfile.DIRTYPE

@@ -174,7 +174,7 @@ def _note_entry(
 ) -> None:
     owner = {"uid": header.uid, "gid": header.gid, "mode": header.mode & 0o7777}
     if header.isdir():
-        if wanted.way(path):
+        if wanted.way(path) or wanted.file(path) or wanted.bytecode(path):
             traces.directories[path] = ImageDirectory(path, **owner, mtime=int(header.mtime))
         return
     traces.others.append(hash(path))

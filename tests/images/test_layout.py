@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from patcher.errors import BadReference, BrokenImage, FileAbsent, Unreadable, Unwritable
-from patcher.images import ImageFile, store
+from patcher.files import write_atomically
+from patcher.images import ImageFile
 from patcher.images.assemble import write_base
 from patcher.images.layout import open_layout
 from patcher.images.manifest import OCI_MANIFEST
@@ -222,8 +223,10 @@ def test_a_result_that_does_not_validate_is_taken_back(
 ) -> None:
     path = base_layout(tmp_path / "layout")
     before = snapshot(path)
-    real = store.write_atomically
-    monkeypatch.setattr(store, "write_atomically", lambda blob, data: real(blob, data + b" "))
+    real = write_atomically
+    monkeypatch.setattr(
+        "patcher.images.store.write_atomically", lambda blob, data: real(blob, data + b" ")
+    )
     with pytest.raises(BrokenImage):
         bake(path)
     assert snapshot(path) == before
