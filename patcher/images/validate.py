@@ -14,14 +14,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from patcher.images import ImageDirectory, ImageFile
-from patcher.images.blobs import Blobs, Image, Verified, load_image, load_index, read_blob
+from patcher.images.blobs import Blobs, Image, load_image, load_index, read_blob
 from patcher.images.descriptor import broken
 from patcher.images.manifest import DOCKER_LAYER, DOCKER_MANIFEST, INDEXES, OCI_LAYER
-from patcher.images.tarball import decompressed
 
 if TYPE_CHECKING:
     from patcher.images import Change
     from patcher.images.descriptor import Descriptor, Json
+
+Facts = tuple[str, int, int, int, float, bytes]
+"""An entry's kind, owner, group, mode, time and content."""
 
 
 def validate(
@@ -63,11 +65,11 @@ def _check_image(
     _check_config(base, new, change)
     for descriptor in (new.descriptor, new.manifest.config, *new.manifest.layers):
         blobs.check(descriptor)
-    added = read_blob(blobs, new.manifest.layers[-1])
-    tar = decompressed(Verified(io.BytesIO(added), new.manifest.layers[-1])).read()
+    tar = read_blob(blobs, new.manifest.layers[-1])
+    # Plain by its media type, so that the blob is the tar.
     diff_id = f"sha256:{hashlib.sha256(tar).hexdigest()}"
     _expect(new.config.diff_ids[-1] == diff_id, "the last diff_id is not the added layer's")
-    _check_entries(tar, change)
+    _check_entries(_entries(tar), change)
 
 
 def _check_manifest(base: Image, new: Image) -> None:
@@ -111,28 +113,38 @@ def _settings(document: Json) -> dict[str, object]:
     return {**rest, "config": run}
 
 
-def _check_entries(tar: bytes, change: Change) -> None:
+def _entries(tar: bytes) -> list[tuple[str, Facts]]:
+    """The paths of a tar, with what a layer sets at each."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(tar), mode="r:") as archive:
+            return [(f"/{header.name}", _read(archive, header)) for header in archive]
+    except tarfile.TarError as error:
+        raise broken(f"the added layer is no tar: {error}") from error
+
+
+def _read(archive: tarfile.TarFile, header: tarfile.TarInfo) -> Facts:
+    _expect(not header.uname and not header.gname, f"/{header.name} has an owner's name")
+    kind = {tarfile.REGTYPE: "file", tarfile.DIRTYPE: "directory"}.get(header.type, "odd")
+    content = archive.extractfile(header) if kind == "file" else None
+    data = content.read() if content else b""
+    return (kind, header.uid, header.gid, header.mode, header.mtime, data)
+
+
+def _check_entries(entries: list[tuple[str, Facts]], change: Change) -> None:
     wanted = {file.path: _facts(file) for file in change.files}
     wanted |= {_whiteout(path): ("file", 0, 0, 0, 0, b"") for path in change.bytecode}
     stated = {directory.path: _facts(directory) for directory in change.directories}
     wanted |= {path: facts for path, facts in stated.items() if _above(path, wanted)}
-    found: dict[str, tuple[object, ...]] = {}
-    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
-        for header in archive:
-            path = f"/{header.name}"
-            _expect(path in wanted, f"the added layer holds {path}, which was not declared")
-            _expect(path not in found, f"the added layer holds {path} twice")
-            content = archive.extractfile(header)
-            data = content.read() if content else b""
-            kind = {tarfile.REGTYPE: "file", tarfile.DIRTYPE: "directory"}.get(header.type, "odd")
-            found[path] = (kind, header.uid, header.gid, header.mode, header.mtime, data)
-            _expect(not header.uname and not header.gname, f"{path} has an owner's name")
+    found = dict(entries)
+    for path, _ in entries:
+        _expect(path in wanted, f"the added layer holds {path}, which was not declared")
+    _expect(len(found) == len(entries), "the added layer holds a path twice")
     for path, facts in wanted.items():
         _expect(path in found, f"the added layer lacks {path}")
         _expect(found[path] == facts, f"{path} has not the declared content, owner, mode or time")
 
 
-def _facts(entry: ImageFile | ImageDirectory) -> tuple[object, ...]:
+def _facts(entry: ImageFile | ImageDirectory) -> Facts:
     kind, data = ("file", entry.data) if isinstance(entry, ImageFile) else ("directory", b"")
     return (kind, entry.uid, entry.gid, entry.mode, entry.mtime, data)
 
