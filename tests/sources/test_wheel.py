@@ -47,7 +47,9 @@ class Answer:
     """What a server does with one range request; the faults override a method."""
 
     status = 206
+    announces = True
     cut = 0
+    extra = b""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -75,9 +77,10 @@ def serving(answer: Answer) -> Iterator[str]:
             self.send_response(answer.status)
             self.send_header("Content-Range", answer.content_range(first, last))
             body = answer.data[first : last + 1]
-            self.send_header("Content-Length", str(len(body)))
+            if answer.announces:
+                self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body[: len(body) - answer.cut])
+            self.wfile.write(body[: len(body) - answer.cut] + answer.extra)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             pass
@@ -243,6 +246,16 @@ class Truncated(Answer):
     cut = 10
 
 
+class Unannounced(Answer):
+    announces = False
+    cut = 10
+
+
+class Overflowing(Answer):
+    announces = False
+    extra = bytes(10)
+
+
 class OtherRange(Answer):
     def content_range(self, first: int, last: int) -> str:
         return f"bytes {first + 1}-{last + 1}/{len(self.data) + 1}"
@@ -277,6 +290,8 @@ class Changing(Answer):
         (Gone, "404"),
         (Busy, "503"),
         (Truncated, "IncompleteRead"),
+        (Unannounced, "bytes were announced"),
+        (Overflowing, "bytes were announced"),
         (OtherRange, "another"),
         (NonsenseRange, "answered the range"),
         (LongerRange, "another range"),
