@@ -1,0 +1,90 @@
+"""What must hold for every snippet, whoever wrote it: by hand, by chance, or upstream."""
+
+from __future__ import annotations
+
+import re
+
+from patcher.errors import RewriteRefused
+from patcher.guard import AttributeGuard, Read
+from patcher.guard.rewrite import Rewritten, rewrite
+from patcher.guard.verify import verify
+
+from .oracle import Deaths, Outcome, Program
+
+RULE = AttributeGuard("kv_b_proj", "weight", "dtype", "params_dtype")
+
+
+def is_clean(source: bytes) -> bool:
+    return all(read.guarded for read in verify(source, RULE))
+
+
+def assert_never_lenient(source: bytes, deaths: Deaths) -> None:
+    """No read that is called guarded is the death of a run; a snippet that can die is not clean."""
+    for read in verify(source, RULE):
+        fatal = (read.line, read.column) in deaths.places
+        assert not (read.guarded and fatal), f"called guarded, and kills: {read}"
+    assert not (deaths.possible and is_clean(source)), f"called clean, and dies: {deaths}"
+
+
+def assert_rewrite_is_sound(source: bytes, limit: int = 4096) -> bool:
+    """A rewrite mends every read of the chain and changes nothing else, or is refused (False).
+
+    Reads through a local name are beyond the rewriter: they stay, and the verifier says so. In
+    code that no run reaches the verifier proves nothing, so nothing is asked of it there.
+    """
+    try:
+        rewritten = rewrite(source, RULE)
+    except RewriteRefused as refusal:
+        if not re.search(r"\bline \d", refusal.problem):
+            raise
+        return False
+    assert_only_edits_differ(source, rewritten)
+    left = [read for read in verify(rewritten.data, RULE) if not read.guarded]
+    again = rewrite(rewritten.data, RULE)
+    assert (again.edits, again.data) == ((), rewritten.data)
+    reached = assert_same_but_for_deaths(
+        Program(source), Program(rewritten.data), limit, may_die=bool(left)
+    )
+    unproven = [read for read in left if is_written_out(read) and read.line in reached]
+    assert not unproven, f"{unproven} in\n{rewritten.data.decode()}"
+    return True
+
+
+def is_written_out(read: Read) -> bool:
+    """Is it the chain as it stands in the rule, not a read through a local name?"""
+    return re.search(rf"(^|\.){re.escape(RULE.chain)}$", read.text) is not None
+
+
+def assert_only_edits_differ(source: bytes, rewritten: Rewritten) -> None:
+    """Every byte is the original's, but for the declared edits at their declared places."""
+    rebuilt, at = b"", 0
+    for edit in sorted(rewritten.edits, key=lambda edit: edit.start):
+        assert at <= edit.start <= edit.end, "edits overlap"
+        assert source[edit.start : edit.end] == edit.before
+        assert edit.line == len(re.split(rb"\r\n|\r|\n", source[: edit.start]))
+        assert edit.shape in {"value", "gate"}
+        rebuilt += source[at : edit.start] + edit.after
+        at = edit.end
+    assert rebuilt + source[at:] == rewritten.data
+
+
+def assert_same_but_for_deaths(
+    before: Program, after: Program, limit: int, *, may_die: bool
+) -> set[int]:
+    """Run by run: the rewritten does not die; where nothing was missed before, all is equal.
+
+    Returns the lines of the rewritten program whose reads some run tried.
+    """
+    reached: set[int] = set()
+    for packed in before.packings():
+        for decisions, old in before.runs(packed, limit):
+            new, taken = after.run(packed, decisions)
+            reached |= new.reached
+            assert may_die or not new.dead, f"rewritten, dies with {packed} by {decisions}: {new}"
+            if not old.missed:
+                assert (new.visible, tuple(taken)) == (old.visible, decisions), explain(old, new)
+    return reached
+
+
+def explain(old: Outcome, new: Outcome) -> str:
+    return f"before: {old}\n after: {new}"

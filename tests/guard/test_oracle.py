@@ -1,0 +1,42 @@
+"""The verifier and the rewriter are held against execution, snippet by snippet."""
+
+from __future__ import annotations
+
+import pytest
+
+from .claims import assert_never_lenient, assert_rewrite_is_sound, is_clean
+from .corpus import SNIPPETS, Snippet
+from .oracle import Program
+
+every_snippet = pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: snippet.name)
+
+
+@every_snippet
+def test_the_verifier_agrees_with_execution(snippet: Snippet) -> None:
+    deaths = Program(snippet.source).deaths()
+    assert_never_lenient(snippet.source, deaths)
+    if deaths.possible:
+        assert snippet.strict is None, f"it dies; there is nothing strict about that: {deaths}"
+    elif snippet.strict is None:
+        assert is_clean(snippet.source), "no run dies, and no note says that this is strict"
+    else:
+        assert not is_clean(snippet.source), f"seen as clean: drop the note {snippet.strict!r}"
+
+
+@every_snippet
+def test_a_rewrite_mends_every_read_and_changes_nothing_else(snippet: Snippet) -> None:
+    assert_rewrite_is_sound(snippet.source)
+
+
+def test_snippets_are_told_apart_by_name() -> None:
+    names = [snippet.name for snippet in SNIPPETS]
+    assert len(names) == len(set(names))
+
+
+def test_every_path_of_every_snippet_is_taken() -> None:
+    for snippet in SNIPPETS:
+        program = Program(snippet.source)
+        for packed in program.packings():
+            runs = list(program.runs(packed, limit=1000))
+            assert len(runs) < 1000, snippet.name
+            assert not any(outcome.endless for _, outcome in runs), snippet.name
