@@ -112,3 +112,7 @@ class BaseImage(Protocol):
     def bake(self, change: Change) -> BakedImage:
         """Put one layer with this change upon the image. The base is never altered."""
         ...
+
+    def unchanged(self) -> BakedImage:
+        """The base itself, to be tagged where it needs no change. Its `discard` does nothing."""
+        ...

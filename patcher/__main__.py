@@ -1,0 +1,72 @@
+"""The entry point: runs a command and turns whatever happens into a message and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from patcher.errors import Exit, PatcherError, Undecided
+
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+
+
+def main() -> None:
+    """Run `vllm-patcher`. No traceback ever reaches the user."""
+    try:
+        sys.exit(_run(sys.argv[1:]))
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(Exit.OK)
+
+
+def _run(arguments: list[str]) -> int:
+    from patcher.cli import cli
+
+    try:
+        result = cli(arguments, prog_name="vllm-patcher", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else Exit.OK
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code if error.exit_code == Exit.USAGE else Exit.UNDECIDED
+    except PatcherError as error:
+        return _tell(error, arguments)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: nothing was left half-done", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        return _tell(_unexpected(error), arguments)
+
+
+def _tell(error: PatcherError, arguments: list[str]) -> int:
+    if "--json" in arguments:
+        from patcher.report import error_json
+
+        click.echo(error_json(error))
+    click.echo(f"error: {error.problem}", err=True)
+    click.echo(f" next: {error.next_step}", err=True)
+    return int(error.exit_code)
+
+
+def _unexpected(error: Exception) -> PatcherError:
+    """A fault of ours: named with its place, so that a report of it can be acted upon."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    place = ""
+    if frame is not None:
+        code = frame.tb_frame.f_code
+        place = f" in {os.path.basename(code.co_filename)}:{frame.tb_lineno}"  # noqa: PTH119
+    return Undecided(
+        f"unexpected {type(error).__name__}{place}: {error}",
+        next_step="Please report this with the command that you ran.",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""The main job: from a base image to a proven, patched and tagged one.
+
+`bake` reads as the job goes: read, patch, verify, bake, check, tag, report. It knows no engine:
+a base is anything that `patcher.images.BaseImage` describes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from packaging.version import Version
+
+from patcher.errors import AlreadyClean, FileAbsent, NotPython, ProofFailed, WrongVersion
+from patcher.images import BakedImage, BaseImage, Change, ImageFile, Installation
+from patcher.images.lock import same_commit
+from patcher.images.naming import Names, Patched, labels, names
+from patcher.images.reference import Platform, Reference
+from patcher.patch import Patch, Status, Verdict, apply, judge_bytes
+from patcher.versions import parsed
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What to build upon. `name` is what the pin came from; `version` is what was asked for."""
+
+    image: BaseImage
+    name: Reference | None
+    version: Version | None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to make. `repository` is where the tags go; empty where an engine needs none.
+
+    `suffix` is the platform that tells this image's tags from those of other platforms.
+    """
+
+    patches: Sequence[Patch]
+    repository: str
+    suffix: Platform | None = None
+    allow_clean: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """One file of the image: before and after, and the patches that made the difference."""
+
+    target: str
+    before: ImageFile
+    after: bytes
+    patched: tuple[Patched, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was done. `digest` is the new image's, the base's where nothing was to be patched."""
+
+    base_name: str | None
+    base_digest: str
+    root: str
+    vllm: str
+    commit: str | None
+    before: tuple[Verdict, ...]
+    after: tuple[Verdict, ...]
+    changes: tuple[FileChange, ...]
+    digest: str
+    tags: tuple[str, ...]
+
+
+def bake(base: Base, order: Order, say: Say) -> Report:
+    """Patch a base image and tag the result.
+
+    `say` is told each step. Raises `AlreadyClean` where no patch is needed and `allow_clean` is
+    not set, `WrongVersion`, `FileAbsent`, and what reading, rewriting and the engine raise; then
+    nothing was tagged and nothing is left behind.
+    """
+    targets = sorted({patch.target for patch in order.patches})
+    installation = base.image.installation(targets)
+    say(f"found vLLM {installation.version} in {installation.root}")
+    check_version(base.version, installation)
+
+    before = _judge(order.patches, installation)
+    needed = [p for p, v in zip(order.patches, before, strict=True) if v.status is Status.NEEDED]
+    changes = _patch(needed, installation)
+    tags = names(installation.version, _patched(changes), order.suffix)
+    if not changes:
+        return _clean(base, order, installation, before, tags)
+    say(f"patched {len(changes)} file(s), proven: {', '.join(p.name for p in needed)}")
+
+    change = _change(base, installation, changes, tags)
+    baked = base.image.bake(change)
+    try:
+        say(f"baked {baked.digest}")
+        after = _check(baked, installation, order.patches, changes)
+        say("read back from the new image: the same bytes, and no unguarded read")
+        tagged = _tag(baked, order, tags)
+    except BaseException:
+        baked.discard()
+        raise
+    return _report(base, installation, (before, after), changes, (baked.digest, tagged))
+
+
+def check_version(asked: Version | None, installation: Installation) -> None:
+    """Raise `WrongVersion` unless the image holds the build that was asked for.
+
+    A local part is compared where both state a commit: images add to it (`+cu130`, a date).
+    """
+    found = parsed(installation.version)
+    if asked is None:
+        return
+    if found is None or found.public != asked.public or not _may_be_same_commit(asked, found):
+        raise WrongVersion(
+            f"the image holds vLLM {installation.version}, not {asked}",
+            next_step="The pin in images.lock is wrong: mend it with `vllm-patcher lock add`.",
+        )
+
+
+def _may_be_same_commit(asked: Version, found: Version) -> bool:
+    commits = [
+        part[1:]
+        for version in (asked, found)
+        for part in (version.local or "").split(".")
+        if part.startswith("g") and len(part) > 7
+    ]
+    return len(commits) < 2 or same_commit(commits[0], commits[1])
+
+
+def _judge(patches: Sequence[Patch], installation: Installation) -> tuple[Verdict, ...]:
+    """The verdict of each patch. A target that cannot be read as Python ends the job."""
+    verdicts = []
+    for patch in patches:
+        file = installation.files.get(patch.target)
+        if file is None:
+            raise FileAbsent(
+                f"vLLM {installation.version} in the image has no {patch.target}",
+                next_step=f"This vLLM keeps the code elsewhere; {patch.name} cannot judge it.",
+            )
+        verdict = judge_bytes(patch, file.data, file.path)
+        if verdict.status is Status.UNKNOWN:
+            raise NotPython(f"{file.path}: {verdict.reason}", next_step="Try a newer Python.")
+        verdicts.append(verdict)
+    return tuple(verdicts)
+
+
+def _patch(needed: Sequence[Patch], installation: Installation) -> tuple[FileChange, ...]:
+    """Apply the patches, one after the other where they share a file."""
+    changes: dict[str, FileChange] = {}
+    for patch in needed:
+        file = installation.files[patch.target]
+        known = changes.get(patch.target, FileChange(patch.target, file, file.data, ()))
+        after = apply(patch, known.after).data
+        done = Patched(
+            patch.name, patch.version, patch.target, _sha256(known.after), _sha256(after)
+        )
+        changes[patch.target] = FileChange(patch.target, file, after, (*known.patched, done))
+    return tuple(changes.values())
+
+
+def _change(
+    base: Base, installation: Installation, changes: Sequence[FileChange], tags: Names
+) -> Change:
+    stale = [path for change in changes for path in installation.bytecode.get(change.target, ())]
+    said = labels(
+        base.image.labels,
+        base.name,
+        base.image.digest,
+        (installation.version, installation.commit),
+        _patched(changes),
+        tags.fixed,
+    )
+    files = tuple(dataclasses.replace(change.before, data=change.after) for change in changes)
+    return Change(files, tuple(stale), installation.directories, said)
+
+
+def _check(
+    baked: BakedImage,
+    installation: Installation,
+    patches: Sequence[Patch],
+    changes: Sequence[FileChange],
+) -> tuple[Verdict, ...]:
+    """Read the files back from where they were written, compare and judge them once more."""
+    back = baked.installation(sorted(installation.files))
+    for change in changes:
+        wanted = dataclasses.replace(change.before, data=change.after)
+        found = back.files.get(change.target)
+        if found is None or dataclasses.replace(found, mtime=wanted.mtime) != wanted:
+            raise _unproven(f"{wanted.path} is not what was put there")
+        if back.bytecode.get(change.target):
+            raise _unproven(f"stale bytecode would win over {wanted.path}")
+    if (back.root, back.version) != (installation.root, installation.version):
+        raise _unproven(f"vLLM {back.version} was found in {back.root}")
+    after = _judge(patches, back)
+    if any(verdict.status is not Status.CLEAN for verdict in after):
+        raise _unproven("an unguarded read remains")
+    return after
+
+
+def _unproven(problem: str) -> ProofFailed:
+    return ProofFailed(
+        f"the new image failed its check: {problem}", next_step="Nothing was tagged. Report it."
+    )
+
+
+def _clean(
+    base: Base,
+    order: Order,
+    installation: Installation,
+    verdicts: tuple[Verdict, ...],
+    tags: Names,
+) -> Report:
+    """Nothing is built. Only where it is allowed, the base goes under the patched names."""
+    if not order.allow_clean:
+        raise AlreadyClean(
+            f"vLLM {installation.version} already carries this: "
+            + ", ".join(patch.name for patch in order.patches),
+            next_step="Use the base as it is, or give --allow-clean to tag it as patched.",
+        )
+    unchanged = base.image.unchanged()
+    tagged = _tag(unchanged, order, tags)
+    return _report(base, installation, (verdicts, verdicts), (), (unchanged.digest, tagged))
+
+
+def _tag(baked: BakedImage, order: Order, tags: Names) -> tuple[str, ...]:
+    """The fixed name first: whoever sees the moving one finds both."""
+    before = f"{order.repository}:" if order.repository else ""
+    tagged = tuple(f"{before}{tag}" for tag in (tags.fixed, tags.moving))
+    baked.tag(tagged)
+    return tagged
+
+
+def _report(
+    base: Base,
+    installation: Installation,
+    verdicts: tuple[tuple[Verdict, ...], tuple[Verdict, ...]],
+    changes: tuple[FileChange, ...],
+    result: tuple[str, tuple[str, ...]],
+) -> Report:
+    return Report(
+        base_name=str(base.name) if base.name else None,
+        base_digest=base.image.digest,
+        root=installation.root,
+        vllm=installation.version,
+        commit=installation.commit,
+        before=verdicts[0],
+        after=verdicts[1],
+        changes=changes,
+        digest=result[0],
+        tags=result[1],
+    )
+
+
+def _patched(changes: Sequence[FileChange]) -> tuple[Patched, ...]:
+    return tuple(patched for change in changes for patched in change.patched)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

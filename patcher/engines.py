@@ -1,0 +1,60 @@
+"""The two ways to get a base and bake upon it: the Docker daemon, or an OCI layout on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from patcher.build import Base, Order, Report, Say, bake
+from patcher.images.docker import connect, pull
+from patcher.images.lock import Entry, Lock, add, entry_for
+from patcher.images.lockfile import load, save
+from patcher.images.picking import resolve
+from patcher.images.reference import Platform, host_platform, parse_reference
+from patcher.images.resolve import ask_daemon
+from patcher.patch import Patch
+from patcher.progress import pulling
+from patcher.sources.spec import open_oci
+
+
+def docker_job(
+    name: str,
+    lock: Path,
+    platform: Platform | None,
+    patches: Sequence[Patch],
+    repository: str,
+    allow_clean: bool,
+    say: Say,
+) -> Report:
+    """Resolve a name in images.lock, pull it by digest, bake, and tag in the local daemon."""
+    here = host_platform()
+    wanted = platform or here
+    entry, digest = resolve(load(lock), name, wanted)
+    pinned = entry.original.reference.pinned(digest)
+    say(f"{name} is vLLM {entry.locked.version} for {wanted}: {pinned}")
+    client = connect()
+    with pulling() as show:
+        image = pull(client, str(pinned), wanted, show)
+    base = Base(image, entry.original.reference, entry.locked.version)
+    # One local tag holds one platform: another machine's image must not take over this one's.
+    suffix = None if wanted == here else wanted
+    return bake(base, Order(patches, repository, suffix, allow_clean), say)
+
+
+def layout_job(
+    spec: str, platform: Platform | None, patches: Sequence[Patch], allow_clean: bool, say: Say
+) -> Report:
+    """Append to an image in an OCI layout, and name the result in the same layout."""
+    image = open_oci(spec, platform)
+    say(f"{spec} is {image.digest} for {image.platform}")
+    return bake(Base(image, None, None), Order(patches, "", None, allow_clean), say)
+
+
+def add_to_lock(path: Path, version: str, reference: str) -> Entry:
+    """Lock a version to an image; a reference without a digest is looked up in its registry."""
+    known = load(path) if path.exists() else Lock()
+    asked = parse_reference(reference)
+    answer = None if asked.digest else ask_daemon(connect(), asked)
+    entry = entry_for(version, asked, answer)
+    save(path, add(known, entry))
+    return entry

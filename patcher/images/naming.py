@@ -1,0 +1,94 @@
+"""What a patched image is called, and what its labels say.
+
+A derived image inherits its base's labels; those that would now lie are set anew (OCI image-spec,
+annotations.md: `base.name`, `base.digest`, `version`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from patcher import __version__
+from patcher.errors import BrokenImage
+from patcher.images.reference import Platform, Reference
+from patcher.versions import base, parsed
+
+OURS = "dev.vllm-patcher"
+# Labels of vLLM's images that name the tag they were published under.
+TAG_LABELS = ("ai.vllm.image.tag", "org.opencontainers.image.ref.name")
+
+
+@dataclass(frozen=True, slots=True)
+class Patched:
+    """One patched file, as labels and tags tell it: sha256 of its bytes before and after."""
+
+    patch: str
+    patch_version: int
+    target: str
+    preimage: str
+    postimage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """`fixed` names this content for ever; `moving` names the newest patched build of a version."""
+
+    fixed: str
+    moving: str
+
+
+def names(vllm: str, patched: Sequence[Patched], platform: Platform | None) -> Names:
+    """The two tags: `<vllm version, + as ->-<hash of the patch set>` and `<version>-patched`.
+
+    `platform` is appended to both where one tag cannot hold several. Raises `BrokenImage` for a
+    version that the image states and that is none.
+    """
+    version = parsed(vllm)
+    if version is None:
+        raise BrokenImage(
+            f"the image states {vllm!r} as vLLM's version, which is none (PEP 440)",
+            next_step="Take an image that was built from vLLM's own sources.",
+        )
+    suffix = f"-{platform.architecture}" if platform else ""
+    full = str(version).replace("+", "-")
+    return Names(f"{full}-{patch_set(patched)}{suffix}", f"{base(version)}-patched{suffix}")
+
+
+def patch_set(patched: Sequence[Patched]) -> str:
+    """Twelve hex digits that stand for a set of patches and the files they made."""
+    lines = sorted(f"{p.patch} {p.patch_version} {p.target} {p.postimage}\n" for p in patched)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
+
+
+def labels(
+    inherited: Mapping[str, str],
+    base_name: Reference | None,
+    base_digest: str,
+    vllm: tuple[str, str | None],
+    patched: Sequence[Patched],
+    tag: str,
+) -> dict[str, str]:
+    """The labels to set on the patched image, over those that it inherits.
+
+    `vllm` is version and commit as the image states them; `base_name` is None for a base that
+    came from no registry.
+    """
+    version, commit = vllm
+    said = {
+        "org.opencontainers.image.base.digest": base_digest,
+        "org.opencontainers.image.version": tag,
+        f"{OURS}.version": __version__,
+        f"{OURS}.vllm.version": version,
+        f"{OURS}.patches": ",".join(sorted(f"{p.patch}@{p.patch_version}" for p in patched)),
+    }
+    if base_name is not None:
+        said["org.opencontainers.image.base.name"] = str(base_name)
+    if commit is not None:
+        said[f"{OURS}.vllm.commit"] = commit
+    for p in patched:
+        said[f"{OURS}.patch.{p.patch}.target"] = p.target
+        said[f"{OURS}.patch.{p.patch}.preimage"] = f"sha256:{p.preimage}"
+        said[f"{OURS}.patch.{p.patch}.postimage"] = f"sha256:{p.postimage}"
+    return said | {label: tag for label in TAG_LABELS if label in inherited}

@@ -1,0 +1,104 @@
+"""Patching files where they lie: all of them, with their stale bytecode gone, or none at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from patcher.errors import Unwritable
+from patcher.files import write_atomically
+from patcher.patch import Patch, apply
+from patcher.sources.path import FileSource, PathSource, open_path, stale_bytecode
+
+
+def replace_sources(contents: Mapping[Path, bytes]) -> tuple[Path, ...]:
+    """Write each file's new bytes and remove the bytecode that could run in its place.
+
+    Returns the removed bytecode. Whatever fails, Ctrl-C too, every byte is again as it was.
+    Raises `Unreadable` and `Unwritable`.
+    """
+    with contextlib.ExitStack() as undo:
+        aside = [_set_aside(stale, undo) for path in contents for stale in stale_bytecode(path)]
+        for path, data in contents.items():
+            before = path.read_bytes()
+            write_atomically(path, data)
+            undo.callback(write_atomically, path, before)
+        undo.pop_all()
+    for moved, _ in aside:
+        with contextlib.suppress(OSError):
+            moved.unlink()  # under a name that Python never runs
+    return tuple(stale for _, stale in aside)
+
+
+def _set_aside(stale: Path, undo: contextlib.ExitStack) -> tuple[Path, Path]:
+    moved = stale.with_name(f"{stale.name}.{os.getpid()}.removed")
+    try:
+        stale.rename(moved)
+    except OSError as error:
+        raise Unwritable(
+            f"{stale} cannot be removed: {error.strerror}",
+            next_step="Check the folder's permissions; nothing was changed.",
+        ) from error
+    undo.callback(moved.rename, stale)
+    return moved, stale
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """One file that `patch` dealt with: where the result is, how many reads were rewritten."""
+
+    path: Path
+    edits: int
+    removed_bytecode: tuple[Path, ...]
+
+    @property
+    def lines(self) -> list[str]:
+        """What to tell a person about it."""
+        if not self.edits:
+            return [f"{self.path}: already patched, no unguarded read"]
+        told = [f"{self.path}: guarded {self.edits} read(s), proven"]
+        return told + [f"removed stale bytecode {path}" for path in self.removed_bytecode]
+
+
+def patch_path(path: Path, patches: Sequence[Patch], output: Path | None) -> tuple[Done, ...]:
+    """Patch a file or a tree; in place for no `output`, which is a file for a file, else a folder.
+
+    Raises what reading and rewriting raise, and `Unwritable`; then nothing was written.
+    """
+    source = open_path(path)
+    contents: dict[str, bytes] = {}
+    edits: Counter[str] = Counter()
+    for patch in patches:
+        before = contents.get(patch.target) or source.read(patch.target)
+        rewritten = apply(patch, before)
+        contents[patch.target] = rewritten.data
+        edits[patch.target] += len(rewritten.edits)
+    if output is not None:
+        places = {target: _place(source, output, target) for target in contents}
+        for target, data in contents.items():
+            _make_folder(places[target].parent)
+            write_atomically(places[target], data)
+        return tuple(Done(places[target], edits[target], ()) for target in contents)
+    changed = {source.locate(target): data for target, data in contents.items() if edits[target]}
+    removed = replace_sources(changed)
+    return tuple(
+        Done(source.locate(target), edits[target], removed if edits[target] else ())
+        for target in contents
+    )
+
+
+def _place(source: PathSource, output: Path, target: str) -> Path:
+    return output if isinstance(source, FileSource) else output / target
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unwritable(
+            f"{folder} cannot be made: {error.strerror}", next_step="Choose another place."
+        ) from error

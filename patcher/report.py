@@ -1,0 +1,190 @@
+"""How results look: lines for people, JSON for programs (one schema version for all commands)."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from patcher.errors import Exit, PatcherError, printable
+from patcher.patch import Patch, Status, Verdict
+
+if TYPE_CHECKING:
+    from patcher.build import Report
+    from patcher.demo import Demo
+    from patcher.images.lock import Entry
+
+SCHEMA = 1
+NO_NEWLINE = "\\ No newline at end of file"  # as diff(1) says it
+
+
+def as_json(command: str, **content: Any) -> str:
+    """A command's whole output as one JSON document."""
+    document = {"schema": SCHEMA, "command": command, **content}
+    return json.dumps(document, default=_plain, indent=2, ensure_ascii=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return str(value)
+
+
+def error_json(error: PatcherError) -> str:
+    """An error as a JSON document, for a caller that asked for JSON."""
+    said = {"kind": type(error).__name__, "problem": error.problem, "next_step": error.next_step}
+    return as_json("error", error=said, exit=int(error.exit_code))
+
+
+def exit_for(verdicts: Iterable[Verdict]) -> Exit:
+    """One unguarded read is a finding; else what could not be judged leaves it undecided."""
+    found = {verdict.status for verdict in verdicts}
+    if Status.NEEDED in found:
+        return Exit.FINDING
+    return Exit.UNDECIDED if found - {Status.CLEAN} else Exit.OK
+
+
+def verdict_lines(verdict: Verdict, patch: Patch) -> list[str]:
+    """Each unguarded read as a compiler would report it: `file:line:column: ...`."""
+    where = printable(verdict.artifact)
+    if not where.endswith(".py"):
+        where = f"{where}:{patch.target}"
+    chain = patch.rule
+    return [
+        f"{where}:{read.line}:{read.column}: unguarded read {printable(read.text)} in "
+        f"{printable(read.function)}: fails where there is no .{chain.attribute} [{patch.name}]"
+        for read in verdict.unguarded
+    ]
+
+
+def verdict_summary(verdict: Verdict) -> str:
+    """One line: what was judged, the verdict, and why."""
+    where = f"{printable(verdict.artifact)}: {verdict.patch}: {verdict.status.value}"
+    if verdict.status in {Status.ABSENT, Status.UNKNOWN}:
+        return f"{where} ({verdict.reason})"
+    unguarded = len(verdict.unguarded)
+    return f"{where} ({unguarded} unguarded, {len(verdict.reads) - unguarded} guarded)"
+
+
+def unified_diff(before: bytes, after: bytes, path: str) -> str:
+    """The difference as `patch -p1` reads it; empty for none."""
+    old, new = (data.decode(errors="surrogateescape") for data in (before, after))
+    lines = difflib.unified_diff(_lines(old), _lines(new), f"a/{path}", f"b/{path}")
+    return "".join(line if line.endswith("\n") else f"{line}\n{NO_NEWLINE}\n" for line in lines)
+
+
+def _lines(text: str) -> list[str]:
+    """Lines with their ends; only `\\n` ends a line of a diff."""
+    return [f"{line}\n" for line in text.split("\n")[:-1]] + [
+        line for line in text.split("\n")[-1:] if line
+    ]
+
+
+def image_lines(report: Report) -> list[str]:
+    """What a build did, for a person."""
+    lines = [
+        f"base     {printable(report.base_name or report.base_digest)}",
+        *([f"         {report.base_digest}"] if report.base_name else []),
+        f"vLLM     {report.vllm}{f' (commit {report.commit})' if report.commit else ''}",
+        f"found in {report.root}",
+    ]
+    for before, after in zip(report.before, report.after, strict=True):
+        lines.append(f"patch    {before.patch}")
+        lines.append(f"  before {_counts(before)}")
+        lines.append(f"  after  {_counts(after)}")
+    for change in report.changes:
+        for patched in change.patched:
+            lines.append(f"file     {change.before.path}")
+            lines.append(f"  before sha256:{patched.preimage}")
+            lines.append(f"  after  sha256:{patched.postimage}")
+    lines.append(f"image    {report.digest}")
+    return [*lines, *(f"tag      {tag}" for tag in report.tags)]
+
+
+def _counts(verdict: Verdict) -> str:
+    unguarded = len(verdict.unguarded)
+    return (
+        f"{verdict.status.value}: {unguarded} unguarded, {len(verdict.reads) - unguarded} guarded"
+    )
+
+
+def image_json(report: Report) -> dict[str, Any]:
+    """A build's report as plain data; the files' bytes are left out, their digests are in."""
+    content = {
+        field.name: getattr(report, field.name)
+        for field in dataclasses.fields(report)
+        if field.name != "changes"
+    }
+    files = [
+        {"path": change.before.path, "target": change.target, "patches": change.patched}
+        for change in report.changes
+    ]
+    return {**content, "files": files}
+
+
+def lock_table(entries: Sequence[Entry]) -> list[str]:
+    """The lock, a line an entry: version, what is pinned, reference."""
+    rows = [
+        (
+            str(entry.locked.version),
+            ",".join(kind for kind, _ in entry.locked.pins()),
+            str(entry.original.reference),
+        )
+        for entry in entries
+    ]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
+    return [f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}" for row in rows]
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """An entry of the lock as plain data."""
+    locked = entry.locked
+    return {
+        "version": str(locked.version),
+        "commit": locked.commit,
+        "original": {
+            "version": entry.original.version,
+            "reference": str(entry.original.reference),
+        },
+        "pins": [
+            {"kind": kind, "digest": pin.digest, "stated_by": pin.stated_by}
+            for kind, pin in locked.pins()
+        ],
+    }
+
+
+def demo_lines(demo: Demo) -> list[str]:
+    """The demo's diff, its report, and how to go on from there."""
+    fixed, moving = demo.report.tags
+    return [
+        demo.diff.rstrip("\n"),
+        "",
+        *image_lines(demo.report),
+        f"layout   {demo.layout}",
+        "",
+        "Load it into Docker:",
+        f"  skopeo copy oci:{demo.layout}:{moving} docker-daemon:vllm-demo:{moving}",
+        "Judge it again:",
+        f"  vllm-patcher verify oci:{demo.layout}:{fixed}",
+    ]
+
+
+def demo_json(demo: Demo) -> dict[str, Any]:
+    """A demo's result as plain data."""
+    return {
+        **image_json(demo.report),
+        "diff": demo.diff,
+        "layout": demo.layout,
+        "bytes_read": demo.bytes_read,
+        "wheel_size": demo.wheel_size,
+    }

@@ -1,0 +1,88 @@
+"""What a person types for a vLLM artifact, and the source that it names.
+
+====================  =======================================================
+what is typed         what it names
+====================  =======================================================
+a path that exists    a file, a site-packages tree, a virtual environment
+`pypi:0.23.0`         a release's wheel on PyPI
+`oci:DIR[:NAME]`      an image in an OCI image layout
+`docker:NAME`         an image in the local Docker daemon
+a name in the lock    that image, by its pinned digest, in the local daemon
+anything else         an image in the local Docker daemon
+====================  =======================================================
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patcher.errors import BadSource, DaemonFailed, NotLocked
+
+if TYPE_CHECKING:
+    from patcher.images.layout import LayoutImage
+    from patcher.images.reference import Platform
+    from patcher.sources import Source
+
+
+def open_source(spec: str, lock: Path, platform: Platform | None = None) -> Source:
+    """The source that `spec` names. `lock` is images.lock; `platform` is the host's for None.
+
+    Raises `BadSource` where nothing can be meant, and what opening the artifact raises.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "pypi":
+        from patcher.sources.wheel import open_release
+
+        return open_release(rest)
+    if kind == "oci":
+        from patcher.sources.image import ImageSource
+
+        return ImageSource(spec, open_oci(rest, platform))
+    if kind == "docker":
+        return _local(spec, rest, platform)
+    if Path(spec).exists():
+        from patcher.sources.path import open_path
+
+        return open_path(Path(spec))
+    if spec.endswith(".py") or spec.startswith((".", "~", os.sep)):
+        raise BadSource(f"there is no {spec}", next_step="Check the path.")
+    return _locked(spec, lock, platform) or _local(spec, spec, platform)
+
+
+def open_oci(spec: str, platform: Platform | None) -> LayoutImage:
+    """The image that `DIR` or `DIR:NAME` names in an OCI image layout."""
+    from patcher.images.layout import open_layout
+
+    folder, name = spec, None
+    if not Path(spec).exists() and ":" in spec:
+        folder, _, name = spec.rpartition(":")
+    return open_layout(Path(folder), platform, name)
+
+
+def _local(spec: str, name: str, platform: Platform | None) -> Source:
+    from patcher.images.docker import connect, local_image
+    from patcher.sources.image import ImageSource
+
+    return ImageSource(spec, local_image(connect(), name, platform))
+
+
+def _locked(spec: str, lock: Path, platform: Platform | None) -> Source | None:
+    """The locked image, where the lock knows the name; the daemon must have it already."""
+    from patcher.images.lockfile import load
+    from patcher.images.picking import resolve
+    from patcher.images.reference import host_platform
+
+    try:
+        entry, digest = resolve(load(lock), spec, platform or host_platform())
+    except NotLocked:
+        return None
+    pinned = str(entry.original.reference.pinned(digest))
+    try:
+        return _local(spec, pinned, platform)
+    except DaemonFailed as error:
+        raise DaemonFailed(
+            f"{spec} is {pinned}, and {error.problem}",
+            next_step=f"Pull it: docker pull {pinned}; or judge the wheel: pypi:VERSION.",
+        ) from error
