@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import bisect
 import functools
-import gzip
 import posixpath
 import re
 import tarfile
-import zlib
 from array import array
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO
@@ -23,7 +21,7 @@ from patcher.images.blobs import Verified
 from patcher.images.descriptor import broken
 from patcher.images.installed import bytecode_names
 from patcher.images.layer import OPAQUE, WHITEOUT, parents
-from patcher.images.tarball import TarStream
+from patcher.images.tarball import TarStream, damage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,7 +141,7 @@ def _scan(blob: Verified, wanted: Wanted) -> Traces:
             _note(traces, header, stream, wanted)
             if len(traces) > _MOST_NAMES:
                 raise broken(f"a layer has over {_MOST_NAMES} directories, links and whiteouts")
-    except (tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError, ValueError) as error:
+    except damage() as error:
         raise broken(f"a layer cannot be read: {error}") from error
     except OSError as error:
         raise Unreadable(f"a layer cannot be read: {error}", next_step="Try again.") from error

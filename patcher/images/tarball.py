@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import importlib
 import io
+import sys
 import tarfile
+import zlib
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from patcher.errors import Unreadable
@@ -22,6 +24,8 @@ _MOST_BYTES = 16 * 1024 * 1024
 # Real layers shrink by 2 to 4 times. gzip can reach 1,032: a bomb, not a layer.
 _MOST_RATIO = 200
 _FREE_BYTES = 256 * 1024 * 1024
+
+_ZSTD = ("compression.zstd", "backports.zstd")
 
 
 class TarStream:
@@ -89,8 +93,17 @@ def decompressed(blob: io.RawIOBase) -> BinaryIO:
     return buffered
 
 
+def damage() -> tuple[type[Exception], ...]:
+    """What the readers of a damaged or hostile tar raise: long chains of pax records and times
+    without end among it.
+    """
+    known = (tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError, ValueError)
+    zstd = [sys.modules[name].ZstdError for name in _ZSTD if name in sys.modules]
+    return (*known, OverflowError, RecursionError, *zstd)
+
+
 def _zstd() -> Any:
-    for name in ("compression.zstd", "backports.zstd"):
+    for name in _ZSTD:
         try:
             return importlib.import_module(name)
         except ImportError:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import gzip
+import importlib.util
 import io
 import re
 import tarfile
 import tracemalloc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -220,6 +221,20 @@ def test_a_name_given_twice_counts_the_last_time() -> None:
     assert find(vllm(), tar([(NAME, FILE, "1"), (NAME, FILE, "2")])).files[TARGET].data == b"2"
 
 
+def test_a_link_that_takes_a_files_place_in_the_same_layer_counts() -> None:
+    upper = tar([("opt/a", FILE, "there"), (NAME, FILE, "old"), (NAME, LINK, "/opt/a")])
+    assert find(vllm(), upper).files[TARGET].data == b"there"
+
+
+def test_memory_does_not_grow_with_the_files_of_a_layer() -> None:
+    layer = tar((f"usr/share/{number}", FILE, "") for number in range(10_000))
+    tracemalloc.start()
+    scan(layer, Wanted((TARGET,)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
 @pytest.mark.parametrize("members", [1, 3])
 def test_gzip_of_one_member_and_of_several(members: int) -> None:
     plain = vllm()
@@ -229,14 +244,27 @@ def test_gzip_of_one_member_and_of_several(members: int) -> None:
     assert find(b"".join(parts)).version == "0.23.0"
 
 
-def test_zstd_is_read_or_refused_with_the_way_out() -> None:
-    try:
-        from compression.zstd import compress  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
+def zstd() -> Any:
+    names = [name for name in ("compression.zstd", "backports.zstd") if has_module(name)]
+    return importlib.import_module(names[0]) if names else None
+
+
+def has_module(name: str) -> bool:
+    with contextlib.suppress(ModuleNotFoundError):
+        return importlib.util.find_spec(name) is not None
+    return False
+
+
+def test_zstd_is_read_where_python_can_and_else_refused_with_the_way_out() -> None:
+    if zstd() is None:
         with pytest.raises(Unreadable, match=r"pip install backports\.zstd"):
             find(b"\x28\xb5\x2f\xfd" + bytes(20))
-    else:
-        assert find(compress(vllm())).version == "0.23.0"
+        return
+    packed = zstd().compress(vllm())
+    assert find(packed).version == "0.23.0"
+    for damaged in (packed[:-9], packed[:40] + bytes(20) + packed[60:]):
+        with pytest.raises(BrokenImage):
+            find(damaged)
 
 
 # --- Hostile and damaged layers.
@@ -287,6 +315,21 @@ def test_a_pax_record_that_claims_any_size_is_not_believed() -> None:
     header.type, header.size = tarfile.XHDTYPE, 1 << 34
     with pytest.raises(BrokenImage, match="17179869184 bytes where a few are expected"):
         find(header.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+
+
+def test_a_long_chain_of_pax_records_is_refused() -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 0
+    with pytest.raises(BrokenImage, match="recursion"):
+        find(header.tobuf(tarfile.GNU_FORMAT) * 5000)
+
+
+@pytest.mark.parametrize("time", ["inf", "nan", "1e400"])
+def test_a_time_that_is_no_time_is_no_traceback(time: str) -> None:
+    header = tarfile.TarInfo(NAME)
+    header.pax_headers = {"mtime": time}
+    with pytest.raises(BrokenImage):
+        find(vllm(), header.tobuf(tarfile.PAX_FORMAT) + bytes(1024))
 
 
 def test_an_entry_of_negative_size_is_no_endless_loop() -> None:
