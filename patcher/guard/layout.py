@@ -41,7 +41,7 @@ class Replacement(Protocol):
         """What kind of guard it becomes."""
         ...
 
-    def render(self, prefix: str, suffix: str, unit: str, newline: str) -> str:
+    def render(self, prefix: str, suffix: str, unit: str, newline: str, /) -> str:
         """The new text, between all the text before it and the text after it.
 
         `unit` is one level of the file's indentation, `newline` its line ending.
@@ -92,7 +92,7 @@ class Gate:
     receivers: tuple[str, ...]
     shape: ClassVar[Shape] = "gate"
 
-    def render(self, prefix: str, suffix: str, unit: str, newline: str) -> str:
+    def render(self, prefix: str, _suffix: str, _unit: str, newline: str) -> str:
         """See `Replacement.render`."""
         line = NEWLINE.split(prefix)[-1]
         split = _operand_line(prefix) == "and" and not self.style.in_string

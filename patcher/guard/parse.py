@@ -80,7 +80,7 @@ def _snippets(text: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
             body = getattr(node, "body", None)
             if body:
                 header = block[: max(1, body[0].lineno - node.lineno)]
-                block = [*header, *([] if header[-1].rstrip().endswith(":") else []), "    pass"]
+                block = [*header, "    pass"]
             yield node.lineno, "\n".join(block) + "\n"
 
 

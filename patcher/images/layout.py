@@ -110,6 +110,10 @@ class LayoutImage:
             undo.pop_all()
         return result
 
+    def unchanged(self) -> LayoutResult:
+        """See `BaseImage`."""
+        return LayoutResult(self.layout, self.root, self.image, ())
+
 
 @dataclass(frozen=True, slots=True)
 class LayoutResult:
