@@ -1,0 +1,135 @@
+"""Asking a Docker daemon: reach it, follow what it streams, turn its errors into ours.
+
+The daemon reports most failures of a pull, push or build inside the stream of a call that began
+with status 200 (Docker Engine API, ImageCreate, ImagePush, ImageBuild): `{"error": "..."}`.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from patcher.errors import DaemonFailed, NoDaemon
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import FrameType
+
+    from docker import DockerClient
+
+# Seconds. A socket that is there answers at once; a daemon that unpacks or copies a layer of
+# some GB on a slow disk may say nothing for minutes.
+_REACH = 10
+_SILENCE = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One step of a pull or push, as the daemon tells it.
+
+    `layer` is the layer's short id, None for what concerns the whole image. `current` and
+    `total` are bytes, None where the daemon states none.
+    """
+
+    layer: str | None
+    status: str
+    current: int | None
+    total: int | None
+
+
+def connect() -> DockerClient:
+    """A client of the daemon that DOCKER_HOST names, or of the default socket.
+
+    Raises `NoDaemon`, also where this user may not use the socket.
+    """
+    import docker
+    from docker.errors import DockerException
+
+    try:
+        client = docker.from_env(timeout=_REACH)
+    except DockerException as error:
+        raise _no_daemon(error) from error
+    client.api.timeout = _SILENCE
+    return client
+
+
+def _no_daemon(error: BaseException) -> NoDaemon:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, PermissionError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None:
+        return NoDaemon(
+            f"the Docker daemon's socket denies access to this user: {cause}",
+            next_step="Join the docker group and log in again, or run as a user who may.",
+        )
+    return NoDaemon(
+        f"no Docker daemon answers: {error}",
+        next_step="Start Docker, or set DOCKER_HOST to its socket ('docker context ls' shows it).",
+    )
+
+
+@contextmanager
+def asking(doing: str, *, next_step: str) -> Iterator[None]:
+    """What goes wrong between us and the daemon becomes `DaemonFailed`, with the daemon's text."""
+    from docker.errors import APIError, DockerException
+    from requests import RequestException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except APIError as error:
+        text = error.explanation or str(error)
+        raise DaemonFailed(f"{doing}: {text}", next_step=next_step) from error
+    except (DockerException, RequestException, HTTPError) as error:
+        raise DaemonFailed(f"{doing}: {error}", next_step=next_step) from error
+
+
+def follow(
+    events: Iterable[dict[str, Any]], doing: str, *, next_step: str
+) -> Iterator[dict[str, Any]]:
+    """The events of a stream; one that carries an error raises `DaemonFailed`."""
+    for event in events:
+        if "error" in event:
+            raise DaemonFailed(f"{doing}: {event['error']}", next_step=next_step)
+        yield event
+
+
+def progress_of(event: dict[str, Any]) -> Progress | None:
+    """The step that an event of a pull or push tells of; None for an event that tells none."""
+    if "status" not in event:
+        return None
+    detail = event.get("progressDetail") or {}
+    # A pull begins with the tag or digest in the place of the layer's id.
+    layer = event.get("id") if "progressDetail" in event else None
+    return Progress(layer, event["status"], detail.get("current"), detail.get("total"))
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold a Ctrl-C back until the daemon has answered: for calls that make something, and short.
+
+    A call that is cut off leaves something in the daemon whose id nobody was told. Who presses
+    twice means it, and is obeyed at once.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    # Signals reach the main thread alone, and only a handler of Python's can be put off.
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    pressed: list[FrameType | None] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if pressed:
+            handler(number, frame)
+        pressed.append(frame)
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if pressed:
+            handler(signal.SIGINT, pressed[0])
