@@ -1,0 +1,85 @@
+"""The landed floor: is upstream's fix in, judged from the content of each artifact.
+
+    survey (reads artifacts) -> Finding -> timeline -> claims, sentences -> render
+    history (reads a clone)  -> Step    ------------------------------------^
+
+The data that cross from reading to answering are below. `survey.py` offers
+
+    def survey(patches: Sequence[Patch], scope: Scope, say: Say, watch: Watch) -> tuple[Finding, ...]
+
+It raises only where nothing at all can be read (the index itself: `Unreadable`; a wrong SOURCE:
+`BadSource`). Whatever goes wrong with one artifact is a Finding whose verdict is UNKNOWN, with
+the reason; a yanked release is one of these. The findings come in version order (PEP 440), those
+without a version last, in the order they were named; for one artifact, in the order of `patches`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+    from packaging.version import Version
+
+    from patcher.patch import Verdict
+
+# Talk for people, a line at a time, on stderr.
+Say = Callable[[str], None]
+
+# Told after each artifact: how many are read, of how many.
+Watch = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A read of a patch's chain in another file of the package than the patch's target.
+
+    `path` is under site-packages, `line` counts from 1, `text` is the read as it stands there.
+    """
+
+    path: str
+    line: int
+    text: str
+    guarded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one artifact says about one patch (`verdict.patch` names it).
+
+    `artifact` is what a person would type to name it (`pypi:0.23.0`, an address, a path) and may
+    hold any third-party text. `version` is None where the artifact states none. `elsewhere` is
+    empty where it was not looked for. `uploaded` is the index's upload time (PEP 700), in UTC.
+    """
+
+    artifact: str
+    version: Version | None
+    verdict: Verdict
+    elsewhere: tuple[Notice, ...] = ()
+    uploaded: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which artifacts a survey reads.
+
+    `releases`: read an index; `index` is its address (PEP 503, PEP 691), None for PyPI. `since`
+    and `until` are inclusive and bound the index's versions only; `pre` lets its pre-releases and
+    nightlies in. `wheels` are addresses. `images`: every entry of the lock that can be reached.
+    `sources` are what `verify` takes. `lock` is the lock file. `cached`: use the verdict cache.
+    """
+
+    releases: bool = True
+    index: str | None = None
+    since: Version | None = None
+    until: Version | None = None
+    pre: bool = False
+    wheels: tuple[str, ...] = ()
+    images: bool = False
+    sources: tuple[str, ...] = ()
+    lock: Path | None = None
+    cached: bool = True
