@@ -5,7 +5,9 @@
 
 The data that cross from reading to answering are below. `survey.py` offers
 
-    def survey(patches: Sequence[Patch], scope: Scope, say: Say, watch: Watch) -> tuple[Finding, ...]
+    def survey(
+        patches: Sequence[Patch], scope: Scope, say: Say, watch: Watch
+    ) -> tuple[Finding, ...]
 
 It raises only where nothing at all can be read (the index itself: `Unreadable`; a wrong SOURCE:
 `BadSource`). Whatever goes wrong with one artifact is a Finding whose verdict is UNKNOWN, with
