@@ -10,6 +10,7 @@ from patcher.guard.rewrite import Rewritten, rewrite
 from patcher.guard.verify import verify
 
 from .oracle import Deaths, Outcome, Program
+from .stubs import Place
 
 RULE = AttributeGuard("kv_b_proj", "weight", "dtype", "params_dtype")
 
@@ -45,7 +46,9 @@ def assert_rewrite_is_sound(source: bytes, limit: int = 4096) -> bool:
     reached = assert_same_but_for_deaths(
         Program(source), Program(rewritten.data), limit, may_die=bool(left)
     )
-    unproven = [read for read in left if is_written_out(read) and read.line in reached]
+    unproven = [
+        read for read in left if is_written_out(read) and (read.line, read.column) in reached
+    ]
     assert not unproven, f"{unproven} in\n{rewritten.data.decode()}"
     return True
 
@@ -70,12 +73,12 @@ def assert_only_edits_differ(source: bytes, rewritten: Rewritten) -> None:
 
 def assert_same_but_for_deaths(
     before: Program, after: Program, limit: int, *, may_die: bool
-) -> set[int]:
+) -> set[Place]:
     """Run by run: the rewritten does not die; where nothing was missed before, all is equal.
 
-    Returns the lines of the rewritten program whose reads some run tried.
+    Returns the places of the reads that some run of the rewritten program tried.
     """
-    reached: set[int] = set()
+    reached: set[Place] = set()
     for packed in before.packings():
         for decisions, old in before.runs(packed, limit):
             new, taken = after.run(packed, decisions)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Outcome:
     """What one run did. `deaths` are the places (line, column, from 1) of the fatal reads.
 
-    `reached` are the lines of all reads that were tried, `missed` says whether one failed.
+    `reached` are the places of all reads that were tried, `missed` says whether one failed.
     """
 
     value: object
@@ -39,7 +39,7 @@ class Outcome:
     state: object
     dead: bool
     deaths: tuple[Place, ...]
-    reached: frozenset[int]
+    reached: frozenset[Place]
     missed: bool
     endless: bool
 

@@ -85,6 +85,8 @@ values = st.one_of(
     filled("lambda: {r} if {c} else 0", r=reads, c=conditions),
     filled("f'{{{r}}}'", r=reads),
     filled("{{{r}: {s}}}", r=reads, s=reads),
+    filled("{{1: {c}, {r}: 2}}", r=reads, c=conditions),
+    filled("(lambda y={c}, x={r}: x)()", r=reads, c=conditions),
     filled('"a" < {r} < "z"', r=reads),
     filled("effect({r})", r=reads),
 )
@@ -96,6 +98,9 @@ simple = st.one_of(
     filled("return {v}", v=values),
     filled("return {r}", r=reads),
     filled("effect({v})", v=values),
+    filled("def g(x={c}, *, y={r}): pass", r=reads, c=conditions),
+    filled("def g(x: {c}, y: {r}) -> {c}: pass", r=reads, c=conditions),
+    filled("box = {{}}; box[{r}] = {c}", r=reads, c=conditions),
     filled("assert {c}", c=conditions),
     filled("p = {x}", x=layers),
     filled('w = getattr({x}, "weight", None)', x=layers),

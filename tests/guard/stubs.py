@@ -64,7 +64,7 @@ class World:
     taken: list[bool] = field(default_factory=list)
     effects: list[object] = field(default_factory=list)
     misses: list[tuple[AttributeError, Place]] = field(default_factory=list)
-    reached: set[int] = field(default_factory=set)
+    reached: set[Place] = field(default_factory=set)
     rounds: int = 0
 
     def choice(self) -> bool:
@@ -89,7 +89,7 @@ class World:
 
     def load(self, value: object, attribute: str, line: int, column: int) -> object:
         """`value.attribute`, with a note of where it was tried, and where a weight was missed."""
-        self.reached.add(line)
+        self.reached.add((line, column))
         try:
             return getattr(value, attribute)
         except AttributeError as error:

@@ -1,0 +1,90 @@
+"""Verifier and rewriter on the real target file of every release since it exists."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from patcher.guard.prove import prove
+from patcher.guard.rewrite import rewrite
+from patcher.guard.verify import verify
+from patcher.patch import apply, select
+
+PATCH = select(["kv-b-proj-dtype"])[0]
+ReleaseFile = Callable[[str], bytes]
+
+# (unguarded, guarded) of each release, as measured before this program existed.
+MEASURED = {
+    (1, 0): ["0.15.0", "0.15.1", "0.16.0"],
+    (3, 0): ["0.17.0", "0.17.1"],
+    (0, 2): ["0.18.0", "0.18.1", "0.19.0", "0.19.1"],
+    (1, 2): ["0.20.0", "0.20.1", "0.20.2", "0.21.0", "0.22.0", "0.22.1", "0.23.0", "0.24.0"],
+    (1, 3): ["0.25.0", "0.25.1", "0.26.0", "0.27.0", "0.27.1"],
+    (0, 1): ["0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0", "0.33.0"],
+}
+RELEASES = [(version, *counts) for counts, versions in MEASURED.items() for version in versions]
+AFFECTED = [version for version, unguarded, _ in RELEASES if unguarded]
+
+
+@pytest.mark.parametrize(("version", "unguarded", "guarded"), RELEASES)
+def test_the_verdict_is_the_measured_one(
+    release_file: ReleaseFile, version: str, unguarded: int, guarded: int
+) -> None:
+    counts = Counter(read.guarded for read in verify(release_file(version), PATCH.rule))
+    assert (counts[False], counts[True]) == (unguarded, guarded)
+
+
+@pytest.mark.parametrize(("version", "unguarded", "guarded"), RELEASES)
+def test_a_patched_release_is_clean_and_otherwise_unchanged(
+    release_file: ReleaseFile, version: str, unguarded: int, guarded: int
+) -> None:
+    source = release_file(version)
+    rewritten = rewrite(source, PATCH.rule)
+    prove(source, rewritten, PATCH.rule)
+    assert len(rewritten.edits) == unguarded
+    assert len(verify(rewritten.data, PATCH.rule)) == unguarded + guarded
+    restored = rewritten.data
+    for edit in rewritten.edits:  # in file order: what lies before an edit is restored already
+        restored = restored[: edit.start] + edit.before + restored[edit.start + len(edit.after) :]
+    assert restored == source
+    assert rewrite(rewritten.data, PATCH.rule).edits == ()
+
+
+def test_a_patched_0_17_1_has_the_guards_of_upstreams_own_fix(release_file: ReleaseFile) -> None:
+    edits = apply(PATCH, release_file("0.17.1")).edits
+    assert [edit.shape for edit in edits] == ["gate", "value", "value"]
+    upstream = release_file("0.18.0")
+    assert _guards(apply(PATCH, release_file("0.17.1")).data) == _guards(upstream) != set()
+
+
+def _guards(source: bytes) -> set[str]:
+    """The conditional expressions, and the operands of `and`, that stand around a guard."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.IfExp) and "kv_b_proj" in ast.unparse(node.test):
+            found.add(ast.unparse(node))
+        if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
+            found |= {ast.unparse(value) for value in node.values if "kv_b_proj" in ast.dump(value)}
+    return found
+
+
+@pytest.mark.parametrize("version", AFFECTED)
+def test_vllms_own_formatter_would_leave_the_patched_file(
+    release_file: ReleaseFile, tmp_path: Path, version: str
+) -> None:
+    file = tmp_path / "mla_attention.py"
+    for data in (release_file(version), apply(PATCH, release_file(version)).data):
+        file.write_bytes(data)
+        ran = subprocess.run(
+            [sys.executable, "-m", "ruff", "format", "--isolated", "--diff", str(file)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (ran.returncode, ran.stdout) == (0, "")
