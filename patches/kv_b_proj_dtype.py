@@ -30,6 +30,125 @@ PATCH = Patch(
         (38771, "second fix, in 0.28.0"),
     ),
     affected=(">=0.15.0,<0.18.0", ">=0.20.0,<0.28.0"),
-    valid=(),
-    invalid=(Example(before="", after=""),),
+    valid=(
+        # upstream's gate, PR 34695
+        """\
+self.enabled = (
+    supported
+    and hasattr(self.kv_b_proj, "weight")
+    and self.kv_b_proj.weight.dtype == torch.bfloat16
+)
+""",
+        # upstream's value, PR 34695
+        """\
+dtype = (
+    self.kv_b_proj.weight.dtype
+    if hasattr(self.kv_b_proj, "weight")
+    else self.kv_b_proj.params_dtype
+)
+""",
+        # upstream's helper, PR 38771
+        """\
+def input_dtype(kv_b_proj):
+    weight = getattr(kv_b_proj, "weight", None)
+    return weight.dtype if weight is not None else kv_b_proj.params_dtype
+""",
+        """\
+def input_dtype(layer):
+    if not hasattr(layer.kv_b_proj, "weight"):
+        return layer.kv_b_proj.params_dtype
+    return layer.kv_b_proj.weight.dtype
+""",
+        """\
+try:
+    dtype = self.kv_b_proj.weight.dtype
+except AttributeError:
+    dtype = self.kv_b_proj.params_dtype
+""",
+        # another attribute, another layer
+        "shape = self.kv_b_proj.weight.shape\n",
+        "dtype = self.q_proj.weight.dtype\n",
+    ),
+    invalid=(
+        Example(
+            before="x = x.to(self.kv_b_proj.weight.dtype)\n",
+            after="""\
+x = x.to(
+    self.kv_b_proj.weight.dtype
+    if hasattr(self.kv_b_proj, "weight")
+    else self.kv_b_proj.params_dtype
+)
+""",
+        ),
+        Example(
+            before="dtype = proj.kv_b_proj.weight.dtype\n",
+            after="""\
+dtype = (
+    proj.kv_b_proj.weight.dtype
+    if hasattr(proj.kv_b_proj, "weight")
+    else proj.kv_b_proj.params_dtype
+)
+""",
+        ),
+        Example(
+            before="d = kv_b_proj.weight.dtype\n",
+            after=(
+                "d = (kv_b_proj.weight.dtype"
+                ' if hasattr(kv_b_proj, "weight") else kv_b_proj.params_dtype)\n'
+            ),
+        ),
+        # a gate: falling back to params_dtype would switch the feature on
+        Example(
+            before="""\
+self.enabled = (
+    supported
+    and self.kv_b_proj.weight.dtype == torch.bfloat16
+)
+""",
+            after="""\
+self.enabled = (
+    supported
+    and hasattr(self.kv_b_proj, "weight")
+    and self.kv_b_proj.weight.dtype == torch.bfloat16
+)
+""",
+        ),
+        # no gate: `or`, and not `==`
+        Example(
+            before="""\
+if (
+    use_fp8_prefill
+    or self.kv_b_proj.weight.dtype != current_platform.fp8_dtype()
+):
+    pass
+""",
+            after="""\
+if (
+    use_fp8_prefill
+    or (
+        self.kv_b_proj.weight.dtype
+        if hasattr(self.kv_b_proj, "weight")
+        else self.kv_b_proj.params_dtype
+    )
+    != current_platform.fp8_dtype()
+):
+    pass
+""",
+        ),
+        # a guard of something else
+        Example(
+            before="""\
+if hasattr(self.q_proj, "weight"):
+    d = kv_b_proj.weight.dtype
+""",
+            after="""\
+if hasattr(self.q_proj, "weight"):
+    d = (
+        kv_b_proj.weight.dtype
+        if hasattr(kv_b_proj, "weight")
+        else kv_b_proj.params_dtype
+    )
+""",
+        ),
+    ),
 )

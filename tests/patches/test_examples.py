@@ -1,0 +1,45 @@
+"""Every patch in patches/ is held against its own examples, and against upstream's real files."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from patcher.guard.rewrite import rewrite
+from patcher.guard.verify import verify
+from patcher.patch import Example, Patch, apply, catalogue
+
+VALID = [(patch, source) for patch in catalogue() for source in patch.valid]
+INVALID = [(patch, example) for patch in catalogue() for example in patch.invalid]
+
+
+@pytest.mark.parametrize(("patch", "source"), VALID)
+def test_a_valid_example_is_left_alone(patch: Patch, source: str) -> None:
+    assert all(read.guarded for read in verify(source.encode(), patch.rule))
+    assert rewrite(source.encode(), patch.rule).edits == ()
+    assert apply(patch, source.encode()).data == source.encode()
+
+
+@pytest.mark.parametrize(("patch", "example"), INVALID)
+def test_an_invalid_example_becomes_its_after(patch: Patch, example: Example) -> None:
+    assert not all(read.guarded for read in verify(example.before.encode(), patch.rule))
+    assert apply(patch, example.before.encode()).data.decode() == example.after
+
+
+@pytest.mark.parametrize(("patch", "example"), INVALID)
+def test_the_after_of_an_example_needs_nothing_more(patch: Patch, example: Example) -> None:
+    assert apply(patch, example.after.encode()).edits == ()
+
+
+@pytest.mark.parametrize("patch", catalogue(), ids=lambda patch: patch.name)
+def test_a_patch_says_what_it_is(patch: Patch) -> None:
+    from packaging.specifiers import SpecifierSet
+
+    assert patch.valid
+    assert patch.invalid
+    assert patch.why
+    assert patch.upstream
+    assert [SpecifierSet(claim) for claim in patch.affected]
+    for text in (*patch.valid, *(example.after for example in patch.invalid)):
+        ast.parse(text)
