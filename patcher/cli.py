@@ -16,7 +16,7 @@ import click
 from patcher import __version__
 from patcher.errors import Exit, UsageError
 from patcher.patch import apply, data_path, judge, select
-from patcher.report import as_json, exit_for, unified_diff, verdict_lines, verdict_summary
+from patcher.report import as_json, exit_for, verdict_lines, verdict_summary
 
 if TYPE_CHECKING:
     from patcher.images.reference import Platform
@@ -118,6 +118,7 @@ def diff(
     SOURCE is what `verify` takes. The shown result has passed every proof. Exits 1 where there
     is nothing to patch, as there is then no diff.
     """
+    from patcher.diff import unified_diff
     from patcher.sources.spec import open_source
 
     found = open_source(source, _lock(lock), _platform(platform))

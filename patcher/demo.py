@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patcher.build import Base, Order, Report, Say, bake
+from patcher.diff import unified_diff
 from patcher.errors import Unwritable
 from patcher.images import ImageFile
 from patcher.images.assemble import write_base
@@ -18,7 +19,6 @@ from patcher.images.installed import VERSION_FILE
 from patcher.images.layout import open_layout
 from patcher.images.reference import Platform
 from patcher.patch import catalogue
-from patcher.report import unified_diff
 from patcher.sources.wheel import open_release
 
 PACKAGES = "/usr/local/lib/python3.12/dist-packages"

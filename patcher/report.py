@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import enum
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from patcher.images.lock import Entry
 
 SCHEMA = 1
-NO_NEWLINE = "\\ No newline at end of file"  # as diff(1) says it
 
 
 def as_json(command: str, **content: Any) -> str:
@@ -74,19 +72,6 @@ def verdict_summary(verdict: Verdict) -> str:
         return f"{where} ({verdict.reason})"
     unguarded = len(verdict.unguarded)
     return f"{where} ({unguarded} unguarded, {len(verdict.reads) - unguarded} guarded)"
-
-
-def unified_diff(before: bytes, after: bytes, path: str) -> str:
-    """The difference, as `patch` and `git apply` take it with -p1; empty for none."""
-    old, new = (data.decode(errors="surrogateescape") for data in (before, after))
-    lines = difflib.unified_diff(_lines(old), _lines(new), f"a/{path}", f"b/{path}")
-    return "".join(line if line.endswith("\n") else f"{line}\n{NO_NEWLINE}\n" for line in lines)
-
-
-def _lines(text: str) -> list[str]:
-    """Lines with their ends; only a line feed ends a line of a diff."""
-    *whole, rest = text.split("\n")
-    return [f"{line}\n" for line in whole] + ([rest] if rest else [])
 
 
 def image_lines(report: Report) -> list[str]:

@@ -10,9 +10,10 @@ import ast
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from patcher.guard.evaluate import Evaluator, Floor, Later
+from patcher.guard.evaluate import Evaluator
 from patcher.guard.facts import DEAD, OTHER, Facts, Value, join_all
 from patcher.guard.names import bound_by
+from patcher.guard.state import Floor, Later
 
 Try = ast.Try | ast.TryStar
 

@@ -10,8 +10,6 @@ import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NoReturn
 
-from packaging.version import InvalidVersion, Version
-
 from patcher.errors import BrokenImage
 
 if TYPE_CHECKING:
@@ -32,6 +30,8 @@ def parse_version(data: bytes) -> tuple[str, str | None]:
     The commit is `commit_id`, or else the `g...` part of the version's local segment; None where
     neither is there. Raises `BrokenImage` where the file states no version.
     """
+    from packaging.version import InvalidVersion, Version
+
     stated = dict(_strings(data))
     version = stated.get("__version__", stated.get("version"))
     if version is None:

@@ -1,0 +1,45 @@
+# Every target calls vllm-patcher or a tool; none holds logic. `make help` lists them.
+SHELL := /bin/sh
+PYTHON ?= python3
+BIN := .venv/bin
+
+# Options of `make image`; see `vllm-patcher image --help`.
+VLLM ?=
+PLATFORM ?=
+PATCHES ?=
+ALLOW_CLEAN ?=
+
+.PHONY: help image demo test lint bench
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+image: $(BIN)/vllm-patcher ## bake a patched image: VLLM=0.23.1rc1 [PLATFORM=linux/arm64] [PATCHES="a b"] [ALLOW_CLEAN=1]
+	@$(BIN)/vllm-patcher image $(if $(VLLM),$(VLLM),$(error say which: make image VLLM=0.23.1rc1)) \
+	  $(if $(PLATFORM),--platform $(PLATFORM)) $(PATCHES:%=--patch %) $(if $(ALLOW_CLEAN),--allow-clean)
+
+demo: $(BIN)/vllm-patcher ## the whole job on the real vLLM 0.23.0, without Docker
+	@$(BIN)/vllm-patcher demo
+
+test: $(BIN)/.dev ## run the tests; what is missing here is skipped with the reason
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: $(BIN)/.dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(BIN)/.dev ## measure: rewriting, verifying, reading a wheel
+	$(BIN)/python -m bench
+
+$(BIN)/vllm-patcher: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@echo "setting up .venv (once)" >&2
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(BIN)/.dev: $(BIN)/vllm-patcher
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

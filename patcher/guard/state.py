@@ -1,0 +1,119 @@
+"""The verifier's state while it walks a scope, and what binds, loses and repeats.
+
+`facts` hold at the point that the walk has reached. Everything that may undo them goes through
+here: a name bound anew, an attribute stored to, code that cannot be seen.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from patcher.guard import AttributeGuard
+from patcher.guard.facts import OTHER, Facts, Held, Value
+from patcher.guard.names import ModuleNames
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Code that runs at another time, and the names that it sees from outside."""
+
+    node: Function | ast.GeneratorExp
+    outer: Mapping[str, Value]
+
+
+@dataclass(slots=True)
+class Floor:
+    """What held at every point since it was laid: what an exception leaves behind."""
+
+    facts: Facts
+
+
+@dataclass
+class Walk(ast.NodeVisitor):
+    """The state of one walk.
+
+    `judged` holds each read that was met, and whether every visit found it safe. `ever` holds
+    the worst that each name of this scope was bound to, for code that runs later.
+    """
+
+    rule: AttributeGuard
+    names: ModuleNames
+    judged: dict[ast.Attribute, bool] = field(default_factory=dict)
+    later: list[Later] = field(default_factory=list)
+    floors: list[Floor] = field(default_factory=list)
+    ever: dict[str, Value] = field(default_factory=dict)
+    caught: bool = False
+    _facts: Facts = field(default_factory=Facts)
+
+    @property
+    def facts(self) -> Facts:
+        """What holds at this point."""
+        return self._facts
+
+    @facts.setter
+    def facts(self, facts: Facts) -> None:
+        self._facts = facts
+        for floor in self.floors:
+            floor.facts = floor.facts.join(facts)
+
+    def bind(self, target: ast.expr, value: Value) -> None:
+        """Store `value` to a target, as an assignment, a loop or a walrus does."""
+        match target:
+            case ast.Name(id=name):
+                self.bind_name(name, value)
+            case ast.Attribute(attr=attr):
+                self.visit(target)
+                self.lose_attribute(attr)
+            case ast.Tuple(elts=targets) | ast.List(elts=targets):
+                self.lose_paths()
+                for element in targets:
+                    self.bind(element, OTHER)
+            case ast.Starred(value=element):
+                self.bind(element, OTHER)
+            case _:
+                self.visit(target)
+                self.lose_paths()
+
+    def bind_name(self, name: str, value: Value) -> None:
+        """Bind a name anew."""
+        self.facts = self.facts.without_names([name]).with_name(name, value)
+        worst = self._exposed(value) if name in self.names.shared else value.detached()
+        self.ever[name] = self.ever.get(name, worst).join(worst)
+
+    def _exposed(self, value: Value) -> Value:
+        """A value in a name that any call may bind anew: by now it may be None."""
+        return replace(value.detached(), nothing=value.nothing or value.held is not Held.NO)
+
+    def lose_paths(self) -> None:
+        """Code ran that cannot be seen: it may have altered every layer and every shared name."""
+        facts = self.facts.without_paths()
+        for name in self.names.shared & facts.names.keys():
+            facts = facts.with_name(name, self._exposed(facts.names[name]))
+        self.facts = facts
+
+    def lose_attribute(self, attribute: str) -> None:
+        """Some object's attribute was stored to or deleted."""
+        if attribute in {self.rule.attribute, "__dict__", "__class__"}:
+            self.lose_paths()
+        self.facts = self.facts.without_attribute(attribute)
+
+    def iterate(self, iterable: ast.expr) -> None:
+        """One step of a loop. A range runs no code of anybody's."""
+        match iterable:
+            case ast.Call(func=func) if self.names.is_builtin(func, "range"):
+                pass
+            case _:
+                self.lose_paths()
+
+    def until_stable(self) -> Iterator[None]:
+        """Repeat a loop's body until another round would start from the same facts."""
+        while True:
+            head = self.facts
+            yield
+            self.facts = head.join(self.facts)
+            if self.facts == head:
+                return

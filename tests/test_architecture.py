@@ -1,0 +1,90 @@
+"""The floors: nothing imports upwards, and starting up stays cheap."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import patcher
+
+ROOT = Path(patcher.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+# Lower is nearer the ground. A module may import its own floor and what lies below.
+FLOORS = {
+    "patcher": 0,
+    "patcher.errors": 0,
+    "patcher.diff": 0,
+    "patcher.files": 0,
+    "patcher.versions": 0,
+    "patcher.guard": 1,
+    "patcher.patch": 2,
+    "patcher.sources": 2,
+    "patcher.images": 2,
+    "patcher.cache": 2,
+    "patcher.landed": 3,
+}
+TOP = 4
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def floor_of(module: str) -> int:
+    """The floor of the longest prefix that has one; what has none is a command's."""
+    parts = module.split(".")
+    for length in range(len(parts), 1, -1):
+        if ".".join(parts[:length]) in FLOORS:
+            return FLOORS[".".join(parts[:length])]
+    return FLOORS.get(module, TOP)
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    modules = {module_of(file) for file in FILES}
+    return {name for name in found if name in modules and name != "patcher"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_nothing_imports_upwards(path: Path) -> None:
+    own = floor_of(module_of(path))
+    assert {name for name in imports_of(path) if floor_of(name) > own} == set()
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph = {module_of(path): imports_of(path) for path in FILES}
+    done: set[str] = set()
+    while ready := {name for name, needs in graph.items() if needs - {name} <= done} - done:
+        done |= ready
+    assert set(graph) - done == set()
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_a_file_is_of_a_size_that_can_be_read(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 320
+
+
+@pytest.mark.parametrize(
+    "heavy", ["libcst", "docker", "requests", "jinja2", "rich", "pypi_simple", "packaging.version"]
+)
+def test_verifying_a_file_does_not_pay_for(tmp_path: Path, heavy: str) -> None:
+    file = tmp_path / "a.py"
+    file.write_text("x = 1\n")
+    code = (
+        "import sys; from patcher.__main__ import main\n"
+        f"sys.argv = ['vllm-patcher', 'verify', {str(file)!r}]\n"
+        "try: main()\n"
+        f"except SystemExit as end: sys.exit(end.code or {heavy!r} in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, ""), ran.stderr
