@@ -51,7 +51,6 @@ class _Stat:
     """What the daemon says of a path, the last part not followed; `link` is where it leads."""
 
     mode: int
-    size: int
     link: str
 
 
@@ -101,10 +100,10 @@ class Files:
             member = _first(archive, path)
         return ImageDirectory(path, member.uid, member.gid, _mode(member), int(member.mtime))
 
-    def names(self, path: str) -> list[str]:
-        """The names in the directory at a real path."""
+    def filled(self, path: str) -> list[str]:
+        """The names of what is not empty in the directory at a real path."""
         with self._archive(path) as archive:
-            parts = [member.name.rstrip("/").split("/") for member in archive]
+            parts = [member.name.rstrip("/").split("/") for member in archive if member.size]
         return [part[1] for part in parts if len(part) == 2]
 
     def _is_directory(self, path: str) -> bool:
@@ -127,7 +126,7 @@ class Files:
         if answer.status_code != 200:
             return None
         told = decode_json_header(answer.headers["X-Docker-Container-Path-Stat"])
-        return _Stat(told["mode"], told["size"], told["linkTarget"])
+        return _Stat(told["mode"], told["linkTarget"])
 
     def check_alive(self) -> None:
         """Raise `DaemonFailed` where the container is gone: then "not there" means nothing."""
@@ -265,11 +264,14 @@ def candidates(environment: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _bytecode(files: Files, path: str) -> tuple[str, ...]:
-    """The absolute, real paths of the .pyc that Python could run in a file's place."""
+    """The absolute, real paths of the .pyc that Python could run in a file's place.
+
+    An empty one is none: Python reads the source then, which is how `bake` covers bytecode.
+    """
     cache = files.real(join(dirname(path), "__pycache__"))
     if cache is None:
         return ()
-    return tuple(join(cache, name) for name in bytecode_names(path, files.names(cache)))
+    return tuple(join(cache, name) for name in bytecode_names(path, files.filled(cache)))
 
 
 def _above(paths: Sequence[str]) -> list[str]:
