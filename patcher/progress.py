@@ -19,7 +19,9 @@ def pulling() -> Iterator[Callable[[Progress], None]]:
 
     columns = (TextColumn("pulling"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     layers: dict[str, tuple[int, int]] = {}
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    # Where nobody watches, rich would still print an empty line.
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task("pulling", total=None, visible=False)
 
         def show(step: Progress) -> None:

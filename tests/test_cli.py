@@ -1,0 +1,258 @@
+"""The commands as a user meets them: output, talk, exit codes, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+import py_compile
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from patcher.patch import apply, select
+from tests.commands import run
+from tests.conftest import TARGET
+
+PATCH = select([])[0]
+ReleaseFile = Callable[[str], bytes]
+COMMANDS = [
+    [], ["verify"], ["diff"], ["patch"], ["image"], ["demo"],
+    ["lock"], ["lock", "add"], ["lock", "list"], ["lock", "check"],
+]  # fmt: skip
+
+
+@pytest.fixture
+def file(tmp_path: Path, release_file: ReleaseFile) -> Path:
+    """The real target file of 0.23.0, alone."""
+    path = tmp_path / "mla_attention.py"
+    path.write_bytes(release_file("0.23.0"))
+    return path
+
+
+@pytest.fixture
+def venv(tmp_path: Path, release_file: ReleaseFile) -> Path:
+    """A virtual environment's tree with the real file in it, and bytecode that never checks."""
+    packages = tmp_path / "venv" / "lib" / "python3.12" / "site-packages"
+    target = packages / TARGET
+    target.parent.mkdir(parents=True)
+    target.write_bytes(release_file("0.23.0"))
+    (packages / "vllm" / "__init__.py").touch()
+    (packages / "vllm" / "_version.py").write_text("__version__ = version = '0.23.0'\n")
+    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    py_compile.compile(str(target), invalidation_mode=mode, doraise=True)
+    return tmp_path / "venv"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command) or "group")
+def test_help_teaches(command: list[str]) -> None:
+    ran = run(*command, "--help")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "Usage: vllm-patcher" in ran.stdout
+    assert "Exit codes: 0 as wanted" in ran.stdout
+
+
+def test_verify_names_file_line_column_function_and_text(file: Path) -> None:
+    ran = run("verify", file)
+    assert ran.returncode == 1
+    assert ran.stdout == (
+        f"{file}:2094:46: unguarded read self.kv_b_proj.weight.dtype in "
+        "MLACommonImpl._compute_prefill_context: fails where there is no .weight "
+        "[kv-b-proj-dtype]\n"
+    )
+    assert ran.stderr == f"{file}: kv-b-proj-dtype: needed (1 unguarded, 2 guarded)\n"
+
+
+def test_verify_of_a_clean_file_is_silent_on_stdout(
+    tmp_path: Path, release_file: ReleaseFile
+) -> None:
+    (tmp_path / "a.py").write_bytes(release_file("0.33.0"))
+    ran = run("verify", "a.py", cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (0, "")
+    assert ran.stderr == "a.py: kv-b-proj-dtype: clean (0 unguarded, 1 guarded)\n"
+
+
+def test_verify_reads_a_virtual_environment_and_a_release(venv: Path) -> None:
+    ran = run("verify", venv, "pypi:0.28.0", "--json")
+    assert ran.returncode == 1
+    document = json.loads(ran.stdout)
+    assert (document["schema"], document["command"]) == (1, "verify")
+    assert [verdict["status"] for verdict in document["verdicts"]] == ["needed", "clean"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"def f(:\n", "line 1: not Python source"),
+        (b"\x00", "null bytes"),
+        (b"# -*- coding: utf-8 -*-\nx = '\xff'\n", "not Python source"),
+        (b"# -*- coding: no-such -*-\n", "encoding"),
+        (b"x = " + b"(" * 5000, "not Python source"),
+    ],
+)
+def test_what_is_not_python_is_unknown_and_never_clean(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    (tmp_path / "a.py").write_bytes(content)
+    ran = run("verify", "a.py", cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (3, "")
+    assert "a.py: kv-b-proj-dtype: unknown" in ran.stderr
+    assert reason in ran.stderr
+
+
+def test_a_tree_without_the_target_is_absent_and_never_clean(venv: Path) -> None:
+    next(venv.rglob("mla_attention.py")).unlink()
+    ran = run("verify", venv)
+    assert (ran.returncode, ran.stdout) == (3, "")
+    assert "kv-b-proj-dtype: absent" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["verify", "no/such.py"], "there is no no/such.py"),
+        (["verify", "."], "holds no installed vLLM"),
+        (["verify"], "Missing argument"),
+        (["patch", "x.py"], "say where the result goes"),
+        (["patch", "x.py", "-o", "y.py", "--in-place"], "say where the result goes"),
+        (["image", "9.9.9"], "'9.9.9' is not in images.lock"),
+        (["image", "0.23.0", "--platform", "a b"], "platform"),
+        (["verify", "x.py", "--patch", "no"], "no patch is named 'no'"),
+        (["verify", "pypi:99.0"], "PyPI has no vLLM '99.0'"),
+        (["verify", "\x1b[31mred.py"], "there is no \\x1b[31mred.py"),
+    ],
+)
+def test_a_wrong_call_is_told_with_the_next_step(
+    tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    ran = run(*arguments, cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert says in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_an_error_is_json_too_where_json_was_asked(tmp_path: Path) -> None:
+    ran = run("verify", "no/such.py", "--json", cwd=tmp_path)
+    document = json.loads(ran.stdout)
+    assert (ran.returncode, document["exit"]) == (2, 2)
+    assert document["error"]["kind"] == "BadSource"
+
+
+def test_a_diff_applies_with_patch(file: Path, release_file: ReleaseFile, tmp_path: Path) -> None:
+    ran = run("diff", file)
+    assert ran.returncode == 0
+    tree = tmp_path / "tree" / TARGET
+    tree.parent.mkdir(parents=True)
+    tree.write_bytes(release_file("0.23.0"))
+    applied = subprocess.run(
+        ["git", "apply", "-p1", "-"],
+        input=ran.stdout,
+        text=True,
+        cwd=tmp_path / "tree",
+        check=False,
+    )
+    assert applied.returncode == 0
+    assert tree.read_bytes() == apply(PATCH, release_file("0.23.0")).data
+
+
+def test_a_diff_of_nothing_is_a_finding() -> None:
+    ran = run("diff", "pypi:0.33.0")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "already patched" in ran.stderr
+
+
+def test_patching_to_another_file_leaves_the_first(file: Path, release_file: ReleaseFile) -> None:
+    output = file.with_name("out.py")
+    ran = run("patch", file, "-o", output)
+    assert (ran.returncode, ran.stdout) == (0, f"{output}\n")
+    assert output.read_bytes() == apply(PATCH, release_file("0.23.0")).data
+    assert file.read_bytes() == release_file("0.23.0")
+
+
+def test_patching_a_tree_in_place_removes_bytecode_that_would_win(
+    venv: Path, release_file: ReleaseFile
+) -> None:
+    target = next(venv.rglob("mla_attention.py"))
+    target.chmod(0o640)
+    ran = run("patch", venv, "--in-place", "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert target.read_bytes() == apply(PATCH, release_file("0.23.0")).data
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert list(venv.rglob("*.pyc*")) == []
+    assert json.loads(ran.stdout)["files"][0]["edits"] == 1
+
+
+def test_a_second_run_says_already_patched(venv: Path) -> None:
+    run("patch", venv, "--in-place")
+    before = {path: path.stat().st_mtime_ns for path in venv.rglob("*")}
+    ran = run("patch", venv, "--in-place")
+    assert ran.returncode == 0
+    assert "already patched" in ran.stderr
+    assert {path: path.stat().st_mtime_ns for path in venv.rglob("*")} == before
+
+
+def test_a_tree_can_be_patched_into_a_folder(venv: Path, tmp_path: Path) -> None:
+    ran = run("patch", venv, "-o", tmp_path / "out")
+    assert ran.returncode == 0, ran.stderr
+    assert run("verify", tmp_path / "out" / TARGET).returncode == 0
+
+
+def test_a_refused_rewrite_writes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_text("x = 1\nprint(f().kv_b_proj.weight.dtype)\n")
+    before = path.read_bytes()
+    ran = run("patch", path, "--in-place")
+    assert (ran.returncode, ran.stdout, path.read_bytes()) == (1, "", before)
+    assert "line 2" in ran.stderr
+    assert "side effects" in ran.stderr
+
+
+def test_a_failed_write_leaves_every_byte(venv: Path) -> None:
+    before = {path: path.read_bytes() for path in venv.rglob("*") if path.is_file()}
+    # No file may grow beyond a block: the new source cannot be written out.
+    command = f"ulimit -f 1; exec {sys.executable} -B -m patcher patch {venv} --in-place"
+    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (3, "")
+    assert "error: " in ran.stderr
+    assert {path: path.read_bytes() for path in venv.rglob("*") if path.is_file()} == before
+
+
+def test_the_shipped_lock_is_whole() -> None:
+    ran = run("lock", "check")
+    assert (ran.returncode, ran.stdout) == (0, "")
+    listed = run("lock", "list", "--json")
+    assert len(json.loads(listed.stdout)["images"]) == 47
+    assert "0.23.1rc1.dev672+g93d8f834d" in run("lock", "list").stdout
+
+
+def test_a_reference_with_a_digest_is_locked_as_it_is(tmp_path: Path) -> None:
+    digest = "sha256:" + "0" * 64
+    ran = run("lock", "add", "0.23.0", f"example.com/vllm@{digest}", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert digest in (tmp_path / "images.lock").read_text()
+    assert run("lock", "check", cwd=tmp_path).returncode == 0
+
+
+def test_a_broken_lock_is_told_by_line(tmp_path: Path) -> None:
+    (tmp_path / "images.lock").write_text("schema = 1\n[[image]\n")
+    ran = run("lock", "list", cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (3, "")
+    assert "images.lock, line 2" in ran.stderr
+
+
+def test_no_daemon_is_told_with_the_next_step(tmp_path: Path) -> None:
+    ran = run("image", "0.23.0", DOCKER_HOST=f"unix://{tmp_path}/none.sock")
+    assert (ran.returncode, ran.stdout) == (3, "")
+    assert "next:" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(file: Path) -> None:
+    ran = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m patcher diff {file} 2>err | true"],
+        cwd=file.parent,
+        check=False,
+    )
+    assert ran.returncode == 0
+    assert "Traceback" not in (file.parent / "err").read_text()

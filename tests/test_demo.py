@@ -1,0 +1,51 @@
+"""`vllm-patcher demo`: the whole job on the real wheel, the same on every run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.commands import run
+
+
+def test_the_demo_gives_the_same_digest_on_every_run(tmp_path: Path) -> None:
+    first = run("demo", "-o", tmp_path / "a", "--json")
+    second = run(
+        "demo", "-o", tmp_path / "b", "--json",
+        TZ="Pacific/Kiritimati", LC_ALL="C", PYTHONHASHSEED="7", SOURCE_DATE_EPOCH="1",
+    )  # fmt: skip
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    reports = [json.loads(ran.stdout) for ran in (first, second)]
+    assert reports[0]["digest"] == reports[1]["digest"]
+    # Written down once: another machine, Python or zlib must come to the same bytes.
+    assert reports[0]["base_digest"] == (
+        "sha256:0ceba25089c0ae106a85d56d4c07da047ec6451334f938f47ef74951ad9c20f9"
+    )
+    assert reports[0]["bytes_read"] < 2_000_000 < 200_000_000 < reports[0]["wheel_size"]
+
+
+def test_the_demo_shows_diff_verdicts_digests_and_what_to_do_next(tmp_path: Path) -> None:
+    ran = run("demo", "-o", tmp_path / "a")
+    for shown in (
+        '+                    if hasattr(self.kv_b_proj, "weight")',
+        "before needed: 1 unguarded, 2 guarded",
+        "after  clean: 0 unguarded, 3 guarded",
+        "tag      0.23.0-patched",
+        "skopeo copy",
+    ):
+        assert shown in ran.stdout
+    spec = ran.stdout.rstrip().rpartition(" ")[2]
+    assert run("verify", spec).returncode == 0
+
+
+def test_a_demo_never_removes_what_is_no_demo(tmp_path: Path) -> None:
+    (tmp_path / "precious").touch()
+    ran = run("demo", "-o", tmp_path)
+    assert (ran.returncode, ran.stdout) == (3, "")
+    assert (tmp_path / "precious").exists()
+
+
+def test_a_release_that_needs_nothing_says_so(tmp_path: Path) -> None:
+    ran = run("demo", "0.33.0", "-o", tmp_path / "a")
+    assert ran.returncode == 1
+    assert "vLLM 0.33.0 already carries this" in ran.stderr

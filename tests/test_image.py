@@ -1,0 +1,222 @@
+"""`vllm-patcher image`, end to end: a pinned base in a real registry, a real daemon, real vLLM."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from patcher.images.lock import Entry as Locked
+from patcher.images.lock import Lock, Original, Pin
+from patcher.images.lock import Locked as Pins
+from patcher.images.lockfile import save
+from patcher.images.reference import parse_platform, parse_reference
+from patcher.versions import parsed
+from tests.conftest import TARGET
+from tests.docker_bases import Entry, load_base, push_index, remove_all
+
+VERSION = "0.23.1rc1.dev672+g93d8f834d"
+COMMIT = "93d8f834dd8acf33eb0e2a75b2711b628cb6e226"
+ROOT = "/usr/local/lib/python3.12/dist-packages"
+CACHE = f"{ROOT}/vllm/model_executor/layers/attention/__pycache__"
+
+
+@dataclass(frozen=True)
+class World:
+    """A two-platform base in a registry, and a lock that pins it as the newest 0.23.1rc1."""
+
+    client: docker.DockerClient
+    lock: Path
+    repository: str
+    digests: dict[str, str]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `vllm-patcher image` as a user does."""
+        command = [sys.executable, "-m", "patcher", "image", *arguments, "--lock", str(self.lock)]
+        return subprocess.run(
+            [*command, "--repository", self.repository], capture_output=True, text=True, check=False
+        )
+
+    def tags(self) -> dict[str, str]:
+        """The ids of the images under our repository's tags."""
+        return {
+            tag.rpartition(":")[2]: image.id
+            for image in self.client.images.list(self.repository)
+            for tag in image.tags
+        }
+
+
+def version_file(version: str) -> bytes:
+    lines = f"__version__ = version = {version!r}\n__commit_id__ = commit_id = 'g{COMMIT[:9]}'\n"
+    return lines.encode()
+
+
+@pytest.fixture
+def world(
+    daemon: docker.DockerClient, registry: str, release_file: Callable[[str], bytes], tmp_path: Path
+) -> Iterator[Callable[..., World]]:
+    """`world(release, stated)`: real files of a release, in a base that states a version."""
+    made: list[tuple[str, str]] = []
+
+    def make(release: str = "0.23.0", stated: str = VERSION) -> World:
+        repository = f"{registry}/base/{uuid.uuid4().hex}"
+        images = {}
+        for architecture in ("amd64", "arm64"):
+            entries = [
+                Entry(f"{ROOT}/vllm/_version.py", version_file(stated)),
+                Entry(f"{ROOT}/{TARGET}", release_file(release), uid=1000, gid=1001, mode=0o640),
+                Entry(f"{CACHE}/mla_attention.cpython-312.pyc", b"stale"),
+                Entry(f"{CACHE}/other.cpython-312.pyc", b"kept"),
+            ]
+            config = {
+                "Entrypoint": ["vllm", "serve"],
+                "User": "2000",
+                "Labels": {"ai.vllm.image.tag": "nightly", "kept": "yes"},
+            }
+            images[architecture] = load_base(daemon, entries, config, architecture)
+        digests = push_index(daemon, repository, images)
+        for image in images.values():
+            remove_all(daemon, image)
+        reference = parse_reference(f"{repository}:nightly-{COMMIT}")
+        known = parsed(VERSION)
+        assert known is not None
+        pins = Pins(
+            known,
+            COMMIT,
+            Pin(digests["index"]),
+            platforms={parse_platform(f"linux/{a}"): Pin(digests[a]) for a in images},
+        )
+        lock = tmp_path / "images.lock"
+        save(lock, Lock((Locked(Original(VERSION, reference), pins),)))
+        made.append((repository, f"{registry}/patched/{uuid.uuid4().hex}"))
+        return World(daemon, lock, made[-1][1], digests)
+
+    yield make
+    for names in made:
+        for name in names:
+            for image in daemon.images.list(name):
+                remove_all(daemon, str(image.id))
+
+
+def test_an_image_is_baked_proven_and_tagged(world: Callable[..., World]) -> None:
+    here = world()
+    ran = here.run("0.23.1rc1", "--platform", "linux/amd64", "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert f"0.23.1rc1 is vLLM {VERSION} for linux/amd64" in ran.stderr
+    report = json.loads(ran.stdout)
+    assert [verdict["status"] for verdict in report["before"]] == ["needed"]
+    assert [verdict["status"] for verdict in report["after"]] == ["clean"]
+    fixed = report["tags"][0].rpartition(":")[2]
+    assert fixed.startswith("0.23.1rc1.dev672-g93d8f834d-")
+    assert here.tags() == {fixed: report["digest"], "0.23.1rc1-patched": report["digest"]}
+    config = here.client.images.get(report["digest"]).attrs["Config"]
+    assert (config["Entrypoint"], config["User"]) == (["vllm", "serve"], "2000")
+    labels = config["Labels"]
+    assert labels["kept"] == "yes"
+    assert labels["ai.vllm.image.tag"] == labels["org.opencontainers.image.version"] == fixed
+    assert labels["org.opencontainers.image.base.digest"] == here.digests["amd64"]
+    assert labels["org.opencontainers.image.base.name"].endswith(f":nightly-{COMMIT}")
+    assert labels["dev.vllm-patcher.vllm.version"] == VERSION
+    assert labels["dev.vllm-patcher.vllm.commit"] == COMMIT[:9]
+    patched = report["files"][0]["patches"][0]
+    prefix = "dev.vllm-patcher.patch.kv-b-proj-dtype"
+    assert labels[f"{prefix}.preimage"] == f"sha256:{patched['preimage']}"
+    assert labels[f"{prefix}.postimage"] == f"sha256:{patched['postimage']}"
+
+
+def test_the_file_in_the_image_is_the_reported_one(world: Callable[..., World]) -> None:
+    here = world()
+    report = json.loads(here.run("0.23.1rc1.dev672", "--json").stdout)
+    container = here.client.containers.create(report["digest"], "none")
+    try:
+        stream, stat = container.get_archive(report["files"][0]["path"])
+        data = b"".join(stream)
+    finally:
+        container.remove()
+    assert stat["mode"] & 0o777 == 0o640
+    content = untar(data)
+    assert hashlib.sha256(content).hexdigest() == report["files"][0]["patches"][0]["postimage"]
+
+
+def untar(data: bytes) -> bytes:
+    import io
+    import tarfile
+
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        member = archive.next()
+        assert member is not None
+        assert (member.uid, member.gid) == (1000, 1001)
+        file = archive.extractfile(member)
+        assert file is not None
+        return file.read()
+
+
+def test_another_platform_is_baked_here_under_tags_of_its_own(world: Callable[..., World]) -> None:
+    here = world()
+    ran = here.run("0.23.1rc1", "--platform", "linux/arm64", "--json")
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout)
+    assert here.client.images.get(report["digest"]).attrs["Architecture"] == "arm64"
+    assert "0.23.1rc1-patched-arm64" in here.tags()
+
+
+def test_a_base_that_needs_nothing_is_not_built_upon(world: Callable[..., World]) -> None:
+    here = world("0.28.0")
+    ran = here.run("0.23.1rc1")
+    assert (ran.returncode, ran.stdout, here.tags()) == (1, "", {})
+    assert f"vLLM {VERSION} already carries this: kv-b-proj-dtype" in ran.stderr
+
+
+def test_a_base_that_needs_nothing_is_tagged_where_that_is_allowed(
+    world: Callable[..., World],
+) -> None:
+    here = world("0.28.0")
+    ran = here.run("0.23.1rc1", "--allow-clean", "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert set(here.tags().values()) == {json.loads(ran.stdout)["digest"]}
+
+
+@pytest.mark.parametrize("stated", ["0.23.0", "0.23.1rc1.dev672+g0123456789", "0.23.1rc1.dev673"])
+def test_another_version_in_the_image_is_an_error(world: Callable[..., World], stated: str) -> None:
+    here = world(stated=stated)
+    ran = here.run("0.23.1rc1")
+    assert (ran.returncode, ran.stdout, here.tags()) == (3, "", {})
+    assert f"the image holds vLLM {stated}, not {VERSION}" in ran.stderr
+
+
+def test_a_patch_that_does_not_exist_is_named(world: Callable[..., World]) -> None:
+    ran = world().run("0.23.1rc1", "--patch", "no-such")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "no patch is named 'no-such'" in ran.stderr
+
+
+def test_a_second_run_gives_the_same_files(world: Callable[..., World]) -> None:
+    here = world()
+    first, second = (json.loads(here.run("0.23.1rc1", "--json").stdout) for _ in range(2))
+    assert first["files"] == second["files"]
+    assert first["tags"] == second["tags"]
+    assert here.tags()["0.23.1rc1-patched"] == second["digest"]
+
+
+def test_a_patched_image_as_base_is_not_patched_again(
+    world: Callable[..., World], tmp_path: Path
+) -> None:
+    here = world()
+    report: dict[str, Any] = json.loads(here.run("0.23.1rc1", "--json").stdout)
+    ran = subprocess.run(
+        [sys.executable, "-m", "patcher", "verify", f"docker:{report['tags'][1]}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "clean (0 unguarded, 3 guarded)" in ran.stderr
