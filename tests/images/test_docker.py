@@ -273,7 +273,8 @@ def test_a_baked_file_keeps_owner_mode_and_time_and_its_bytecode_is_covered(
     before, after = vllm.installation([TARGET]), baked.installation([TARGET])
     path = f"{ROOT}/{TARGET}"
     assert after.files == {TARGET: ImageFile(path, PATCHED, 1000, 1001, 0o640, 1_700_000_000)}
-    assert after.bytecode == before.bytecode == {TARGET: (STALE,)}
+    assert before.bytecode == {TARGET: (STALE,)}
+    assert after.bytecode == {TARGET: ()}
     with opened(vllm.client, baked.digest, AMD64) as files:
         covered = files.file(STALE)
     assert covered is not None

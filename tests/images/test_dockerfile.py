@@ -177,10 +177,12 @@ def test_the_daemon_stores_each_label_as_it_was_given(base: DockerImage, values:
 def test_the_daemon_writes_each_path_as_it_was_given(base: DockerImage, names: list[str]) -> None:
     half = len(names) // 2
     files = tuple(file(f"/w/{name}", name.encode()) for name in names[half:])
-    baked = base.bake(Change(files, tuple(f"/w/{name}" for name in names[:half]), (), {}))
+    covered = tuple(f"/w/{name}" for name in names[:half])
+    baked = base.bake(Change(files, covered, (), {}))
     try:
         with opened(base.client, baked.digest, AMD64) as root:
-            assert sorted(root.names("/w")) == sorted(names)
+            assert sorted(root.filled("/w")) == sorted(names[half:])
             assert [root.file(one.path) for one in files] == list(files)
+            assert all(one and one.data == b"" for one in map(root.file, covered))
     finally:
         baked.discard()
