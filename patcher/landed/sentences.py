@@ -1,0 +1,113 @@
+"""One sentence for each patch: what happened to it upstream, and what that means today."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+from patcher.landed.timeline import Turn, shown
+from patcher.patch import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from patcher.landed import Finding
+    from patcher.landed.timeline import Timeline, Transition
+
+# How many unread artifacts are named before they are only counted.
+_NAMED = 3
+
+
+def sentence(line: Timeline) -> str:
+    """The patch's story and the advice, as one sentence of plain text, safe to print."""
+    told = ", ".join(story(line.transitions)) or "no turn was seen"
+    unread = [each for each in line.versioned if each.verdict.status is Status.UNKNOWN]
+    gaps = f" (not read: {listed(unread)})" if unread else ""
+    return f"{line.patch.name}: {told}; {today(line)}{gaps}."
+
+
+def story(transitions: Sequence[Transition]) -> list[str]:
+    """Each turn in a few words: `landed again in 0.28.0`."""
+    seen: set[Turn] = set()
+    words = []
+    for each in transitions:
+        again = " again" if each.turn in seen and each.turn is not Turn.MOVED else ""
+        words.append(f"{_VERBS[each.turn]}{again} in {shown(each.finding)}{_hedge(each)}")
+        seen.add(each.turn)
+    return words
+
+
+_VERBS = {
+    Turn.NEEDED: "needed",
+    Turn.LANDED: "landed",
+    Turn.REGRESSED: "regressed",
+    Turn.MOVED: "its file gone",
+}
+
+
+def _hedge(transition: Transition) -> str:
+    """What the artifacts do not settle about where the turn was."""
+    if transition.unread:
+        return f" or before it, in {listed(transition.unread)}"
+    return "" if transition.before else ", the oldest that was read"
+
+
+def today(line: Timeline) -> str:
+    """What the newest release says to do; a pre-release speaks only where it says otherwise."""
+    newest = newest_release(line.versioned)
+    if newest is None:
+        return "nothing that was read states a version"
+    said = f"today ({shown(newest)}) {_advice(line, newest)}"
+    preview = line.versioned[-1]
+    if preview is not newest and preview.verdict.status is not newest.verdict.status:
+        said += f", but {shown(preview)} {_PREVIEW[preview.verdict.status]}"
+    return said
+
+
+_PREVIEW = {
+    Status.NEEDED: "needs it",
+    Status.CLEAN: "is clean already",
+    Status.ABSENT: "has no such file",
+    Status.UNKNOWN: "could not be read",
+}
+
+
+def newest_release(ordered: Sequence[Finding]) -> Finding | None:
+    """The last one that is no pre-release or nightly; the last of all where there is none."""
+    releases = [each for each in ordered if each.version and not each.version.is_prerelease]
+    return next(reversed(releases or list(ordered)), None)
+
+
+def _advice(line: Timeline, newest: Finding) -> str:
+    status = newest.verdict.status
+    if status is Status.NEEDED:
+        return "it is needed: keep it"
+    if status is Status.UNKNOWN:
+        return "cannot be judged: keep it until it can"
+    if status is Status.ABSENT:
+        seen = line.newest_seen
+        last = f", last seen in {shown(seen)}" if seen else ""
+        return f"has no such file{last}: find where the code went before dropping it"
+    first, fixed = _clean_since(line.versioned[: line.versioned.index(newest) + 1])
+    if not fixed:
+        return f"it is clean, as in all since {shown(first)}: nothing calls for it"
+    return f"it has landed: drop it from {shown(first)} on"
+
+
+def _clean_since(ordered: Sequence[Finding]) -> tuple[Finding, bool]:
+    """The first of the unbroken clean artifacts up to the last, and whether another precedes it.
+
+    What could not be read neither breaks the run nor begins it.
+    """
+    settled = [each for each in ordered if each.verdict.status is not Status.UNKNOWN]
+    tail = list(
+        itertools.takewhile(lambda each: each.verdict.status is Status.CLEAN, reversed(settled))
+    )
+    return tail[-1], len(tail) < len(settled)
+
+
+def listed(findings: Sequence[Finding]) -> str:
+    """The first few names, and how many more."""
+    names = ", ".join(shown(each) for each in findings[:_NAMED])
+    more = len(findings) - _NAMED
+    return f"{names} and {more} more" if more > 0 else names

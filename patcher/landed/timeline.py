@@ -1,0 +1,212 @@
+"""Findings in order -> bands of equal verdicts, and the turns between them.
+
+"Landed" is not monotonic, so nothing here looks for one boundary: each artifact keeps its own
+verdict, and a turn is said to be between two artifacts that were both read. An unknown verdict is
+a band of its own, never joined to its neighbours, and is named by the turn that it may hide.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from patcher.errors import printable
+from patcher.patch import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from patcher.guard import Read
+    from patcher.landed import Finding
+    from patcher.patch import Patch
+
+
+class Turn(enum.StrEnum):
+    """What changed between two neighbouring artifacts whose content is known.
+
+    NEEDED: the bug is there, and was not seen fixed before. LANDED: a fix came. REGRESSED: a fix
+    went. MOVED: the target file is no longer where the patch looks for it.
+    """
+
+    NEEDED = "needed"
+    LANDED = "landed"
+    REGRESSED = "regressed"
+    MOVED = "moved"
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A turn, at the first artifact that shows it.
+
+    `before` is the last artifact whose content is known, None where nothing older was read.
+    `unread` lie between the two: the turn may have come with one of them.
+    """
+
+    turn: Turn
+    finding: Finding
+    before: Finding | None
+    unread: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Neighbouring findings that say the same; never empty. Unknown ones stand alone."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def status(self) -> Status:
+        """The verdict that all of them share."""
+        return self.findings[0].verdict.status
+
+    @property
+    def unguarded(self) -> int:
+        """How many unguarded reads each of them has."""
+        return len(self.findings[0].verdict.unguarded)
+
+    @property
+    def guarded(self) -> int:
+        """How many guarded reads each of them has."""
+        return len(self.findings[0].verdict.reads) - self.unguarded
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """One patch over all artifacts: the bands partition the findings, in their order."""
+
+    patch: Patch
+    findings: tuple[Finding, ...]
+    bands: tuple[Band, ...]
+    transitions: tuple[Transition, ...]
+
+    @property
+    def versioned(self) -> tuple[Finding, ...]:
+        """The findings that have a place in version order."""
+        return tuple(finding for finding in self.findings if finding.version is not None)
+
+    @property
+    def unread(self) -> tuple[Finding, ...]:
+        """The findings that say nothing."""
+        return tuple(each for each in self.findings if each.verdict.status is Status.UNKNOWN)
+
+    @property
+    def newest_seen(self) -> Finding | None:
+        """The last artifact that has the target file, readable or not as Python."""
+        return next((each for each in reversed(self.findings) if each.verdict.sha256), None)
+
+
+def timelines(patches: Sequence[Patch], findings: Sequence[Finding]) -> tuple[Timeline, ...]:
+    """One timeline for each patch. `findings` are in version order, as a survey gives them."""
+    return tuple(
+        timeline(patch, [each for each in findings if each.verdict.patch == patch.name])
+        for patch in patches
+    )
+
+
+def timeline(patch: Patch, findings: Sequence[Finding]) -> Timeline:
+    """The timeline of one patch's findings. What has no version takes no part in the turns."""
+    ordered = [finding for finding in findings if finding.version is not None]
+    return Timeline(patch, tuple(findings), bands(findings), transitions(ordered))
+
+
+def bands(findings: Iterable[Finding]) -> tuple[Band, ...]:
+    """Join neighbours with the same status and the same numbers of reads."""
+    numbered = enumerate(findings)
+    groups = itertools.groupby(numbered, key=lambda pair: _kind(*pair))
+    return tuple(Band(tuple(finding for _, finding in group)) for _, group in groups)
+
+
+def _kind(place: int, finding: Finding) -> tuple[object, ...]:
+    verdict = finding.verdict
+    if verdict.status is Status.UNKNOWN or finding.version is None:
+        return (place,)
+    unguarded = len(verdict.unguarded)
+    return verdict.status, unguarded, len(verdict.reads) - unguarded
+
+
+def transitions(findings: Iterable[Finding]) -> tuple[Transition, ...]:
+    """The turns in any ordered run of findings: releases by version, commits by ancestry."""
+    found: list[Transition] = []
+    before: Finding | None = None
+    unread: list[Finding] = []
+    last_present: Status | None = None
+    for finding in findings:
+        status = finding.verdict.status
+        if status is Status.UNKNOWN:
+            unread.append(finding)
+            continue
+        turn = _turn(before.verdict.status if before else None, last_present, status)
+        if turn is not None:
+            found.append(Transition(turn, finding, before, tuple(unread)))
+        before, unread = finding, []
+        last_present = last_present if status is Status.ABSENT else status
+    return tuple(found)
+
+
+def _turn(before: Status | None, last_present: Status | None, now: Status) -> Turn | None:
+    """What it means that `now` follows `before`; the file may have been away in between."""
+    if now is before:
+        return None
+    if now is Status.ABSENT:
+        return Turn.MOVED if before is not None else None
+    if now is Status.NEEDED:
+        return Turn.REGRESSED if last_present is Status.CLEAN else Turn.NEEDED
+    return Turn.LANDED if last_present is Status.NEEDED else None
+
+
+def shown(finding: Finding) -> str:
+    """An artifact's short name for people: its version, else what was typed for it."""
+    name = finding.artifact if finding.version is None else str(finding.version)
+    return printable(name, 120)
+
+
+def span(band: Band) -> str:
+    """A band's releases: `0.18.0 - 0.19.1`, or the one."""
+    first, last = shown(band.findings[0]), shown(band.findings[-1])
+    return first if first == last else f"{first} - {last}"
+
+
+def evidence(line: Timeline, finding: Finding) -> tuple[str, ...]:
+    """Why the verdict is what it is, a line for each read; never empty, safe to print."""
+    verdict = finding.verdict
+    if verdict.status is Status.UNKNOWN:
+        return (printable(verdict.reason or "no reason was given"),)
+    if verdict.status is Status.ABSENT:
+        newest = line.newest_seen
+        return (f"no such file; newest with it: {shown(newest) if newest else 'none was read'}",)
+    if not verdict.reads:
+        return (f"no read of {line.patch.rule.chain} is left in the file",)
+    # The reads that decide the verdict come first.
+    return tuple(_read_line(read) for read in sorted(verdict.reads, key=lambda read: read.guarded))
+
+
+def _read_line(read: Read) -> str:
+    kind = "guarded" if read.guarded else "unguarded"
+    text, function = printable(read.text, 120), printable(read.function, 120)
+    return f"line {read.line}: {kind} {text} in {function}"
+
+
+def notices(line: Timeline) -> tuple[str, ...]:
+    """The reads in other files, one line for a file and a kind: where they are, since and until.
+
+    Absence from the target is not absence from vLLM.
+    """
+    seen: dict[tuple[str, bool], list[tuple[Finding, int]]] = {}
+    for finding in line.findings:
+        for notice in finding.elsewhere:
+            seen.setdefault((notice.path, notice.guarded), []).append((finding, notice.line))
+    return tuple(
+        f"{printable(path, 200)}:{places[-1][1]}: "
+        f"{'guarded' if guarded else 'unguarded'} in {_spans(line, [each for each, _ in places])}"
+        for (path, guarded), places in sorted(seen.items())
+    )
+
+
+def _spans(line: Timeline, findings: Sequence[Finding]) -> str:
+    """Where among the timeline's findings these lie, neighbours joined."""
+    inside = [any(each is one for one in findings) for each in line.findings]
+    pairs = itertools.groupby(zip(inside, line.findings, strict=True), key=lambda pair: pair[0])
+    runs = [Band(tuple(each for _, each in group)) for is_in, group in pairs if is_in]
+    return ", ".join(span(run) for run in runs)
