@@ -109,6 +109,18 @@ class Unreadable(Undecided):
     """The artifact could not be read: no network, no permission, truncated, wrong hash."""
 
 
+class RegistryFailed(Unreadable):
+    """A registry gave no answer, or an error. What was being published is not there yet."""
+
+
+class AccessDenied(RegistryFailed):
+    """A registry wants other credentials, or lets these not do it."""
+
+
+class NotInRegistry(RegistryFailed):
+    """A registry answered, and has no such manifest, blob or repository."""
+
+
 class Unwritable(Undecided):
     """A file could not be written: no permission, no space. The old one is whole."""
 
