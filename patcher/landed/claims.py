@@ -11,7 +11,7 @@ yes        clean     refuted: LANDED
 yes        absent    refuted: MOVED
 no         clean     holds
 no         absent    holds: the patch has nothing to go to there
-no         needed    refuted: REGRESSED, or NEEDED where no older one was clean
+no         needed    refuted: REGRESSED, or NEEDED where no older one was fixed
 any        unknown   unread: neither held nor refuted
 =========  ========  ====================================================
 """
@@ -117,14 +117,15 @@ def _directions(
     claims: Sequence[SpecifierSet], findings: Iterable[Finding]
 ) -> tuple[Turn | None, ...]:
     """For each finding how it refutes the claim; None where it does not."""
-    seen_clean = False
+    had_reads = fixed = False
     directions: list[Turn | None] = []
     for finding in findings:
         status, version = finding.verdict.status, finding.version
         wanted = version is not None and claimed(claims, version)
-        seen_clean |= status is Status.CLEAN
+        had_reads |= bool(finding.verdict.reads)
+        fixed |= had_reads and status is Status.CLEAN
         if status is Status.NEEDED and not wanted:
-            directions.append(Turn.REGRESSED if seen_clean else Turn.NEEDED)
+            directions.append(Turn.REGRESSED if fixed else Turn.NEEDED)
         else:
             refuted = {Status.CLEAN: Turn.LANDED, Status.ABSENT: Turn.MOVED}
             directions.append(refuted.get(status) if wanted else None)

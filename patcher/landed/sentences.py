@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
+from patcher.errors import printable
 from patcher.landed.timeline import Turn, shown
 from patcher.patch import Status
 
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from patcher.landed import Finding
+    from patcher.landed.history import History, Step
     from patcher.landed.timeline import Timeline, Transition
+    from patcher.sources.git import Commit
 
 # How many unread artifacts are named before they are only counted.
 _NAMED = 3
@@ -48,8 +51,8 @@ _VERBS = {
 def _hedge(transition: Transition) -> str:
     """What the artifacts do not settle about where the turn was."""
     if transition.unread:
-        return f" or before it, in {listed(transition.unread)}"
-    return "" if transition.before else ", the oldest that was read"
+        return f" (or already in {listed(transition.unread)}, not read)"
+    return "" if transition.before else " (the oldest that was read)"
 
 
 def today(line: Timeline) -> str:
@@ -111,3 +114,41 @@ def listed(findings: Sequence[Finding]) -> str:
     names = ", ".join(shown(each) for each in findings[:_NAMED])
     more = len(findings) - _NAMED
     return f"{names} and {more} more" if more > 0 else names
+
+
+def history_sentence(found: History) -> str:
+    """What happened along a clone's branch, and what its tip says, as one sentence."""
+    told = ", ".join(step_words(step) for step in found.steps) or "no turn was seen"
+    return f"{found.patch.name}: {told}; {tip_words(found)}."
+
+
+def tip_words(found: History) -> str:
+    """What the walk's newest commit says to do."""
+    tip = f"{found.tip.sha[:12]}{_dated(found.tip)}"
+    return f"at {tip} {_AT_TIP[found.head.verdict.status]}"
+
+
+_AT_TIP = {
+    Status.NEEDED: "it is needed: keep it",
+    Status.CLEAN: "it is clean: builds of this commit need no patch",
+    Status.ABSENT: "there is no such file: find where the code went before dropping it",
+    Status.UNKNOWN: "it cannot be judged: keep it until it can",
+}
+
+
+def step_words(step: Step) -> str:
+    """A step in a few words: the verb, the commit, its date and subject."""
+    commit = step.commit
+    words = f"{_VERBS[step.transition.turn]} in {commit.sha[:12]}{_dated(commit)}"
+    words += f" “{printable(commit.subject, 100)}”"
+    if step.merge:
+        words += f", merged in {step.merge.sha[:12]}{_dated(step.merge)}"
+    if step.transition.turn is Turn.MOVED and step.path:
+        words += f", moved to {printable(step.path, 200)}"
+    if step.transition.unread:
+        words += f" or in one of {len(step.transition.unread)} before it that could not be judged"
+    return words
+
+
+def _dated(commit: Commit) -> str:
+    return f" ({commit.date:%Y-%m-%d})" if commit.date else ""

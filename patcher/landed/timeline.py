@@ -130,30 +130,41 @@ def transitions(findings: Iterable[Finding]) -> tuple[Transition, ...]:
     """The turns in any ordered run of findings: releases by version, commits by ancestry."""
     found: list[Transition] = []
     before: Finding | None = None
+    present: Finding | None = None
     unread: list[Finding] = []
-    last_present: Status | None = None
+    had_reads = False
     for finding in findings:
         status = finding.verdict.status
         if status is Status.UNKNOWN:
             unread.append(finding)
             continue
-        turn = _turn(before.verdict.status if before else None, last_present, status)
+        turn = _turn(_status(before), _status(present), had_reads, status)
         if turn is not None:
             found.append(Transition(turn, finding, before, tuple(unread)))
         before, unread = finding, []
-        last_present = last_present if status is Status.ABSENT else status
+        present = present if status is Status.ABSENT else finding
+        had_reads |= bool(finding.verdict.reads)
     return tuple(found)
 
 
-def _turn(before: Status | None, last_present: Status | None, now: Status) -> Turn | None:
-    """What it means that `now` follows `before`; the file may have been away in between."""
+def _status(finding: Finding | None) -> Status | None:
+    return finding.verdict.status if finding else None
+
+
+def _turn(
+    before: Status | None, present: Status | None, had_reads: bool, now: Status
+) -> Turn | None:
+    """What it means that `now` follows `before`; `present` was the last with a file there.
+
+    Where no read was there before, guarded or not, there was nothing to regress from.
+    """
     if now is before:
         return None
     if now is Status.ABSENT:
         return Turn.MOVED if before is not None else None
     if now is Status.NEEDED:
-        return Turn.REGRESSED if last_present is Status.CLEAN else Turn.NEEDED
-    return Turn.LANDED if last_present is Status.NEEDED else None
+        return Turn.REGRESSED if present is Status.CLEAN and had_reads else Turn.NEEDED
+    return Turn.LANDED if present is Status.NEEDED else None
 
 
 def shown(finding: Finding) -> str:

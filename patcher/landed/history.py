@@ -1,0 +1,213 @@
+"""`landed --git`: the exact commits with which a fix came and went, in a local clone.
+
+Every content that the target had along the branch is judged, and the turns between them are
+named: with the commit that made them, also where a merge brought that commit in.
+
+A bisection asks about few of them. It looks back from the newest commit in doubling steps until
+the verdict differs, and halves what lies in between. The turn it names is real: two neighbouring
+commits were read. It is the newest one only where no fix and its loss, or a loss and its fix, both
+lie between two commits that it read: vLLM's history has such, so the whole walk is the default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from patcher.errors import Unreadable
+from patcher.landed import Finding
+from patcher.landed.commits import Touch, moved_to, touches
+from patcher.landed.timeline import Transition, Turn, transitions
+from patcher.patch import Status, Verdict, judge_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from patcher.landed import Watch
+    from patcher.patch import Patch
+    from patcher.sources.git import Clone, Commit
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A turn in a clone's history.
+
+    `commit` made it; where that happened on another line, `merge` brought it to this one. `path`
+    is where the code then lay; for MOVED where it went, None where git sees no rename.
+    """
+
+    transition: Transition
+    commit: Commit
+    merge: Commit | None
+    path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """One patch over the commits of a clone.
+
+    `tip` is the commit that was walked from, `head` what its content says. `touching` commits
+    touched the file; `read` contents were judged. `bisected`: only the newest turn was looked
+    for. `shallow`: the clone's history is cut off, so the oldest step may lie before it.
+    """
+
+    patch: Patch
+    clone: str
+    tip: Commit
+    head: Finding
+    steps: tuple[Step, ...]
+    touching: int
+    read: int
+    bisected: bool
+    shallow: bool
+
+
+def history(patch: Patch, clone: Clone, tip: str, watch: Watch, *, bisect: bool = False) -> History:
+    """Walk a clone from the commit `tip` back. Raises `Unreadable` where git cannot walk it."""
+    line = touches(clone, tip, patch.target)
+    contents = _Contents(patch, clone)
+    if bisect:
+        found = newest_transition(len(line), lambda place: contents.judge(line[place]))
+    else:
+        findings = []
+        for done, touch in enumerate(line, 1):
+            findings.append(contents.judge(touch))
+            watch(done, len(line))
+        found = transitions(findings)
+    places = {touch.commit: touch for touch in line}
+    return History(
+        patch,
+        str(clone.path),
+        clone.commit(tip),
+        contents.judge(line[-1]) if line else _never(patch, tip),
+        tuple(_step(contents, each, places[each.finding.artifact]) for each in found),
+        len(line),
+        contents.read,
+        bisect,
+        clone.is_shallow(),
+    )
+
+
+def newest_transition(count: int, judged: Callable[[int], Finding]) -> tuple[Transition, ...]:
+    """The newest turn among `count` contents, oldest first, in O(log count) questions; or none.
+
+    A content that cannot be judged costs one question more.
+    """
+    unread: set[int] = set()
+
+    def status(place: int) -> Status:
+        found = judged(place).verdict.status
+        if found is Status.UNKNOWN:
+            unread.add(place)
+        return found
+
+    newest = next((at for at in reversed(range(count)) if status(at) is not Status.UNKNOWN), None)
+    if newest is None:
+        return ()
+    now = status(newest)
+    other, same = _gallop(newest, status, now)
+    if other is None:
+        return transitions([judged(same)])
+    between = list(range(other + 1, same))
+    while between:
+        middle = between[len(between) // 2]
+        found = status(middle)
+        if found is Status.UNKNOWN:
+            between.remove(middle)
+        elif found is now:
+            same, between = middle, [place for place in between if place < middle]
+        else:
+            other, between = middle, [place for place in between if place > middle]
+    hidden = [judged(place) for place in sorted(unread) if other < place < same]
+    return transitions([judged(other), *hidden, judged(same)])
+
+
+def _gallop(newest: int, status: Callable[[int], Status], now: Status) -> tuple[int | None, int]:
+    """A place whose status differs from `now`, and the oldest seen after it that does not."""
+    same, place, stride = newest, newest - 1, 2
+    while place >= 0:
+        found = status(place)
+        if found is Status.UNKNOWN and place > 0:
+            place -= 1
+            continue
+        if found is not Status.UNKNOWN and found is not now:
+            return place, same
+        same = place if found is now else same
+        # The oldest is always asked: without it a turn before the last stride would be missed.
+        place = max(place - stride, 0) if place > 0 else -1
+        stride *= 2
+    return None, same
+
+
+class _Contents:
+    """The verdicts on a clone's blobs; each is judged once, however often it comes back."""
+
+    def __init__(self, patch: Patch, clone: Clone) -> None:
+        self.patch = patch
+        self.clone = clone
+        self._known: dict[str, Verdict] = {}
+
+    @property
+    def read(self) -> int:
+        """How many contents were judged."""
+        return len(self._known)
+
+    def judge(self, touch: Touch) -> Finding:
+        """What the file's content says after a commit."""
+        return Finding(touch.commit, None, self._verdict(touch))
+
+    def before(self, touch: Touch) -> Status:
+        """What the content said that the commit replaced."""
+        replaced = dataclasses.replace(touch, blob=touch.before, is_file=True)
+        return self._verdict(replaced).status
+
+    def _verdict(self, touch: Touch) -> Verdict:
+        name, commit = self.patch.name, touch.commit
+        if touch.blob is None:
+            reason = f"the commit took {touch.path} away"
+            return Verdict(name, commit, Status.ABSENT, reason=reason)
+        if not touch.is_file:
+            reason = f"{touch.path} is a link or a submodule"
+            return Verdict(name, commit, Status.UNKNOWN, reason=reason)
+        if touch.blob not in self._known:
+            self._known[touch.blob] = self._judge(touch.blob, commit)
+        return dataclasses.replace(self._known[touch.blob], artifact=commit)
+
+    def _judge(self, blob: str, commit: str) -> Verdict:
+        try:
+            return judge_bytes(self.patch, self.clone.blob(blob), commit)
+        except Unreadable as error:
+            return Verdict(self.patch.name, commit, Status.UNKNOWN, reason=error.problem)
+
+
+def _step(contents: _Contents, transition: Transition, touch: Touch) -> Step:
+    clone = contents.clone
+    origin = _origin(contents, touch, transition.finding.verdict.status)
+    moved = transition.turn is Turn.MOVED
+    return Step(
+        transition,
+        clone.commit(origin.commit),
+        clone.commit(touch.commit) if origin is not touch else None,
+        moved_to(clone, origin) if moved else origin.path,
+    )
+
+
+def _origin(contents: _Contents, touch: Touch, status: Status) -> Touch:
+    """The commit on a merged line that made the turn; the commit itself where none did.
+
+    A merge that no merged line explains made the turn itself, in how it resolved a conflict.
+    """
+    for parent in touch.parents[1:]:
+        line = touches(contents.clone, parent, touch.path, without=touch.parents[0])
+        for each in reversed(line):
+            if contents.judge(each).verdict.status is not status:
+                break
+            if contents.before(each) is not status:
+                return _origin(contents, each, status)
+    return touch
+
+
+def _never(patch: Patch, tip: str) -> Finding:
+    reason = f"no commit touched {patch.target}"
+    return Finding(tip, None, Verdict(patch.name, tip, Status.ABSENT, reason=reason))

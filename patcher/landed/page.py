@@ -1,0 +1,138 @@
+"""An answer as one HTML page: patches down, releases across, the evidence behind each cell.
+
+A column is a run of artifacts over which no patch changes its verdict, so a page of one patch has
+a handful of columns and not one for each release. No script, no font, no request: the page's own
+policy forbids them. Jinja escapes every value.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patcher.landed.claims import check_lines
+from patcher.landed.render import history_notes
+from patcher.landed.sentences import newest_release, sentence, tip_words
+from patcher.landed.timeline import Band, evidence, notices, shown, span
+from patcher.patch import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from patcher.landed import Finding
+    from patcher.landed.render import Answer
+    from patcher.landed.timeline import Timeline
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A run of artifacts: their span, and how many they are."""
+
+    label: str
+    artifacts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What stands behind a cell for one artifact."""
+
+    label: str
+    artifact: str
+    uploaded: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A verdict over `width` columns; `status` is empty where nothing was read."""
+
+    status: str
+    counts: str
+    label: str
+    width: int
+    proofs: tuple[Proof, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One patch across all columns."""
+
+    timeline: Timeline
+    cells: tuple[Cell, ...]
+    sentence: str
+    newest: str
+    notices: tuple[str, ...]
+
+
+def page(answer: Answer) -> str:
+    """The whole page, complete in itself."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    columns = _columns(answer.timelines)
+    return environment.get_template("landed.html.j2").render(
+        columns=[Column(span(Band(column)), len(column)) for column in columns],
+        rows=[_row(line, columns) for line in answer.timelines],
+        checks=[(check, check_lines(check)) for check in answer.checks],
+        histories=[(each, tip_words(each), history_notes(each)) for each in answer.histories],
+    )
+
+
+def _columns(lines: Sequence[Timeline]) -> list[tuple[Finding, ...]]:
+    """Runs of artifacts over which every patch's band stays the same, in the survey's order."""
+    artifacts = {each.artifact: each for line in lines for each in line.findings}
+    # Each patch was asked of the same artifacts; a stable sort puts a stray one where it belongs.
+    ordered = sorted(artifacts.values(), key=_order)
+    places = [_places(line) for line in lines]
+    groups = itertools.groupby(
+        ordered, key=lambda each: tuple(place.get(each.artifact) for place in places)
+    )
+    return [tuple(group) for _, group in groups]
+
+
+def _order(finding: Finding) -> tuple[bool, object]:
+    return finding.version is None, finding.version or 0
+
+
+def _places(line: Timeline) -> dict[str, int]:
+    """Artifact -> the number of the band that it is in."""
+    return {
+        each.artifact: number for number, band in enumerate(line.bands) for each in band.findings
+    }
+
+
+def _row(line: Timeline, columns: Iterable[Sequence[Finding]]) -> Row:
+    places = _places(line)
+    groups = itertools.groupby(columns, key=lambda column: places.get(column[0].artifact))
+    cells = tuple(
+        _cell(line, None if number is None else line.bands[number], len(list(group)))
+        for number, group in groups
+    )
+    newest = newest_release(line.versioned)
+    status = newest.verdict.status.value if newest else ""
+    return Row(line, cells, sentence(line), status, notices(line))
+
+
+def _cell(line: Timeline, band: Band | None, width: int) -> Cell:
+    if band is None:
+        return Cell("", "", "", width, ())
+    total = band.unguarded + band.guarded
+    counts = {
+        Status.NEEDED: f"{band.unguarded} of {total} unguarded",
+        Status.CLEAN: f"{total} guarded" if total else "no read left",
+    }.get(band.status, "")
+    proofs = tuple(_proof(line, each) for each in band.findings)
+    return Cell(band.status.value, counts, span(band), width, proofs)
+
+
+def _proof(line: Timeline, finding: Finding) -> Proof:
+    uploaded = f"{finding.uploaded:%Y-%m-%d}" if finding.uploaded else ""
+    return Proof(shown(finding), finding.artifact, uploaded, evidence(line, finding))

@@ -1,0 +1,227 @@
+"""An answer as a table for terminals, as plain data for JSON, as Markdown, as an HTML page."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from patcher.errors import UsageError
+from patcher.landed.claims import check_lines
+from patcher.landed.sentences import history_sentence, sentence, step_words
+from patcher.landed.timeline import evidence, notices, shown, span
+from patcher.patch import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from patcher.landed import Finding
+    from patcher.landed.claims import Check
+    from patcher.landed.history import History, Step
+    from patcher.landed.timeline import Timeline
+    from patcher.sources.git import Commit
+
+
+class Format(enum.StrEnum):
+    """How an answer is written."""
+
+    TABLE = "table"
+    JSON = "json"
+    MARKDOWN = "markdown"
+    HTML = "html"
+
+
+_SUFFIXES = {
+    ".txt": Format.TABLE,
+    ".json": Format.JSON,
+    ".md": Format.MARKDOWN,
+    ".markdown": Format.MARKDOWN,
+    ".html": Format.HTML,
+    ".htm": Format.HTML,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """All that `landed` says: artifacts by version, claims where asked for, commits."""
+
+    timelines: tuple[Timeline, ...] = ()
+    checks: tuple[Check, ...] = ()
+    histories: tuple[History, ...] = ()
+
+
+def format_of(path: Path) -> Format:
+    """The format that a file's name asks for. Raises `UsageError` for a suffix without one."""
+    found = _SUFFIXES.get(path.suffix.lower())
+    if found is None:
+        raise UsageError(
+            f"{path} does not say its format",
+            next_step=f"Name --format, or end it with one of {', '.join(_SUFFIXES)}.",
+        )
+    return found
+
+
+def table(answer: Answer, width: int | None = None, colour: bool = False) -> str:
+    """Text for a terminal of `width` characters; None leaves every line as long as it is."""
+    lines: list[str] = []
+    for line in answer.timelines:
+        lines += [*_rows(line, width, colour), "", sentence(line)]
+        lines += [f"elsewhere: {each}" for each in notices(line)] + [""]
+    for found in answer.histories:
+        lines += [*(step_words(step) for step in found.steps), "", history_sentence(found)]
+        lines += [*history_notes(found), ""]
+    for check in answer.checks:
+        lines += [*check_lines(check), ""]
+    return "\n".join(lines[:-1]) + "\n" if lines else ""
+
+
+_HEAD = ("releases", "verdict", "unguarded", "guarded", "evidence")
+
+_COLOURS = {
+    Status.NEEDED: "red",
+    Status.CLEAN: "green",
+    Status.ABSENT: "yellow",
+    Status.UNKNOWN: "magenta",
+}
+
+
+def _rows(line: Timeline, width: int | None, colour: bool) -> list[str]:
+    """The bands of one patch, aligned; the last column takes what is left of the width."""
+    import click
+
+    cells = [_HEAD, *(_cells(line, place) for place in range(len(line.bands)))]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(_HEAD) - 1)]
+    rows = []
+    for row, status in zip(cells, [None, *(band.status for band in line.bands)], strict=True):
+        padded = [text.ljust(size) for text, size in zip(row, widths, strict=False)]
+        left = len("  ".join(padded)) + 2
+        last = row[-1] if width is None else _cut(row[-1], max(width - left, 12))
+        if colour and status is not None:
+            padded[1] = click.style(padded[1], fg=_COLOURS[status])
+        rows.append("  ".join([*padded, last]).rstrip())
+    return rows
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def _cells(line: Timeline, place: int) -> tuple[str, ...]:
+    band = line.bands[place]
+    judged = band.status in {Status.NEEDED, Status.CLEAN}
+    counts = (str(band.unguarded), str(band.guarded)) if judged else ("-", "-")
+    return span(band), band.status.value, *counts, evidence(line, band.findings[0])[0]
+
+
+def history_notes(found: History) -> list[str]:
+    """What a reader must know about how a clone was walked."""
+    how = "bisected" if found.bisected else "walked"
+    notes = [f"{how}: {found.touching} commits touch the file, {found.read} contents were judged"]
+    if found.bisected:
+        notes.append("a fix and its loss between two commits that were read would not be seen")
+    if found.shallow:
+        notes.append("the clone is shallow: what its oldest commit shows may be older")
+    return notes
+
+
+def data(answer: Answer) -> dict[str, Any]:
+    """The whole answer as plain data; third-party text is in it as it was found."""
+    return {
+        "patches": [_timeline_data(line) for line in answer.timelines],
+        "checks": [_check_data(check) for check in answer.checks],
+        "histories": [_history_data(found) for found in answer.histories],
+    }
+
+
+def _timeline_data(line: Timeline) -> dict[str, Any]:
+    return {
+        "patch": line.patch.name,
+        "target": line.patch.target,
+        "affected": line.patch.affected,
+        "sentence": sentence(line),
+        "bands": [
+            {
+                "first": shown(band.findings[0]),
+                "last": shown(band.findings[-1]),
+                "artifacts": len(band.findings),
+                "status": band.status,
+                "unguarded": band.unguarded,
+                "guarded": band.guarded,
+                "evidence": evidence(line, band.findings[0])[0],
+            }
+            for band in line.bands
+        ],
+        "transitions": [
+            {
+                "turn": each.turn,
+                "at": shown(each.finding),
+                "after": each.before and shown(each.before),
+                "unread": _names(each.unread),
+            }
+            for each in line.transitions
+        ],
+        "findings": [_finding_data(each) for each in line.findings],
+    }
+
+
+def _finding_data(finding: Finding) -> dict[str, Any]:
+    verdict = finding.verdict
+    return {
+        "artifact": finding.artifact,
+        "version": finding.version and str(finding.version),
+        "uploaded": finding.uploaded and finding.uploaded.isoformat(),
+        "status": verdict.status,
+        "reason": verdict.reason,
+        "sha256": verdict.sha256,
+        "reads": verdict.reads,
+        "elsewhere": finding.elsewhere,
+    }
+
+
+def _check_data(check: Check) -> dict[str, Any]:
+    return {
+        "patch": check.timeline.patch.name,
+        "claim": check.timeline.patch.affected,
+        "held": check.held,
+        "refuted": [
+            {"direction": each.direction, "artifacts": _names(each.findings)}
+            for each in check.refutations
+        ],
+        "unread": _names(check.unread),
+        "supported_claim": check.holds_instead,
+    }
+
+
+def _names(findings: Sequence[Finding]) -> list[str]:
+    return [shown(each) for each in findings]
+
+
+def _history_data(found: History) -> dict[str, Any]:
+    return {
+        "patch": found.patch.name,
+        "clone": found.clone,
+        "tip": _commit_data(found.tip),
+        "status": found.head.verdict.status,
+        "sentence": history_sentence(found),
+        "steps": [_step_data(step) for step in found.steps],
+        "commits_touching": found.touching,
+        "contents_read": found.read,
+        "bisected": found.bisected,
+        "shallow": found.shallow,
+    }
+
+
+def _step_data(step: Step) -> dict[str, Any]:
+    return {
+        "turn": step.transition.turn,
+        "commit": _commit_data(step.commit),
+        "merge": step.merge and _commit_data(step.merge),
+        "path": step.path,
+        "unread": [each.artifact for each in step.transition.unread],
+    }
+
+
+def _commit_data(commit: Commit) -> dict[str, Any]:
+    date = commit.date and commit.date.isoformat()
+    return {"commit": commit.sha, "date": date, "subject": commit.subject}
