@@ -13,6 +13,7 @@ It raises only where nothing at all can be read (the index itself: `Unreadable`;
 `BadSource`). Whatever goes wrong with one artifact is a Finding whose verdict is UNKNOWN, with
 the reason; a yanked release is one of these. The findings come in version order (PEP 440), those
 without a version last, in the order they were named; for one artifact, in the order of `patches`.
+Verdicts are kept by `patcher.cache`, whose `clear() -> int` forgets them and says how many.
 """
 
 from __future__ import annotations
