@@ -6,7 +6,6 @@ more, which does no harm; one that it sees where there is none would leave a cra
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Iterator, Sequence
 
 import libcst as cst
@@ -23,6 +22,7 @@ DISTURBING = (
     cst.NamedExpr, cst.FunctionDef, cst.ClassDef, cst.Match, cst.AugAssign, cst.AnnAssign,
     cst.In, cst.NotIn, cst.StarredElement, cst.ExceptHandler,
 )  # fmt: skip
+BLOCKS = (cst.IndentedBlock, cst.Module, cst.SimpleStatementLine, cst.SimpleStatementSuite)
 TERMINATING = (cst.Return, cst.Raise, cst.Continue, cst.Break)
 
 
@@ -39,12 +39,44 @@ def path(node: cst.CSTNode) -> Path | None:
 
 
 def is_guarded(node: cst.CSTNode, ancestors: Ancestors, rule: AttributeGuard) -> bool:
-    """Whether something around the read, in the same function, shows the attribute to be there."""
+    """Whether something around the read, in the same function, shows the attribute to be there.
+
+    `ancestors` are all nodes around the read, from the module inwards.
+    """
     receiver = cst.ensure_type(cst.ensure_type(node, cst.Attribute).value, cst.Attribute).value
     key = path(receiver)
-    if key is None:
-        return _is_caught(node, ancestors)
-    return _is_caught(node, ancestors) or _is_shown(node, ancestors, key, rule)
+    if key is not None and _is_shown(node, ancestors, key, rule):
+        return True
+    return _is_caught(node, ancestors) and is_builtin(ancestors[0], "AttributeError")
+
+
+def is_builtin(module: cst.CSTNode, name: str) -> bool:
+    """Whether the module nowhere binds a builtin's name, as far as can be told at all."""
+    return not any(_may_bind(node, child, name) for node, child in _edges(module))
+
+
+def _edges(node: cst.CSTNode) -> Iterator[tuple[cst.CSTNode, cst.CSTNode]]:
+    for child in node.children:
+        yield node, child
+        yield from _edges(child)
+
+
+def _may_bind(parent: cst.CSTNode, child: cst.CSTNode, name: str) -> bool:
+    """Only as a call's function, an argument or a caught class is a name surely not bound."""
+    match parent, child:
+        case _, cst.ImportStar():
+            return True
+        case (
+            (cst.Call() | cst.Arg() | cst.ExceptHandler() | cst.Element()),
+            cst.Name(value=found),
+        ):
+            return found == name and getattr(parent, "keyword", None) is child
+        case cst.Attribute(attr=attribute), cst.Name(value=found) if child is attribute:
+            return False
+        case _, cst.Name(value=found):
+            return found == name
+        case _:
+            return False
 
 
 def _is_shown(node: cst.CSTNode, ancestors: Ancestors, key: Path, rule: AttributeGuard) -> bool:
@@ -71,7 +103,7 @@ def _is_shown(node: cst.CSTNode, ancestors: Ancestors, key: Path, rule: Attribut
 _BOUNDARIES = (
     cst.FunctionDef, cst.Lambda, cst.ClassDef, cst.GeneratorExp, cst.ListComp, cst.SetComp,
     cst.DictComp, cst.For, cst.While, cst.With, cst.Match, cst.ExceptHandler, cst.ExceptStarHandler,
-    cst.Finally,
+    cst.Finally, cst.Del,
 )  # fmt: skip
 
 
@@ -98,7 +130,7 @@ def _proves(test: cst.CSTNode, key: Path, rule: AttributeGuard, *, wanted: bool)
         case cst.BooleanOperation(left=left, operator=operator, right=right):
             if isinstance(operator, cst.And) is not wanted:
                 return False
-            on_the_left = _proves(left, key, rule, wanted=wanted) and _is_calm(right, set())
+            on_the_left = _proves(left, key, rule, wanted=wanted) and is_calm(right)
             return on_the_left or _proves(right, key, rule, wanted=wanted)
         case cst.Call(func=cst.Name(value="hasattr"), args=[asked, attribute]):
             return wanted and path(asked.value) == key and _is_string(attribute, rule.attribute)
@@ -113,7 +145,7 @@ def _is_string(argument: cst.Arg, text: str) -> bool:
 
 def _run_before(parent: cst.CSTNode, child: cst.CSTNode) -> Iterator[cst.CSTNode]:
     """The statements of the same block that have run before `child`."""
-    if isinstance(parent, cst.IndentedBlock | cst.Module | cst.SimpleStatementLine):
+    if isinstance(parent, BLOCKS):
         for statement in parent.body:
             if statement is child:
                 return
@@ -144,11 +176,20 @@ def _is_calm_around(parent: cst.CSTNode, child: cst.CSTNode, passed: set[cst.CST
 
     Blocks are looked at statement by statement; a branch that was not taken never ran.
     """
-    if isinstance(parent, cst.IndentedBlock | cst.Module | cst.SimpleStatementLine | cst.Try):
-        return not isinstance(parent, cst.Try) or child is parent.body
+    if isinstance(parent, cst.Try):
+        return child is parent.body
+    if isinstance(parent, (*BLOCKS, cst.Else)):
+        return True
     if isinstance(parent, cst.If | cst.IfExp):
         return child is parent.test or _is_calm(parent.test, passed)
+    if isinstance(parent, cst.Assign) and child is parent.value:
+        return True  # the targets are stored to afterwards
     return _is_calm(parent, passed)
+
+
+def is_calm(node: cst.CSTNode) -> bool:
+    """Whether evaluating the node cannot undo what a test has shown."""
+    return _is_calm(node, set())
 
 
 def _is_calm(node: cst.CSTNode, passed: set[cst.CSTNode]) -> bool:
@@ -174,8 +215,9 @@ def _is_caught(node: cst.CSTNode, ancestors: Ancestors) -> bool:
     for parent in reversed(ancestors):
         match parent:
             case cst.Try(body=body, handlers=[first, *_]) if child is body:
-                if _catches(first.type) and not _raises(first):
-                    return True
+                caught = first.type
+                if isinstance(caught, cst.Name) and caught.value == "AttributeError":
+                    return not _hands_on(first)
             case cst.FunctionDef() | cst.Lambda() | cst.ClassDef() | cst.GeneratorExp():
                 return False
             case _:
@@ -184,16 +226,8 @@ def _is_caught(node: cst.CSTNode, ancestors: Ancestors) -> bool:
     return False
 
 
-def _catches(caught: cst.BaseExpression | None) -> bool:
-    match caught:
-        case None:
-            return True
-        case cst.Name(value=name):
-            found = getattr(builtins, name, None)
-            return isinstance(found, type) and issubclass(AttributeError, found)
-        case _:
-            return False
-
-
-def _raises(node: cst.CSTNode) -> bool:
-    return isinstance(node, cst.Raise) or any(_raises(child) for child in node.children)
+def _hands_on(node: cst.CSTNode) -> bool:
+    """Whether a handler may let the error out again: by a name, a raise, or code it calls."""
+    kinds = (cst.Raise, cst.AsName, cst.Await, cst.Yield, cst.With)
+    acts = isinstance(node, kinds) or (isinstance(node, cst.Call) and _disturbs(node))
+    return acts or any(_hands_on(child) for child in node.children)

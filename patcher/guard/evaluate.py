@@ -13,7 +13,7 @@ import ast
 from dataclasses import dataclass, replace
 
 from patcher.guard.facts import DEAD, OTHER, Facts, Held, Key, Value, join_all
-from patcher.guard.state import Later, Walk
+from patcher.guard.state import Comprehension, Later, Walk
 
 # Evaluated when somebody asks for them (PEP 695); none before Python 3.12.
 LAZY = tuple(
@@ -21,7 +21,6 @@ LAZY = tuple(
     for name in ("TypeAlias", "TypeVar", "ParamSpec", "TypeVarTuple")
     if hasattr(ast, name)
 )
-Comprehension = ast.ListComp | ast.SetComp | ast.DictComp
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +54,8 @@ class Evaluator(Walk):
         return OTHER
 
     def _judge(self, node: ast.Attribute, base: Value) -> None:
-        if not self.facts.dead:
-            safe = self.caught or (base.held is Held.YES and not base.nothing)
-            self.judged[node] = self.judged.get(node, True) and safe
+        safe = self.caught or (base.held is Held.YES and not base.nothing)
+        self.judged[node] = self.judged.get(node, True) and safe
 
     def _load(self, key: Key | None) -> Value:
         proven = self.caught or key in self.facts.has
@@ -154,6 +152,23 @@ class Evaluator(Walk):
 
     visit_Yield = visit_YieldFrom = visit_Starred = visit_Await
 
+    def visit_keyword(self, node: ast.keyword) -> Value:
+        """`**mapping` asks the mapping for its keys."""
+        self.visit(node.value)
+        if node.arg is None:
+            self.lose_paths()
+        return OTHER
+
+    def visit_Dict(self, node: ast.Dict) -> Value:
+        """A key, its value, the next key; `**mapping` asks the mapping for its keys."""
+        for key, value in zip(node.keys, node.values, strict=True):
+            if key is not None:
+                self.visit(key)
+            self.visit(value)
+            if key is None:
+                self.lose_paths()
+        return OTHER
+
     def visit_Compare(self, node: ast.Compare) -> Value:
         """Only `in` runs code that we do not take for an operator: it may iterate."""
         self.generic_visit(node)
@@ -163,7 +178,7 @@ class Evaluator(Walk):
 
     def visit_Lambda(self, node: ast.Lambda) -> Value:
         """Defaults are evaluated now, the body at another time."""
-        self.visit(node.args)
+        self.defaults(node.args)
         self.later.append(Later(node, self.ever))
         return OTHER
 
@@ -173,9 +188,14 @@ class Evaluator(Walk):
         self.later.append(Later(node, self.ever))
         return OTHER
 
-    def visit_ListComp(self, node: Comprehension) -> Value:
+    def visit_ListComp(self, node: ast.ListComp | ast.SetComp | ast.DictComp) -> Value:
         """A comprehension runs here and now; its targets are its own."""
         self.visit(node.generators[0].iter)
+        if self.in_class:
+            # It sees the names around the class, not those that the class body binds.
+            self.later.append(Later(node, self.ever))
+            self.lose_paths()
+            return OTHER
         outside = self.facts
         self.comprehend(node, node.generators)
         targets = [name for part in node.generators for name in ast.walk(part.target)]
@@ -187,9 +207,7 @@ class Evaluator(Walk):
 
     visit_SetComp = visit_DictComp = visit_ListComp
 
-    def comprehend(
-        self, node: Comprehension | ast.GeneratorExp, generators: list[ast.comprehension]
-    ) -> None:
+    def comprehend(self, node: Comprehension, generators: list[ast.comprehension]) -> None:
         """Run the loops of a comprehension, whose first iterable is evaluated already."""
         here, *inner = generators
         for _ in self.until_stable():

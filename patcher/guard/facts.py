@@ -59,7 +59,7 @@ class Value:
 
     def detached(self) -> Value:
         """The same object, once its path may lead to another."""
-        return replace(self, about=None, test=False)
+        return self if self.about is None else replace(self, about=None, test=False)
 
 
 OTHER = Value()
@@ -69,18 +69,24 @@ OTHER = Value()
 class Facts:
     """The state at one point: receivers shown to have the attribute, and names that matter.
 
-    `dead` marks a point that no execution reaches; it joins as the neutral element.
+    `dead` marks a point that no execution reaches; it joins as the neutral element, and nothing
+    is known there but what the dead code itself tests.
     """
 
     has: frozenset[Key] = frozenset()
     names: Mapping[str, Value] = field(default_factory=dict)
     dead: bool = False
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is known, and so nothing can be lost."""
+        return not self.has and not self.names
+
     def join(self, other: Facts) -> Facts:
         """What holds where two paths meet."""
         if self.dead:
             return other
-        if other.dead or self == other:
+        if other.dead or self is other:
             return self
         names = {
             name: self.names.get(name, OTHER).join(other.names.get(name, OTHER))
@@ -90,14 +96,18 @@ class Facts:
 
     def with_has(self, key: Key | None) -> Facts:
         """The same, where `key` is shown to have the attribute."""
-        return self if key is None or self.dead else replace(self, has=self.has | {key})
+        return self if key is None else replace(self, has=self.has | {key})
 
     def with_name(self, name: str, value: Value) -> Facts:
         """The same, where `name` holds `value`."""
-        return self if self.dead else replace(self, names=_relevant({**self.names, name: value}))
+        if value == self.names.get(name, OTHER):
+            return self  # most bindings of a file are of no concern: half of the verifier's time
+        return replace(self, names=_relevant({**self.names, name: value}))
 
     def without_names(self, gone: Iterable[str]) -> Facts:
         """The same, after `gone` were bound anew: nothing rooted at them holds any longer."""
+        if self.is_empty:
+            return self
         roots = set(gone)
         kept = {name: value for name, value in self.names.items() if name not in roots}
         return replace(self, names=kept)._without(lambda key: key[0] in roots)
@@ -111,6 +121,8 @@ class Facts:
         return self._without(lambda _key: True)
 
     def _without(self, gone: Callable[[Key], bool]) -> Facts:
+        if self.is_empty:
+            return self
         names = {
             name: value.detached() if value.about is not None and gone(value.about) else value
             for name, value in self.names.items()

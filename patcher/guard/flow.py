@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from patcher.guard.evaluate import Evaluator
-from patcher.guard.facts import DEAD, OTHER, Facts, Value, join_all
+from patcher.guard.facts import DEAD, OTHER, Facts, join_all
 from patcher.guard.names import bound_by
 from patcher.guard.state import Floor, Later
 
 Try = ast.Try | ast.TryStar
+# Patterns that ask the subject for its class, length, items or attributes.
+UNPACKING = (ast.MatchClass, ast.MatchMapping, ast.MatchSequence)
+HANDS_ON = (ast.Raise, ast.Await, ast.Yield, ast.YieldFrom, ast.With, ast.AsyncWith)
 
 
 @dataclass(slots=True)
@@ -52,11 +55,12 @@ class Flow(Evaluator):
             self.bind(target, value if len(node.targets) == 1 else value.detached())
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        """The annotation is left out: when it is evaluated, if ever, depends on the Python."""
+        """The value, the target, the annotation."""
         if node.value is None:
             self.visit(node.target)
         else:
             self.bind(node.target, self.visit(node.value).detached())
+        self.annotation(node.annotation)
 
     def visit_AugAssign(self, node: ast.AugAssign) -> None:
         """In place or not, a name keeps its danger."""
@@ -69,12 +73,16 @@ class Flow(Evaluator):
         for target in node.targets:
             self.bind(target, OTHER)
 
-    def visit_Return(self, node: ast.Return | ast.Raise) -> None:
+    def visit_Return(self, node: ast.Return) -> None:
         """Evaluated, and then nothing follows here."""
         self.generic_visit(node)
         self.facts = DEAD
 
-    visit_Raise = visit_Return
+    def visit_Raise(self, node: ast.Raise) -> None:
+        """As a return, but that to raise a class is to call it."""
+        self.generic_visit(node)
+        self.lose_paths()
+        self.facts = DEAD
 
     def visit_Break(self, _node: ast.Break) -> None:
         """On to the end of the loop."""
@@ -101,9 +109,14 @@ class Flow(Evaluator):
     # ---- definitions
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        """Decorators and defaults now; the body, like the annotations, at another time."""
-        for part in (*node.decorator_list, node.args):
-            self.visit(part)
+        """Decorators and defaults now; the body at another time."""
+        for decorator in node.decorator_list:
+            self.visit(decorator)
+        self.defaults(node.args)
+        for argument in ast.walk(node.args):
+            if isinstance(argument, ast.arg):
+                self.annotation(argument.annotation)
+        self.annotation(node.returns)
         if node.decorator_list:
             self.lose_paths()
         self.bind_name(node.name, OTHER)
@@ -116,15 +129,11 @@ class Flow(Evaluator):
         for part in (*node.decorator_list, *node.bases, *node.keywords):
             self.visit(part)
         self.lose_paths()
-        before = self.facts
+        before, outer, self.in_class = self.facts, self.in_class, True
         self.block(node.body)
-        self.facts = before
+        self.facts, self.in_class = before, outer
         self.lose_paths()
         self.bind_name(node.name, OTHER)
-
-    def visit_arg(self, _node: ast.arg) -> Value:
-        """A parameter's annotation is evaluated at a time that depends on the Python."""
-        return OTHER
 
     def run_later(self, task: Later) -> None:
         """Run a body that was put off, in a fresh scope."""
@@ -132,14 +141,14 @@ class Flow(Evaluator):
         self.ever = dict(names)
         self.facts = Facts(names=names)
         match task.node:
-            case ast.GeneratorExp() as generator:
-                self.comprehend(generator, generator.generators)
             case ast.Lambda(args=arguments, body=body):
                 self._parameters(arguments)
                 self.visit(body)
-            case function:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() as function:
                 self._parameters(function.args)
                 self.block(function.body)
+            case comprehension:
+                self.comprehend(comprehension, comprehension.generators)
 
     def _parameters(self, arguments: ast.arguments) -> None:
         for node in ast.walk(arguments):
@@ -197,10 +206,11 @@ class Flow(Evaluator):
         self.facts = join_all([self.facts, *loop.breaks])
 
     def visit_Match(self, node: ast.Match) -> None:
-        """Patterns run code of the subject's class, and a failed one may have bound its names."""
+        """A pattern may run code of the subject's class; a failed one may have bound its names."""
         self.visit(node.subject)
-        self.lose_paths()
         for case in node.cases:
+            if any(isinstance(part, UNPACKING) for part in ast.walk(case.pattern)):
+                self.lose_paths()
             self._rebind(case.pattern)
         ends = []
         for case in node.cases:
@@ -209,6 +219,8 @@ class Flow(Evaluator):
             if case.guard is not None:
                 outcome = self.branch(case.guard)
                 self.facts, unmatched = outcome.true, unmatched.join(outcome.false)
+            elif _matches_all(case.pattern):
+                unmatched = DEAD
             self.block(case.body)
             ends.append(self.facts)
             self.facts = unmatched
@@ -261,7 +273,8 @@ class Flow(Evaluator):
                 if exits[mark:]:
                     exits.append(self.facts)
         self.facts = normal
-        self.block(node.finalbody)
+        if not normal.dead:
+            self.block(node.finalbody)
 
     visit_TryStar = visit_Try
 
@@ -273,10 +286,12 @@ class Flow(Evaluator):
         self.caught = caught
         self.block(node.orelse)
         ends = [self.facts]
+        asked = floor.facts
         for handler in node.handlers:
-            self.facts = floor.facts
+            self.facts = asked
             if handler.type is not None:
                 self.visit(handler.type)
+            asked = self.facts  # a type that does not match was evaluated all the same
             if handler.name is not None:
                 self.bind_name(handler.name, OTHER)
             self.block(handler.body)
@@ -288,22 +303,35 @@ class Flow(Evaluator):
         return self.floors[-1]
 
     def _catches(self, node: Try) -> bool:
-        """Whether an AttributeError in the body surely ends in a handler that raises nothing."""
+        """Whether an AttributeError in the body surely ends in a handler, for good.
+
+        A handler that binds the error, raises, or calls anything may hand the error on.
+        """
         if isinstance(node, ast.TryStar):
             return False
         for handler in node.handlers:
             found = list(self.names.exceptions(handler.type))
             if not any(one is None or self._is_caught(one) for one in found):
                 continue
-            if any(isinstance(child, ast.Raise) for child in ast.walk(handler)):
+            if handler.name or any(self._hands_on(part) for part in ast.walk(handler)):
                 return False
             if any(one is not None and self._is_caught(one) for one in found):
                 return True
         return False
 
+    def _hands_on(self, node: ast.AST) -> bool:
+        if isinstance(node, ast.Call):
+            return not self.names.is_harmless(node.func)
+        return isinstance(node, HANDS_ON)
+
     @staticmethod
     def _is_caught(found: type | None) -> bool:
         return found is not None and issubclass(AttributeError, found)
+
+
+def _matches_all(pattern: ast.pattern) -> bool:
+    """Whether it is `_` or a bare name."""
+    return isinstance(pattern, ast.MatchAs) and pattern.pattern is None
 
 
 def _pairs(node: ast.Assign) -> list[tuple[ast.expr, ast.expr]]:

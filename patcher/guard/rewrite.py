@@ -26,10 +26,12 @@ from libcst.metadata import MetadataWrapper, PositionProvider
 from patcher.errors import RewriteRefused
 from patcher.guard import AttributeGuard
 from patcher.guard.context import free_quote, is_sole_argument, refusal
-from patcher.guard.enclosing import is_guarded, path
-from patcher.guard.layout import Gate, Replacement, Shape, Style, Value
+from patcher.guard.enclosing import is_builtin, is_calm, is_guarded, path
+from patcher.guard.layout import NEWLINE, Gate, Replacement, Shape, Style, Value
 from patcher.guard.parse import line_of, parse
 
+# A hasattr that is not called, a definition of one, a star import that may bring one.
+ODD_HASATTR = re.compile(r"\bhasattr\b(?!\()|\b(?:def|class)\s+hasattr\b|\bimport\b[\s(]*\*")
 BY_HAND = "Guard it by hand, or drop the patch for this file."
 
 
@@ -60,7 +62,9 @@ def rewrite(source: bytes, rule: AttributeGuard) -> Rewritten:
     file that libcst cannot reproduce byte for byte; `NotPython` for bytes that are no source.
     """
     module = parse(source)
-    marker = _Marker(rule, module, _unused(module.code))
+    # Looking at every name costs as much as all the rest, and hardly ever is there cause to.
+    trusted = not ODD_HASATTR.search(module.code) or is_builtin(module, "hasattr")
+    marker = _Marker(rule, module, _unused(module.code), trusted)
     template = _mark(module, marker)
     pieces = re.split(rf"\({marker.stem}(\d+)\)", template)
     return _splice(source, module, pieces, marker.places)
@@ -117,6 +121,7 @@ class _Marker(cst.CSTTransformer):
     rule: AttributeGuard
     module: cst.Module
     stem: str
+    hasattr_is_builtin: bool
     places: list[Replacement] = field(default_factory=list)
     stack: list[cst.CSTNode] = field(default_factory=list)
     gated: dict[cst.CSTNode, Gate | None] = field(default_factory=dict)
@@ -127,6 +132,8 @@ class _Marker(cst.CSTTransformer):
         if isinstance(node, cst.Comparison) and self._is_operand_of_and():
             self._gate(node)
         self.stack.append(node)
+        if isinstance(node, cst.Import | cst.ImportFrom):
+            return False  # a dotted module's name is no read
         if isinstance(node, cst.FunctionDef | cst.SimpleStatementLine):
             return self.rule.receiver in self._text(node)
         return True
@@ -174,7 +181,11 @@ class _Marker(cst.CSTTransformer):
                 return False
 
     def _is_unguarded(self, node: cst.CSTNode, ancestors: list[cst.CSTNode]) -> bool:
-        return self._is_read(node) and not is_guarded(node, ancestors, self.rule)
+        if not self._is_read(node):
+            return False
+        if not self.hasattr_is_builtin:
+            raise self.refused(node, "the module binds hasattr, or may do so, to its own use")
+        return not is_guarded(node, ancestors, self.rule)
 
     def _checked_path(self, node: cst.CSTNode, ancestors: list[cst.CSTNode]) -> str:
         """The receiver as dotted text. Refuses a read that cannot be rewritten where it stands."""
@@ -187,6 +198,11 @@ class _Marker(cst.CSTTransformer):
             raise self.refused(node, reason or "")
         return ".".join(keys)
 
+    def _on_one_line(self, node: cst.CSTNode) -> None:
+        """A node alone does not know the indentation of its further lines."""
+        if NEWLINE.search(self._text(node)):
+            raise self.refused(node, "it is written over several lines")
+
     def _style(self, ancestors: list[cst.CSTNode], node: cst.CSTNode) -> Style:
         quote, in_string = free_quote(ancestors)
         if quote is None:
@@ -195,6 +211,7 @@ class _Marker(cst.CSTTransformer):
 
     def _value(self, node: cst.CSTNode) -> Value:
         receiver = self._checked_path(node, self.stack)
+        self._on_one_line(node)
         bare = cst.ensure_type(node, cst.Attribute).with_changes(lpar=(), rpar=())
         return Value(
             before=self._text(node),
@@ -217,10 +234,13 @@ class _Marker(cst.CSTTransformer):
                 sides = [s for s in (node.left, right) if self._is_unguarded(s, ancestors)]
                 if not sides:
                     return
+                if node.left not in sides and not is_calm(node.left):
+                    raise self.refused(sides[0], "what it is compared with runs code before it")
                 if node.left not in sides and self.rule.chain in self._text(node.left):
                     raise self.refused(sides[0], "the comparison holds another read")
                 paths = tuple(self._checked_path(side, ancestors) for side in sides)
                 style = self._style(ancestors, node)
+                self._on_one_line(node.left)
                 self.gated |= dict.fromkeys(sides)
                 self.gated[node.left] = Gate(self._text(node.left), style, self.rule, paths)
             case _:

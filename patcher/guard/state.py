@@ -15,13 +15,17 @@ from patcher.guard.facts import OTHER, Facts, Held, Value
 from patcher.guard.names import ModuleNames
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+# What an annotation must not hold to be taken for a mere name of a type.
+ACTS = (ast.Call, ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom, ast.Starred, ast.Dict,
+        ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.In, ast.NotIn)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Later:
     """Code that runs at another time, and the names that it sees from outside."""
 
-    node: Function | ast.GeneratorExp
+    node: Function | Comprehension
     outer: Mapping[str, Value]
 
 
@@ -47,6 +51,7 @@ class Walk(ast.NodeVisitor):
     floors: list[Floor] = field(default_factory=list)
     ever: dict[str, Value] = field(default_factory=dict)
     caught: bool = False
+    in_class: bool = False
     _facts: Facts = field(default_factory=Facts)
 
     @property
@@ -56,6 +61,8 @@ class Walk(ast.NodeVisitor):
 
     @facts.setter
     def facts(self, facts: Facts) -> None:
+        if facts is self._facts:
+            return
         self._facts = facts
         for floor in self.floors:
             floor.facts = floor.facts.join(facts)
@@ -87,6 +94,26 @@ class Walk(ast.NodeVisitor):
     def _exposed(self, value: Value) -> Value:
         """A value in a name that any call may bind anew: by now it may be None."""
         return replace(value.detached(), nothing=value.nothing or value.held is not Held.NO)
+
+    def defaults(self, arguments: ast.arguments) -> None:
+        """Defaults, the positional ones first."""
+        for default in (*arguments.defaults, *arguments.kw_defaults):
+            if default is not None:
+                self.visit(default)
+
+    def annotation(self, node: ast.expr | None) -> None:
+        """Evaluated now, later or never: that depends on the Python and on the module.
+
+        So its reads are judged by what holds at any time, and what it may do is done.
+        """
+        if node is None:
+            return
+        before, floors, self.floors = self.facts, self.floors, []
+        self.facts = Facts(names=dict(self.ever), dead=before.dead)
+        self.visit(node)
+        after, self.floors = self.facts, floors
+        acts = any(isinstance(part, ACTS) for part in ast.walk(node))
+        self.facts = before.join(after).without_paths() if acts else before
 
     def lose_paths(self) -> None:
         """Code ran that cannot be seen: it may have altered every layer and every shared name."""

@@ -1,0 +1,1 @@
+"""Measurements on real files: `make bench`. Each figure is a ratio within one run."""
