@@ -120,7 +120,8 @@ def newest_transition(count: int, judged: Callable[[int], Finding]) -> tuple[Tra
         else:
             other, between = middle, [place for place in between if place > middle]
     hidden = [judged(place) for place in sorted(unread) if other < place < same]
-    return transitions([judged(other), *hidden, judged(same)])
+    # The older of the two begins a run of its own here, which is no turn.
+    return transitions([judged(other), *hidden, judged(same)])[-1:]
 
 
 def _gallop(newest: int, status: Callable[[int], Status], now: Status) -> tuple[int | None, int]:

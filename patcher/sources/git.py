@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _SETTINGS = (
     "core.fsmonitor=false",
     "core.hooksPath=/dev/null",
-    "diff.orderFile=",
+    "diff.orderFile=/dev/null",
     "log.mailmap=false",
     "log.showSignature=false",
 )

@@ -1,0 +1,262 @@
+"""`vllm-patcher landed`: is upstream's fix in? And `vllm-patcher cache clear`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from patcher.errors import Exit, UsageError
+from patcher.files import write_atomically
+from patcher.landed import Scope
+from patcher.patch import Patch, Status, data_path, select
+from patcher.report import as_json
+
+if TYPE_CHECKING:
+    from packaging.version import Version
+
+    from patcher.landed import Watch
+    from patcher.landed.render import Answer
+
+EPILOG = """\b
+Exit codes: 0 as wanted; 1 a claim is refuted (--check); 2 a wrong call;
+3 something could not be read or decided; what could is still answered."""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+@click.option("--since", metavar="VERSION", help="The oldest version to read; 0 for all.")
+@click.option("--until", metavar="VERSION", help="The newest version to read.")
+@click.option("--pre", is_flag=True, help="Read pre-releases and nightlies too.")
+@click.option(
+    "--patch", "patches", multiple=True, metavar="NAME", help="Only this patch; may be repeated."
+)
+@click.option("--index", metavar="URL", help="Read this index instead of PyPI (PEP 503, PEP 691).")
+@click.option(
+    "--wheel", "wheels", multiple=True, metavar="URL", help="Read this wheel; may be repeated."
+)
+@click.option("--images", is_flag=True, help="Read every image of images.lock that can be reached.")
+@click.option(
+    "--lock", type=click.Path(path_type=Path), help="The lock file; default: ./images.lock."
+)
+@click.option(
+    "--git", metavar="DIR[@REF]", help="Walk a local clone; name the commits that fixed and broke."
+)
+@click.option(
+    "--bisect", is_flag=True, help="With --git: only the newest turn, by a few reads; see above."
+)
+@click.option("--check", is_flag=True, help="Compare with what each patch claims in `affected`.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "markdown", "html"]),
+    help="Default: what FILE's suffix says, else a table.",
+)
+@click.option("--json", "as_data", is_flag=True, help="The same as --format json.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the answer here instead of stdout.",
+)
+@click.option("--no-cache", is_flag=True, help="Read everything again.")
+@click.pass_context
+def landed(
+    context: click.Context,
+    sources: Sequence[str],
+    since: str | None,
+    until: str | None,
+    pre: bool,
+    patches: Sequence[str],
+    index: str | None,
+    wheels: Sequence[str],
+    images: bool,
+    lock: Path | None,
+    git: str | None,
+    bisect: bool,
+    check: bool,
+    form: str | None,
+    as_data: bool,
+    output: Path | None,
+    no_cache: bool,
+) -> None:
+    """Say whether upstream's fix is in: for each release, nightly, image or commit, by content.
+
+    Without arguments every release on PyPI is read that the patches' claims reach back to; a
+    few ranges of each wheel are fetched, none is downloaded. SOURCE is what `verify` takes; with
+    SOURCE, --wheel or --images only these are read, unless --index is given too.
+
+    --git walks every commit of a branch that touched the file, through renames. --bisect reads
+    few of them: it looks back from the newest in doubling steps until the verdict differs, then
+    halves the gap. The turn that it names is real, but where a fix came and went again between
+    two commits that it read (vLLM's history has such), it does not see that, and a newer turn
+    than the one it names may exist. Leave it out to be sure.
+
+    --check is for a daily job: exit 1 and the patch, release and direction where content refutes
+    a claim. Editing `affected` in the patch's file clears it.
+    """
+    wanted, style = select(patches), _format(form, as_data, output)
+    scope = Scope(
+        releases=index is not None or not (sources or wheels or images),
+        index=index,
+        since=_version(since),
+        until=_version(until),
+        pre=pre,
+        wheels=tuple(wheels),
+        images=images,
+        sources=tuple(sources),
+        lock=lock or _default_lock(),
+        cached=not no_cache,
+    )
+    if git is None:
+        if bisect:
+            raise UsageError("--bisect needs a clone", next_step="Name it with --git DIR.")
+        answer = _surveyed(wanted, scope, check)
+    else:
+        alone = Scope(lock=scope.lock, cached=scope.cached)
+        if check or scope != alone:
+            raise UsageError(
+                "--git walks commits, which have no version and no index",
+                next_step="Give it with --bisect, --patch and output options only.",
+            )
+        answer = _walked(wanted, git, bisect)
+    _write(answer, style, output)
+    context.exit(_exit(answer))
+
+
+def _surveyed(patches: Sequence[Patch], scope: Scope, check: bool) -> Answer:
+    """Read the artifacts and order what they say."""
+    from patcher.landed import claims
+    from patcher.landed.render import Answer
+    from patcher.landed.survey import survey
+    from patcher.landed.timeline import timelines
+
+    if scope.releases and scope.since is None:
+        scope = dataclasses.replace(scope, since=claims.oldest_claimed(patches))
+    with _watching("reading") as watch:
+        findings = survey(patches, scope, _say, watch)
+    lines = timelines(patches, findings)
+    return Answer(lines, tuple(claims.check(line) for line in lines) if check else ())
+
+
+def _walked(patches: Sequence[Patch], spec: str, bisect: bool) -> Answer:
+    """Walk the clone once for each patch."""
+    from patcher.landed.history import history
+    from patcher.landed.render import Answer
+    from patcher.sources.git import open_git
+
+    source = open_git(spec)
+    with contextlib.closing(source.clone), _watching("walking") as watch:
+        histories = [
+            history(patch, source.clone, source.commit, watch, bisect=bisect) for patch in patches
+        ]
+    return Answer(histories=tuple(histories))
+
+
+def _exit(answer: Answer) -> Exit:
+    """A check decides by its claims; else the answer is whole, or it is not."""
+    from patcher.landed import claims
+
+    if answer.checks:
+        return claims.exit_for(answer.checks)
+    holes = [line for line in answer.timelines if line.unread or not line.findings]
+    lost = [each for each in answer.histories if each.head.verdict.status is Status.UNKNOWN]
+    never = [each for each in answer.histories if not each.touching]
+    return Exit.UNDECIDED if holes or lost or never else Exit.OK
+
+
+def _write(answer: Answer, style: str, output: Path | None) -> None:
+    text = _rendered(answer, style, output is None)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_atomically(output, text.encode())
+        _say(f"wrote {output}")
+
+
+def _rendered(answer: Answer, style: str, to_stdout: bool) -> str:
+    """The answer's text; a table fits the terminal, if one reads it."""
+    from patcher.landed import markdown, page, render
+
+    if style == "json":
+        return f"{as_json('landed', **render.data(answer))}\n"
+    if style == "markdown":
+        return markdown.markdown(answer)
+    if style == "html":
+        return page.page(answer)
+    seen = to_stdout and sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if seen else None
+    return render.table(answer, width, colour=seen and not os.environ.get("NO_COLOR"))
+
+
+def _format(form: str | None, as_data: bool, output: Path | None) -> str:
+    if as_data and form not in {None, "json"}:
+        raise UsageError(f"--json is not --format {form}", next_step="Give one of the two.")
+    if as_data or form:
+        return form or "json"
+    if output is None:
+        return "table"
+    from patcher.landed.render import format_of
+
+    return format_of(output)
+
+
+def _version(text: str | None) -> Version | None:
+    if text is None:
+        return None
+    from patcher.versions import parsed
+
+    version = parsed(text)
+    if version is None:
+        raise UsageError(f"{text!r} is no version", next_step="Write it as PEP 440 does: 0.23.0.")
+    return version
+
+
+def _default_lock() -> Path:
+    here = Path("images.lock")
+    return here if here.exists() else data_path("images.lock")
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+@contextlib.contextmanager
+def _watching(verb: str) -> Iterator[Watch]:
+    """A bar on stderr, where somebody watches."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(verb, total=None)
+
+        def watch(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
+
+        yield watch
+
+
+@click.group("cache", epilog=EPILOG)
+def cache_group() -> None:
+    """What was read before, kept by content in the user's cache folder."""
+
+
+@cache_group.command("clear", epilog=EPILOG)
+@click.option("--json", "as_data", is_flag=True, help="Print JSON on stdout.")
+def cache_clear(as_data: bool) -> None:
+    """Forget every verdict that was kept."""
+    from patcher import cache
+
+    gone = cache.clear()
+    if as_data:
+        click.echo(as_json("cache clear", cleared=gone))
+    _say(f"{gone} entries cleared")
