@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,8 @@ from patcher.landed.history import History, history, newest_transition
 from patcher.landed.timeline import Turn, transitions
 from patcher.patch import Status, Verdict, select
 from patcher.sources.git import open_git
+from tests.clones import OLD_HOME, workshop
 from tests.conftest import TARGET
-from tests.landed.clones import OLD_HOME, Workshop, workshop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -234,10 +235,7 @@ def finding(status: Status, place: int) -> Finding:
 def test_a_bisection_names_a_turn_that_the_walk_names(statuses: list[Status]) -> None:
     line = [finding(status, place) for place, status in enumerate(statuses)]
     decided = [each for each in line if each.verdict.status is not Status.UNKNOWN]
-    pairs = {
-        (before.artifact, after.artifact)
-        for before, after in zip(decided, decided[1:], strict=False)
-    }
+    pairs = {(before.artifact, after.artifact) for before, after in itertools.pairwise(decided)}
     for each in newest_transition(len(line), line.__getitem__):
         if each.before is not None:
             assert (each.before.artifact, each.finding.artifact) in pairs
