@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 import libcst as cst
 
@@ -18,6 +19,9 @@ _TARGETS: dict[type[cst.CSTNode], str] = {
     cst.Del: "target",
     cst.AsName: "name",
 }
+
+# What may stand between a target and its parts.
+UNPACKED = (cst.Element, cst.StarredElement, cst.Tuple, cst.List)
 
 # Ancestors under which no rewrite keeps the meaning, with the reason.
 _REFUSED: tuple[tuple[type[cst.CSTNode], str], ...] = (
@@ -43,13 +47,9 @@ def refusal(node: cst.CSTNode, ancestors: Ancestors) -> str | None:
 
 
 def _is_target(node: cst.CSTNode, ancestors: Ancestors) -> bool:
-    child = node
-    for parent in reversed(ancestors):
-        if isinstance(parent, cst.Element | cst.StarredElement | cst.Tuple | cst.List):
-            child = parent
-            continue
-        return getattr(parent, _TARGETS.get(type(parent), ""), None) is child
-    return False
+    unpacked = list(takewhile(lambda parent: isinstance(parent, UNPACKED), reversed(ancestors)))
+    parent, child = ancestors[-len(unpacked) - 1], [node, *unpacked][-1]
+    return getattr(parent, _TARGETS.get(type(parent), ""), None) is child
 
 
 def free_quote(ancestors: Ancestors) -> tuple[str | None, bool]:

@@ -7,6 +7,7 @@ more, which does no harm; one that it sees where there is none would leave a cra
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 import libcst as cst
 
@@ -87,8 +88,7 @@ def _is_shown(node: cst.CSTNode, ancestors: Ancestors, key: Path, rule: Attribut
         outcome = _outcome(parent, child)
         if outcome is not None and _proves(outcome[0], key, rule, wanted=outcome[1]):
             return True
-        before = list(_run_before(parent, child))
-        for statement in reversed(before):
+        for statement in reversed(_run_before(parent, child)):
             if _exits_without(statement, key, rule):
                 return True
             if not _is_calm(statement, passed):
@@ -143,13 +143,10 @@ def _is_string(argument: cst.Arg, text: str) -> bool:
     return isinstance(value, cst.SimpleString) and value.evaluated_value == text
 
 
-def _run_before(parent: cst.CSTNode, child: cst.CSTNode) -> Iterator[cst.CSTNode]:
+def _run_before(parent: cst.CSTNode, child: cst.CSTNode) -> list[cst.CSTNode]:
     """The statements of the same block that have run before `child`."""
-    if isinstance(parent, BLOCKS):
-        for statement in parent.body:
-            if statement is child:
-                return
-            yield statement
+    body = parent.body if isinstance(parent, BLOCKS) else ()
+    return list(takewhile(lambda statement: statement is not child, body))
 
 
 def _exits_without(statement: cst.CSTNode, key: Path, rule: AttributeGuard) -> bool:

@@ -101,18 +101,15 @@ class _Comparison:
 
     def _same_chain(self, old: list[ast.expr], new: list[ast.expr]) -> bool:
         """Operands of `and`: a gate is one or more new hasattr calls before an old comparison."""
-        rest = iter(new)
+        rest = list(reversed(new))
         for operand in old:
-            inserted = 0
-            while (candidate := next(rest, None)) is not None:
-                if self._is_hasattr(candidate) and ast.dump(candidate) != ast.dump(operand):
-                    inserted += 1
-                    continue
-                break
-            self.put_back["gate"] += inserted > 0
-            if candidate is None or not self.same(operand, candidate):
+            before = len(rest)
+            while rest and self._is_hasattr(rest[-1]) and ast.dump(rest[-1]) != ast.dump(operand):
+                rest.pop()
+            self.put_back["gate"] += len(rest) < before
+            if not rest or not self.same(operand, rest.pop()):
                 return False
-        return next(rest, None) is None
+        return not rest
 
     def _is_value_guard(self, node: ast.IfExp) -> bool:
         """`x.weight.dtype if hasattr(x, "weight") else x.params_dtype`, with one x throughout."""

@@ -65,9 +65,9 @@ def rewrite(source: bytes, rule: AttributeGuard) -> Rewritten:
     # Looking at every name costs as much as all the rest, and hardly ever is there cause to.
     trusted = not ODD_HASATTR.search(module.code) or is_builtin(module, "hasattr")
     marker = _Marker(rule, module, _unused(module.code), trusted)
-    template = _mark(module, marker)
+    template = module.visit(marker).code
     pieces = re.split(rf"\({marker.stem}(\d+)\)", template)
-    return _splice(source, module, pieces, marker.places)
+    return _splice(module, pieces, marker.places)
 
 
 def _unused(text: str) -> str:
@@ -77,20 +77,10 @@ def _unused(text: str) -> str:
     return stem
 
 
-def _mark(module: cst.Module, marker: _Marker) -> str:
-    try:
-        return module.visit(marker).code
-    except cst.CSTValidationError as error:
-        raise marker.refused(marker.last, f"libcst allows no expression there ({error})") from error
-
-
-def _splice(
-    source: bytes, module: cst.Module, pieces: list[str], places: list[Replacement]
-) -> Rewritten:
+def _splice(module: cst.Module, pieces: list[str], places: list[Replacement]) -> Rewritten:
     """Fill the template: with the old text to find each place, with the new to make the file.
 
-    The template's literal pieces are all bytes outside the edits. Filled with the old texts it
-    must be the source again; so each edit's place is proven, and nothing else has changed.
+    The template's literal pieces are all bytes outside the edits, so they are kept as they are.
     """
     literals, order = pieces[0::2], [places[int(number)] for number in pieces[1::2]]
     old, new, edits = literals[0], literals[0], []
@@ -98,8 +88,6 @@ def _splice(
         after = place.render(new, following, module.default_indent, module.default_newline)
         edits.append(_edit(old, place, after, module.encoding))
         old, new = old + place.before + following, new + after + following
-    if old.encode(module.encoding) != source:
-        raise RewriteRefused("libcst lost track of the file's text", next_step=BY_HAND)
     return Rewritten(new.encode(module.encoding), tuple(edits))
 
 
@@ -125,7 +113,6 @@ class _Marker(cst.CSTTransformer):
     places: list[Replacement] = field(default_factory=list)
     stack: list[cst.CSTNode] = field(default_factory=list)
     gated: dict[cst.CSTNode, Gate | None] = field(default_factory=dict)
-    last: cst.CSTNode = field(default_factory=cst.Pass)
 
     def on_visit(self, node: cst.CSTNode) -> bool:
         """Keep the ancestors; skip statements that do not mention the receiver."""
@@ -189,7 +176,6 @@ class _Marker(cst.CSTTransformer):
 
     def _checked_path(self, node: cst.CSTNode, ancestors: list[cst.CSTNode]) -> str:
         """The receiver as dotted text. Refuses a read that cannot be rewritten where it stands."""
-        self.last = node
         receiver = cst.ensure_type(cst.ensure_type(node, cst.Attribute).value, cst.Attribute).value
         keys, reason = path(receiver), refusal(node, ancestors)
         if keys is None:

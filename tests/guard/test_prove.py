@@ -33,6 +33,11 @@ def test_a_good_result_passes() -> None:
     prove(SOURCE, GOOD, RULE)
 
 
+def test_a_gate_inside_parentheses_of_its_own_passes() -> None:
+    source = b"x = a and (kv_b_proj.weight.dtype == b)\n"
+    prove(source, rewrite(source, RULE), RULE)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -63,6 +68,14 @@ def test_a_byte_outside_the_edits_fails(data: bytes) -> None:
 def test_more_than_the_declared_guards_fails(old: bytes, new: bytes) -> None:
     with pytest.raises(ProofFailed, match="more than the declared reads"):
         prove(SOURCE, replaced(old, new), RULE)
+
+
+@pytest.mark.parametrize("data", [b"x = a and b and c\n", b"x = a and hasattr(b, 'weight')\n"])
+def test_an_operand_more_or_less_fails(data: bytes) -> None:
+    source = b"x = a and b\n"
+    edit = Edit(4, 11, source[4:11], data[4:-1], 1, "gate")
+    with pytest.raises(ProofFailed, match="more than the declared reads"):
+        prove(source, Rewritten(data, (edit,)), RULE)
 
 
 def test_an_edit_that_declares_another_shape_fails() -> None:

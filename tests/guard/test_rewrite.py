@@ -51,11 +51,13 @@ def test_a_read_that_must_not_be_touched_is_refused(source: str, line: int, reas
     [
         (f"x = 1\nreturn_ = lambda: 0\ndef f():\n    return(lambda: {READ})()\n", 4),
         (f"def f():\r    return {READ}\r", 2),
+        (f"match x:\n    case 1:\n        (lambda: 0)if(a)else(lambda: {READ})()\n", 3),
+        (f"x = 1\n(y): int = {READ}\n", 2),
         (f"class A:\n    def f(self):\n        if(lambda: {READ})():\n            pass\n", 3),
     ],
 )
 def test_what_libcst_cannot_take_is_refused_by_line(source: str, line: int) -> None:
-    """libcst 1.9.0: a TypeError for the first and the last, no round trip for the second."""
+    """libcst 1.9.0: a TypeError, no round trip, a syntax error, a TypeError."""
     with pytest.raises(RewriteRefused, match=rf"line {line}: libcst"):
         rewrite(source.encode(), RULE)
 
