@@ -51,7 +51,7 @@ def test_a_read_that_must_not_be_touched_is_refused(source: str, line: int, reas
     [
         (f"x = 1\nreturn_ = lambda: 0\ndef f():\n    return(lambda: {READ})()\n", 4),
         (f"def f():\r    return {READ}\r", 2),
-        (f"match x:\n    case 1:\n        (lambda: 0)if(a)else(lambda: {READ})()\n", 3),
+        (f"try:\n    pass\nfinally:\n    return(lambda: {READ})()\n", 4),
         (f"x = 1\n(y): int = {READ}\n", 2),
         (f"class A:\n    def f(self):\n        if(lambda: {READ})():\n            pass\n", 3),
     ],
