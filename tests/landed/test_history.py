@@ -60,7 +60,7 @@ def upstream(
     made.git("switch", "-qc", "fix")
     made.commit("Unrelated on the side", b"y = 1\n", "vllm/side.py")
     ids["second fix"] = made.commit("Ask params_dtype", release_file("0.28.0"))
-    made.commit("Tidy up", b"y = 2\n", "vllm/side.py")
+    made.commit("Tidy up", release_file("0.29.0"))
     made.git("switch", "-q", "main")
     made.commit("Meanwhile", b"z = 1\n", "vllm/main.py")
     ids["merge"] = made.merge("fix", "Merge the second fix")

@@ -1,0 +1,63 @@
+"""Findings for the tests: from real files, and made up where a shape is what matters."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from packaging.version import Version
+
+from patcher.guard import Read
+from patcher.landed import Finding, Notice
+from patcher.patch import Status, Verdict, judge_bytes, select
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+PATCH = select(["kv-b-proj-dtype"])[0]
+
+# The design's table: releases, unguarded and guarded reads.
+TABLE = (
+    (("0.15.0", "0.15.1", "0.16.0"), 1, 0),
+    (("0.17.0", "0.17.1"), 3, 0),
+    (("0.18.0", "0.18.1", "0.19.0", "0.19.1"), 0, 2),
+    (("0.20.0", "0.20.1", "0.20.2", "0.21.0", "0.22.0", "0.22.1", "0.23.0", "0.24.0"), 1, 2),
+    (("0.25.0", "0.25.1", "0.26.0", "0.27.0", "0.27.1"), 1, 3),
+    (("0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0", "0.33.0"), 0, 1),
+)
+
+
+@functools.cache
+def real(release_file: Callable[..., bytes]) -> tuple[Finding, ...]:
+    """A finding for each of the 28 releases, from its real file."""
+    return tuple(
+        Finding(name, Version(version), judge_bytes(PATCH, release_file(version), name))
+        for versions, _, _ in TABLE
+        for version in versions
+        for name in [f"pypi:{version}"]
+    )
+
+
+def made(
+    version: str | None,
+    status: Status,
+    *,
+    reads: Sequence[Read] | None = None,
+    artifact: str | None = None,
+    reason: str | None = None,
+    elsewhere: tuple[Notice, ...] = (),
+) -> Finding:
+    """A finding with as many reads as its status needs at least."""
+    guarded = {Status.NEEDED: (False,), Status.CLEAN: (True,)}.get(status, ())
+    if reads is None:
+        reads = [Read(7, 1, "f", "x.kv_b_proj.weight.dtype", each) for each in guarded]
+    name = artifact or f"pypi:{version}"
+    digest = "0" * 64 if guarded else None
+    verdict = Verdict(PATCH.name, name, status, tuple(reads), reason, digest)
+    return Finding(name, Version(version) if version else None, verdict, elsewhere)
+
+
+def story(text: str) -> list[Finding]:
+    """Findings 0.1.0, 0.2.0, ... by letter: n needed, c clean, a absent, u unknown."""
+    letters = {status.value[0]: status for status in Status}
+    return [made(f"0.{at}.0", letters[letter]) for at, letter in enumerate(text, 1)]

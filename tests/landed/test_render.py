@@ -1,0 +1,213 @@
+"""The answer as table, data and Markdown: whole, bounded, and safe whatever an index says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from patcher.errors import UsageError
+from patcher.guard import Read
+from patcher.landed import Notice
+from patcher.landed.claims import check
+from patcher.landed.history import History, Step
+from patcher.landed.markdown import LIMIT, code, markdown, prose
+from patcher.landed.render import Answer, Format, data, format_of, table
+from patcher.landed.timeline import Transition, Turn, timeline
+from patcher.patch import Status
+from patcher.report import as_json
+from patcher.sources.git import Commit
+from tests.landed.findings import PATCH, made, real, story
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from markdown_it.token import Token
+
+# Everything that a name, a reason, a path or a subject could try.
+HOSTILE = (
+    "</code></td><script>alert(1)</script><img src=x onerror=alert(2)> `|` \\| \\ | ![i](http://h/x)"
+    " [l](javascript:alert(3)) @somebody #1 <!-- {{ 7*7 }} {% x %} \x1b[31m\x07\r\n## head\u202e"
+    "&amp;"
+)
+
+
+def hostile_answer() -> Answer:
+    read = Read(1, 1, HOSTILE, HOSTILE, False)
+    line = timeline(
+        PATCH,
+        [
+            made("0.1.0", Status.NEEDED, reads=[read], artifact=HOSTILE),
+            made("0.2.0", Status.UNKNOWN, reason=HOSTILE, artifact=HOSTILE + "2"),
+            made("0.3.0", Status.CLEAN, elsewhere=(Notice(HOSTILE, 1, HOSTILE, False),)),
+            made(None, Status.ABSENT, reason=HOSTILE, artifact=HOSTILE + "3"),
+        ],
+    )
+    commit = Commit("a" * 40, datetime(2026, 3, 13, tzinfo=UTC), HOSTILE)
+    step = Step(Transition(Turn.LANDED, line.findings[0], None, ()), commit, commit, HOSTILE)
+    walked = History(
+        PATCH, HOSTILE, commit, line.findings[0], (step,), 3, 3, bisected=True, shallow=True
+    )
+    return Answer((line,), (check(line),), (walked,))
+
+
+def test_the_table_of_the_real_releases(release_file: Callable[..., bytes]) -> None:
+    rows = table(Answer((timeline(PATCH, real(release_file)),))).splitlines()
+    assert [row.split("  line")[0].split() for row in rows[1:7]] == [
+        ["0.15.0", "-", "0.16.0", "needed", "1", "0"],
+        ["0.17.0", "-", "0.17.1", "needed", "3", "0"],
+        ["0.18.0", "-", "0.19.1", "clean", "0", "2"],
+        ["0.20.0", "-", "0.24.0", "needed", "1", "2"],
+        ["0.25.0", "-", "0.27.1", "needed", "1", "3"],
+        ["0.28.0", "-", "0.33.0", "clean", "0", "1"],
+    ]
+    assert rows[8].startswith("kv-b-proj-dtype: needed in 0.15.0")
+
+
+def test_a_table_fits_the_terminal(release_file: Callable[..., bytes]) -> None:
+    rows = table(Answer((timeline(PATCH, real(release_file)),)), width=72).splitlines()
+    assert max(len(row) for row in rows[:7]) == 72
+    assert rows[1].endswith("…")
+
+
+def test_colour_is_added_to_the_words_and_only_where_asked_for() -> None:
+    answer = Answer((timeline(PATCH, story("ncau")),))
+    plain, coloured = table(answer), table(answer, colour=True)
+    assert "\x1b" not in plain
+    assert click.unstyle(coloured) == plain
+    assert coloured != plain
+
+
+def test_what_was_not_judged_shows_no_counts() -> None:
+    rows = table(Answer((timeline(PATCH, story("au")),))).splitlines()
+    assert [row.split()[1:4] for row in rows[1:3]] == [["absent", "-", "-"], ["unknown", "-", "-"]]
+
+
+def test_an_empty_answer_is_an_empty_table() -> None:
+    assert table(Answer()) == ""
+
+
+def test_no_terminal_escape_comes_through() -> None:
+    shown = table(hostile_answer())
+    assert all(character.isprintable() or character == "\n" for character in shown)
+
+
+def test_data_is_json_and_holds_every_finding(release_file: Callable[..., bytes]) -> None:
+    line = timeline(PATCH, real(release_file))
+    said = json.loads(as_json("landed", **data(Answer((line,), (check(line),)))))
+    (patch,) = said["patches"]
+    assert [each["version"] for each in patch["findings"]] == [
+        str(f.version) for f in line.findings
+    ]
+    assert patch["transitions"][2] == {
+        "turn": "regressed", "at": "0.20.0", "after": "0.19.1", "unread": []
+    }  # fmt: skip
+    assert patch["findings"][-1]["reads"][0]["guarded"] is True
+    assert said["checks"][0]["refuted"] == []
+    assert said["checks"][0]["held"] == 28
+
+
+def test_hostile_text_is_data_and_nothing_else_in_json() -> None:
+    said = json.loads(as_json("landed", **data(hostile_answer())))
+    assert said["patches"][0]["findings"][0]["artifact"] == HOSTILE
+    assert said["histories"][0]["steps"][0]["commit"]["subject"] == HOSTILE
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("a.md", Format.MARKDOWN),
+        ("a.HTML", Format.HTML),
+        ("a.b.json", Format.JSON),
+        ("a.txt", Format.TABLE),
+    ],
+)
+def test_a_files_suffix_chooses_its_format(name: str, form: Format) -> None:
+    assert format_of(Path(name)) is form
+
+
+@pytest.mark.parametrize("name", ["a", "a.pdf", ".md"])
+def test_a_suffix_without_a_format_is_a_wrong_call(name: str) -> None:
+    with pytest.raises(UsageError, match="format"):
+        format_of(Path(name))
+
+
+def tokens(text: str) -> list[Token]:
+    """The comment as a parser sees it, inline parts included."""
+    parsed = MarkdownIt("commonmark", {"html": True}).enable("table").parse(text)
+    return [part for token in parsed for part in [token, *(token.children or [])]]
+
+
+def raw_html(parts: Iterable[Token]) -> set[str]:
+    return {
+        line
+        for part in parts
+        if part.type in {"html_block", "html_inline"}
+        for line in part.content.strip().splitlines()
+    }
+
+
+def test_markdown_has_a_row_for_each_band(release_file: Callable[..., bytes]) -> None:
+    line = timeline(PATCH, real(release_file))
+    parts = tokens(markdown(Answer((line,), (check(line),))))
+    assert sum(part.type == "tr_open" for part in parts) == 1 + 6
+    cells = [part.content for part in parts if part.type == "code_inline"]
+    assert "0.20.0 - 0.24.0" in cells
+
+
+def test_hostile_text_stays_text_in_markdown() -> None:
+    text = markdown(hostile_answer())
+    parts = tokens(text)
+    kinds = {part.type for part in parts}
+    assert not kinds & {"link_open", "image", "hardbreak", "fence", "code_block"}
+    titles = "<details><summary>Reads in other files</summary>"
+    assert raw_html(parts) <= {titles, "</details>", "<code>", "</code>"}
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) == sum(part.type == "tr_open" for part in parts)
+    assert sum(part.type == "td_open" for part in parts) == 4 * 5 + 4
+    assert "somebody" in text
+    assert "@somebody" not in text
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_one_code_span(text: str) -> None:
+    parts = tokens(f"| a |\n|---|\n| {code(text)} |\n")
+    assert sum(part.type == "td_open" for part in parts) == 1
+    assert raw_html(parts) <= {"<code>", "</code>"}
+    assert {part.type for part in parts if part.level > 4} <= {
+        "text", "text_special", "code_inline", "html_inline"
+    }  # fmt: skip
+
+
+@given(st.text(max_size=60))
+def test_a_sentence_has_no_markup(text: str) -> None:
+    parts = tokens(f"x {prose(text)}")
+    assert {part.type for part in parts} <= {
+        "paragraph_open", "inline", "text", "text_special", "paragraph_close"
+    }  # fmt: skip
+
+
+def test_markdown_fits_a_comment_however_much_was_found() -> None:
+    line = timeline(
+        PATCH, [made(f"0.{at}.0", Status.UNKNOWN, reason="x" * 400) for at in range(900)]
+    )
+    many = markdown(Answer((line,) * 9, (check(line),)))
+    assert LIMIT - 1000 < len(many) <= LIMIT
+    assert "more lines are left out" in many
+    alone = markdown(Answer((line,)))
+    assert "840 older rows are left out" in alone
+    assert "0.899.0" in alone
+
+
+def test_a_refuted_claim_comes_first_in_markdown() -> None:
+    line = timeline(dataclasses.replace(PATCH, affected=(">=0.1",)), story("nc"))
+    text = markdown(Answer((line,), (check(line),)))
+    assert text.startswith(f"## The claim of `{PATCH.name}` is refuted\n")
