@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from patcher.errors import FileAbsent
@@ -51,10 +51,40 @@ def find_installation(scan: Callable[[Wanted], Layers], targets: Sequence[str]) 
         wanted = replace(wanted, paths=wanted.paths | unseen)
 
 
+def enough(layers: Iterable[Traces], wanted: Wanted) -> list[Traces]:
+    """The topmost layers that settle what `find_installation` asks for; no more are taken.
+
+    Settled is what a layer states or hides: the one installation, each target, and every
+    directory above, since a lower layer could have a link or another owner there. What lies below
+    is then hidden, but for two things that only the remaining layers could tell: a second
+    installation in another folder, and bytecode of a file that a higher layer holds in a newer
+    version. The layer that vLLM was installed by holds its bytecode, and is always taken, as it
+    alone states the version. A target that the image lacks takes all layers.
+    """
+    taken: list[Traces] = []
+    for layer in layers:
+        taken.append(layer)
+        if _is_settled(taken, wanted):
+            break
+    return taken
+
+
+def _is_settled(layers: Layers, wanted: Wanted) -> bool:
+    roots = _roots(layers)
+    if len(roots) != 1:
+        return len(roots) > 1
+    paths = [*(f"{roots[0]}/{target}" for target in wanted.targets), *wanted.paths]
+    stale = [path for layer in layers for path in layer.bytecode]
+    return all(_settles(layers, path) for path in [*paths, *parents([*paths, *stale])])
+
+
+def _settles(layers: Layers, path: str) -> bool:
+    """Do these layers say all there is to say of a path?"""
+    return any(_stated(layer, path) is not None or _hides(layer, path) for layer in layers)
+
+
 def _find_root(layers: Layers) -> str:
-    candidates = {path for layer in layers for path in (*layer.files, *layer.links)}
-    matches = (_ROOT.fullmatch(path) for path in candidates if at(layers, path) is not None)
-    roots = sorted(match[1] for match in matches if match)
+    roots = _roots(layers)
     if not roots:
         raise FileAbsent(
             f"no vLLM is installed in the image: no {VERSION_FILE} in any site-packages",
@@ -63,6 +93,12 @@ def _find_root(layers: Layers) -> str:
     if len(roots) > 1:
         raise broken(f"vLLM is installed twice: in {' and in '.join(roots)}")
     return roots[0]
+
+
+def _roots(layers: Layers) -> list[str]:
+    candidates = {path for layer in layers for path in (*layer.files, *layer.links)}
+    matches = (_ROOT.fullmatch(path) for path in candidates)
+    return sorted(match[1] for match in matches if match and at(layers, match[0]) is not None)
 
 
 def _locate(layers: Layers, path: str) -> str:

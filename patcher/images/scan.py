@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import hashlib
 import posixpath
 import re
 import tarfile
@@ -88,7 +89,7 @@ class Traces:
     whiteouts: set[str] = field(default_factory=set)
     opaque: set[str] = field(default_factory=set)
     # Every entry that is no directory, as sorted hashes: it only matters whether one is there.
-    others: array[int] = field(default_factory=lambda: array("q"))
+    others: array[int] = field(default_factory=lambda: array("Q"))
 
     def __len__(self) -> int:
         named = len(self.files) + len(self.links) + len(self.directories) + len(self.bytecode)
@@ -96,7 +97,7 @@ class Traces:
 
     def occupied(self, path: str) -> bool:
         """Does something that is no directory stand here?"""
-        wanted = hash(path)
+        wanted = _hash(path)
         place = bisect.bisect_left(self.others, wanted)
         return place < len(self.others) and self.others[place] == wanted
 
@@ -104,6 +105,12 @@ class Traces:
         """A tar may hold a path twice; the last one counts."""
         for kept in (self.files, self.links, self.hard_links, self.directories):
             kept.pop(path, None)
+
+
+def _hash(path: str) -> int:
+    """The same in every process, as Python's own is not: traces are kept between runs."""
+    name = path.encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
 
 
 def scan_layer(open_blob: Callable[[], BinaryIO], descriptor: Descriptor, wanted: Wanted) -> Traces:
@@ -146,7 +153,7 @@ def _scan(blob: Verified, wanted: Wanted) -> Traces:
     except OSError as error:
         raise Unreadable(f"a layer cannot be read: {error}", next_step="Try again.") from error
     blob.finish()
-    traces.others = array("q", sorted(traces.others))
+    traces.others = array("Q", sorted(traces.others))
     return traces
 
 
@@ -175,7 +182,7 @@ def _note_entry(
         if wanted.way(path) or wanted.file(path) or wanted.bytecode(path):
             traces.directories[path] = ImageDirectory(path, **owner, mtime=int(header.mtime))
         return
-    traces.others.append(hash(path))
+    traces.others.append(_hash(path))
     if wanted.bytecode(path):
         traces.bytecode.add(path)
     if header.issym() and (wanted.way(path) or wanted.file(path)):

@@ -1,17 +1,25 @@
-"""A local image in a Docker daemon as a source. Nothing is run in it."""
+"""An image as a source, wherever it lies. Nothing is run in it."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from patcher.errors import BrokenImage, DaemonFailed, FileAbsent, Unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from patcher.images import BaseImage
+    from patcher.images import Installation
+
+
+class Readable(Protocol):
+    """An image that vLLM's files can be read out of; every `BaseImage` is one."""
+
+    def installation(self, targets: Sequence[str]) -> Installation:
+        """See `BaseImage`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +27,7 @@ class ImageSource:
     """The files of the vLLM in an image; `label` is the name that a person typed for it."""
 
     label: str
-    image: BaseImage
+    image: Readable
 
     def read(self, target: str) -> bytes:
         """The bytes of `target`. Raises `FileAbsent`, `Unreadable`."""

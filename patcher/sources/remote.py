@@ -1,0 +1,34 @@
+"""An image in a registry as a source: `registry:NAME`, read without a daemon and without a pull."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from patcher.images.http import HttpSettings
+    from patcher.images.reference import Platform
+    from patcher.sources.image import ImageSource
+
+
+def open_registry_source(
+    spec: str,
+    name: str,
+    platform: Platform | None = None,
+    settings: HttpSettings | None = None,
+    *,
+    use_cache: bool = True,
+) -> ImageSource:
+    """The image that a reference names in its registry; `spec` is what a person typed for it.
+
+    `platform` None is the image's only one, or else this machine's. Raises `BadReference`,
+    `WrongPlatform`, `BrokenImage`, and `RegistryFailed` (an `Unreadable`) with its kinds.
+    """
+    from patcher.images.file_cache import LayerCache, default_folder
+    from patcher.images.http import Http
+    from patcher.images.reference import parse_reference
+    from patcher.images.remote import open_remote
+    from patcher.sources.image import ImageSource
+
+    cache = LayerCache(default_folder()) if use_cache else None
+    image = open_remote(parse_reference(name), platform, Http(settings), cache)
+    return ImageSource(spec, image)
