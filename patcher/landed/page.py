@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from patcher.errors import printable
 from patcher.landed.claims import check_lines
 from patcher.landed.render import history_notes
 from patcher.landed.sentences import newest_release, sentence, tip_words
-from patcher.landed.timeline import Band, evidence, notices, shown, span
+from patcher.landed.timeline import Band, evidence, notices, span
 from patcher.patch import Status
 
 if TYPE_CHECKING:
@@ -36,10 +37,13 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What stands behind a cell for one artifact."""
+    """What stands behind a cell for neighbours whose reads lie on the same lines.
+
+    `artifacts` are the names that say more than the version does.
+    """
 
     label: str
-    artifact: str
+    artifacts: tuple[str, ...]
     uploaded: str
     lines: tuple[str, ...]
 
@@ -74,6 +78,7 @@ def page(answer: Answer) -> str:
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_safe,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -84,6 +89,11 @@ def page(answer: Answer) -> str:
         checks=[(check, check_lines(check)) for check in answer.checks],
         histories=[(each, tip_words(each), history_notes(each)) for each in answer.histories],
     )
+
+
+def _safe(value: object) -> object:
+    """Each value as it is shown: what would reorder or control a line is spelled out."""
+    return printable(value, 2000) if isinstance(value, str) else value
 
 
 def _columns(lines: Sequence[Timeline]) -> list[tuple[Finding, ...]]:
@@ -129,10 +139,13 @@ def _cell(line: Timeline, band: Band | None, width: int) -> Cell:
         Status.NEEDED: f"{band.unguarded} of {total} unguarded",
         Status.CLEAN: f"{total} guarded" if total else "no read left",
     }.get(band.status, "")
-    proofs = tuple(_proof(line, each) for each in band.findings)
+    groups = itertools.groupby(band.findings, key=lambda each: evidence(line, each))
+    proofs = tuple(_proof(lines, tuple(group)) for lines, group in groups)
     return Cell(band.status.value, counts, span(band), width, proofs)
 
 
-def _proof(line: Timeline, finding: Finding) -> Proof:
-    uploaded = f"{finding.uploaded:%Y-%m-%d}" if finding.uploaded else ""
-    return Proof(shown(finding), finding.artifact, uploaded, evidence(line, finding))
+def _proof(lines: tuple[str, ...], findings: tuple[Finding, ...]) -> Proof:
+    named = (each.artifact for each in findings if each.artifact != f"pypi:{each.version}")
+    dates = [f"{each.uploaded:%Y-%m-%d}" for each in findings if each.uploaded]
+    uploaded = " - ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else ""
+    return Proof(span(Band(findings)), tuple(named), uploaded, lines)

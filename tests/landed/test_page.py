@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +20,7 @@ from patcher.landed.timeline import timeline
 from patcher.patch import Status
 from tests.conftest import missing
 from tests.landed.findings import PATCH, made, real, story
-from tests.landed.test_render import HOSTILE, hostile_answer
+from tests.landed.test_render import hostile_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -159,6 +160,8 @@ def test_hostile_text_makes_no_element_and_runs_nothing(
     assert "{{ 7*7 }}" in dom
     assert "49" not in re.sub("<style>.*?</style>", "", dom, flags=re.DOTALL)
     assert html.escape("<script>alert(1)</script>", quote=False) in dom
+    assert "## head\\u202e" in dom
+    assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e\ufffd]", dom)
 
 
 def test_the_page_asks_for_nothing() -> None:
@@ -178,6 +181,24 @@ def test_columns_are_the_runs_over_which_no_patch_changes(
     ]  # fmt: skip
     rows = [re.findall('colspan="([0-9]+)"', row) for row in text.split('<th scope="row">')[1:]]
     assert [sum(map(int, row)) for row in rows] == [9, 9]
+
+
+def test_releases_with_the_same_lines_share_their_evidence(
+    release_file: Callable[..., bytes],
+) -> None:
+    text = page(Answer((timeline(PATCH, real(release_file)),)))
+    regressed = text.split("</dl>")[3]
+    labels = re.findall("<dt>(.*?) <", regressed)
+    assert labels == ["0.20.0 - 0.20.2", "0.21.0", "0.22.0 - 0.23.0", "0.24.0"]
+    assert "pypi:" not in regressed
+
+
+def test_an_upload_date_stands_beside_its_release() -> None:
+    findings = [
+        dataclasses.replace(each, uploaded=datetime(2026, 3, day, tzinfo=UTC))
+        for each, day in zip(story("nn"), (1, 9), strict=True)
+    ]
+    assert "2026-03-01 - 2026-03-09" in page(Answer((timeline(PATCH, findings),)))
 
 
 def test_what_a_patch_was_not_asked_of_is_said_to_be_unread() -> None:
