@@ -37,10 +37,10 @@ def report() -> None:
     again = sum(_sed(data) != data for data in once.values())
     print(f"sed: guards what was guarded on {doubled}, changes {again} more on a second run")
     ours = {version: _ours(data) for version, data in files.items()}
-    cured = sum(_is_clean(ours[version]) for version in crashing)
+    mended = sum(_is_clean(ours[version]) for version in crashing)
     untouched = sum(ours[version] == files[version] for version in files.keys() - crashing)
     again = sum(_ours(data) != data for data in ours.values())
-    print(f"vllm-patcher: cures {cured}, leaves {untouched} clean ones, changes {again} again")
+    print(f"vllm-patcher: cures {mended}, leaves {untouched} clean ones, changes {again} again")
 
 
 def _is_clean(data: bytes) -> bool:

@@ -34,8 +34,8 @@ def missing(reason: str) -> NoReturn:
 @pytest.fixture(scope="session")
 def cache_dir() -> Path:
     """Where fetched vLLM files are kept between runs, outside the tree."""
-    root = os.environ.get("VLLM_PATCHER_TEST_CACHE") or Path.home() / ".cache" / "vllm-patcher-tests"
-    path = Path(root)
+    named = os.environ.get("VLLM_PATCHER_TEST_CACHE")
+    path = Path(named) if named else Path.home() / ".cache" / "vllm-patcher-tests"
     path.mkdir(parents=True, exist_ok=True)
     return path
 

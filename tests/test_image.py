@@ -142,6 +142,7 @@ def test_the_file_in_the_image_is_the_reported_one(world: Callable[..., World]) 
         data = b"".join(stream)
     finally:
         container.remove()
+    assert stat is not None
     assert stat["mode"] & 0o777 == 0o640
     content = untar(data)
     assert hashlib.sha256(content).hexdigest() == report["files"][0]["patches"][0]["postimage"]

@@ -15,19 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
-from conftest import free_port
-from docker_bases import (
-    ROOT,
-    SOURCE,
-    TARGET,
-    Entry,
-    containers,
-    descendants,
-    installed,
-    load_base,
-    push_index,
-    remove_all,
-)
 
 from patcher.errors import (
     BadReference,
@@ -43,6 +30,19 @@ from patcher.images.docker_build import build
 from patcher.images.docker_files import READER_LABEL, find_root, opened
 from patcher.images.dockerfile import context
 from patcher.images.reference import Platform, parse_platform
+from tests.conftest import free_port
+from tests.docker_bases import (
+    ROOT,
+    SOURCE,
+    TARGET,
+    Entry,
+    containers,
+    descendants,
+    installed,
+    load_base,
+    push_index,
+    remove_all,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

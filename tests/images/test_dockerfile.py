@@ -9,7 +9,6 @@ import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
-from docker_bases import Entry, installed, load_base, remove_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from patcher.images.docker import local_image
 from patcher.images.docker_files import opened
 from patcher.images.dockerfile import context, json_paths, quoted, render
 from patcher.images.reference import Platform, parse_platform
+from tests.docker_bases import Entry, installed, load_base, remove_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from docker_bases import ROOT, SOURCE, TARGET, Entry, installed, load_base, remove_all
 
 from patcher.errors import FileAbsent, Unreadable
 from patcher.images.docker import local_image
 from patcher.sources.image import ImageSource
+from tests.docker_bases import ROOT, SOURCE, TARGET, Entry, installed, load_base, remove_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
