@@ -1,0 +1,129 @@
+"""`vllm-patcher patch`, `image` and `demo`: what makes something new."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from patcher.commands.options import (
+    EPILOG,
+    json_option,
+    lock_option,
+    lock_path,
+    parsed_platform,
+    patch_option,
+    platform_option,
+    say,
+)
+from patcher.errors import UsageError
+from patcher.patch import select
+from patcher.report import as_json
+
+
+@click.command(epilog=EPILOG)
+@click.argument("path", type=click.Path(path_type=Path), metavar="FILE|TREE")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="Write here: a file for FILE, a folder for TREE.",
+)
+@click.option("--in-place", is_flag=True, help="Replace the file; remove its stale bytecode.")
+@patch_option
+@json_option
+def patch(
+    path: Path, output: Path | None, in_place: bool, patches: Sequence[str], as_data: bool
+) -> None:
+    """Patch a vLLM that is not in an image: one file, or a tree that holds the package.
+
+    TREE is a site-packages folder or a virtual environment. Nothing is written unless the result
+    has passed every proof; a failure leaves every byte as it was. A second run finds nothing to
+    do and says so.
+    """
+    from patcher.inplace import patch_path
+
+    if (output is None) is not in_place:
+        raise UsageError("say where the result goes", next_step="Give either -o OUT or --in-place.")
+    done = patch_path(path, select(patches), output)
+    if as_data:
+        click.echo(as_json("patch", files=done))
+    for file in done:
+        if not as_data:
+            click.echo(file.path)
+        for line in file.lines:
+            say(line)
+
+
+@click.command(epilog=EPILOG)
+@click.argument("name")
+@patch_option
+@platform_option
+@lock_option
+@click.option(
+    "--repository",
+    default="vllm-openai-patched",
+    show_default=True,
+    metavar="REPO",
+    help="The name that the tags go under.",
+)
+@click.option("--allow-clean", is_flag=True, help="Tag a base that needs no patch as patched.")
+@json_option
+def image(
+    name: str,
+    patches: Sequence[str],
+    platform: str | None,
+    lock: Path | None,
+    repository: str,
+    allow_clean: bool,
+    as_data: bool,
+) -> None:
+    """Bake a patched image on a digest-pinned base, prove it, and tag it.
+
+    NAME is a name in images.lock: a version (0.23.1rc1 means its newest locked build), one build
+    (0.23.1rc1.dev672), a commit, a reference; the local Docker daemon pulls and builds it.
+    Or oci:DIR[:NAME], an image in an OCI layout: a layer is appended there, without a daemon.
+    Nothing is run in the image, so any platform can be built on any machine.
+    """
+    from patcher.engines import docker_job, layout_job
+    from patcher.report import image_json, image_lines
+
+    wanted, place = select(patches), parsed_platform(platform)
+    if name.startswith("oci:"):
+        report = layout_job(name.removeprefix("oci:"), place, wanted, allow_clean, say)
+    else:
+        report = docker_job(name, lock_path(lock), place, wanted, repository, allow_clean, say)
+    if as_data:
+        click.echo(as_json("image", **image_json(report)))
+    else:
+        click.echo("\n".join(image_lines(report)))
+
+
+@click.command(epilog=EPILOG)
+@click.argument("version", default="0.23.0")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("out/demo"),
+    show_default=True,
+    metavar="DIR",
+    help="Where the OCI layout is written.",
+)
+@json_option
+def demo(version: str, output: Path, as_data: bool) -> None:
+    """Show the whole job on a real vLLM release, without Docker.
+
+    Takes the files out of VERSION's wheel on PyPI by range requests, makes a small base image of
+    them, patches, verifies, appends, tags, and reads it all back. The same digest on every run.
+    """
+    from patcher.demo import run
+    from patcher.report import demo_json, demo_lines
+
+    result = run(version, output, say)
+    if as_data:
+        click.echo(as_json("demo", **demo_json(result)))
+    else:
+        click.echo("\n".join(demo_lines(result)))

@@ -1,0 +1,98 @@
+"""`vllm-patcher verify` and `vllm-patcher diff`: what a vLLM needs; nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from patcher.commands.options import (
+    EPILOG,
+    json_option,
+    lock_option,
+    lock_path,
+    parsed_platform,
+    patch_option,
+    platform_option,
+    say,
+)
+from patcher.errors import Exit
+from patcher.patch import apply, judge, select
+from patcher.report import as_json, exit_for, verdict_lines, verdict_summary
+
+
+@click.command(epilog=EPILOG)
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@patch_option
+@platform_option
+@lock_option
+@json_option
+@click.pass_context
+def verify(
+    context: click.Context,
+    sources: Sequence[str],
+    patches: Sequence[str],
+    platform: str | None,
+    lock: Path | None,
+    as_data: bool,
+) -> None:
+    """Name every unguarded read in a vLLM, as a compiler does.
+
+    SOURCE is a file, a site-packages tree or virtual environment, pypi:0.23.0, oci:DIR[:NAME],
+    a local image, or a name in images.lock. What cannot be shown to be guarded is unguarded.
+    """
+    from patcher.sources.spec import open_source
+
+    wanted, place = select(patches), parsed_platform(platform)
+    judged = []
+    for spec in sources:
+        source = open_source(spec, lock_path(lock), place)
+        judged += [(patch, judge(patch, source)) for patch in wanted]
+    verdicts = [verdict for _, verdict in judged]
+    if as_data:
+        click.echo(as_json("verify", verdicts=verdicts))
+    for patch, verdict in judged:
+        if not as_data:
+            for line in verdict_lines(verdict, patch):
+                click.echo(line)
+        say(verdict_summary(verdict))
+    context.exit(exit_for(verdicts))
+
+
+@click.command(epilog=EPILOG)
+@click.argument("source")
+@patch_option
+@platform_option
+@lock_option
+@json_option
+@click.pass_context
+def diff(
+    context: click.Context,
+    source: str,
+    patches: Sequence[str],
+    platform: str | None,
+    lock: Path | None,
+    as_data: bool,
+) -> None:
+    """Show what the patches would change in SOURCE, as a unified diff. Changes nothing.
+
+    SOURCE is what `verify` takes. The shown result has passed every proof. Exits 1 where there
+    is nothing to patch, as there is then no diff.
+    """
+    from patcher.diff import unified_diff
+    from patcher.sources.spec import open_source
+
+    found = open_source(source, lock_path(lock), parsed_platform(platform))
+    texts = []
+    for patch in select(patches):
+        before = found.read(patch.target)
+        rewritten = apply(patch, before)
+        texts.append(unified_diff(before, rewritten.data, patch.target))
+        if not rewritten.edits:
+            say(f"{found.label}: {patch.name}: already patched, no unguarded read")
+    if as_data:
+        click.echo(as_json("diff", source=found.label, diff="".join(texts)))
+    else:
+        click.echo("".join(texts).encode(errors="surrogateescape"), nl=False)
+    context.exit(Exit.OK if any(texts) else Exit.FINDING)

@@ -1,0 +1,52 @@
+"""What the commands share: options, exit codes in --help, the lock file, talk on stderr."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from patcher.patch import data_path
+
+if TYPE_CHECKING:
+    from patcher.images.reference import Platform
+
+EPILOG = """\b
+Exit codes: 0 as wanted; 1 a finding (unguarded reads remain, nothing to patch);
+2 a wrong call; 3 could not decide or reach."""
+
+json_option = click.option("--json", "as_data", is_flag=True, help="Print JSON on stdout.")
+patch_option = click.option(
+    "--patch", "patches", multiple=True, metavar="NAME", help="Only this patch; may be repeated."
+)
+platform_option = click.option(
+    "--platform", metavar="OS/ARCH", help="For example linux/arm64; default: this machine's."
+)
+lock_option = click.option(
+    "--lock",
+    type=click.Path(path_type=Path),
+    help="The lock file; default: ./images.lock, or the one that came with the program.",
+)
+
+
+def say(text: str) -> None:
+    """Talk, on stderr."""
+    click.echo(text, err=True)
+
+
+def parsed_platform(text: str | None) -> Platform | None:
+    """The platform that an option names. Raises `BadReference`."""
+    if text is None:
+        return None
+    from patcher.images.reference import parse_platform
+
+    return parse_platform(text)
+
+
+def lock_path(path: Path | None) -> Path:
+    """The lock file: the named one, the one here, or the one that came with the program."""
+    if path is not None:
+        return path
+    here = Path("images.lock")
+    return here if here.exists() else data_path("images.lock")
