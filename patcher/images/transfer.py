@@ -1,0 +1,209 @@
+"""The places that an image is published to, and how a blob of the base gets there.
+
+A blob moves once and in one direction: from the source's stream into the target's, hashed on the
+way, in constant memory. Where source and target are repositories of one registry it is mounted
+and does not move at all (OCI distribution-spec 1.1, "Mounting a blob from another repository").
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from patcher.errors import Unreadable, Unwritable
+from patcher.images.blobs import Blobs, Verified
+from patcher.images.docker_calls import Progress
+from patcher.images.manifest import REF_NAME
+from patcher.images.store import make_directory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from patcher.images.descriptor import Descriptor, Part
+    from patcher.images.registry import Registry
+    from patcher.images.store import Layout
+
+Watch = Callable[[Progress], None]
+
+_CHUNK = 1 << 20
+
+
+class Source(Blobs, Protocol):
+    """Where the base's blobs come from."""
+
+    def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
+        """The blob's bytes from `start` on. See `Blobs`."""
+        ...
+
+
+class Target(Blobs, Protocol):
+    """Where an image is published to: a registry's repository, or an OCI layout."""
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """Is the blob or manifest there?"""
+        ...
+
+    def fetch(self, descriptor: Descriptor, source: Source, watch: Watch) -> int:
+        """Get a blob from `source`; gives the bytes that were moved for it, 0 for a mount.
+
+        After it returns the blob is there, whole. Raises `BrokenImage`, `Unreadable`,
+        `Unwritable`.
+        """
+        ...
+
+    def named(self, name: str) -> str | None:
+        """The digest that a name leads to; None where there is no such name."""
+        ...
+
+    def name(self, root: Part, names: Sequence[str]) -> None:
+        """Let these names lead to `root`, in this order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class InRegistry:
+    """A repository as source and as target."""
+
+    registry: Registry
+
+    def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
+        """See `Source`."""
+        return self.registry.open(descriptor, start)
+
+    def put(self, descriptor: Descriptor, data: bytes) -> None:
+        """See `Blobs`."""
+        self.registry.put(descriptor, data)
+
+    def check(self, descriptor: Descriptor) -> None:
+        """See `Blobs`."""
+        self.registry.check(descriptor)
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """See `Target`."""
+        return self.registry.has(descriptor)
+
+    def fetch(self, descriptor: Descriptor, source: Source, watch: Watch) -> int:
+        """See `Target`: mounted where that can be, else streamed through."""
+        upload = None
+        if isinstance(source, InRegistry) and self._beside(source):
+            upload = self.registry.mount(descriptor, source.registry.repository.name)
+            if upload is None:
+                watch(Progress(short(descriptor), "Mounted", None, None))
+                return 0
+        moved = _Moved(descriptor, watch)
+        self.registry.upload(
+            descriptor, lambda start: source.open(descriptor, start), upload, moved.add
+        )
+        return descriptor.size
+
+    def _beside(self, source: InRegistry) -> bool:
+        return source.registry.repository.registry == self.registry.repository.registry
+
+    def named(self, name: str) -> str | None:
+        """See `Target`."""
+        there = self.registry.head(name)
+        return there.digest if there else None
+
+    def name(self, root: Part, names: Sequence[str]) -> None:
+        """See `Target`."""
+        for name in names:
+            self.registry.put_manifest(name, root)
+
+
+@dataclass(frozen=True, slots=True)
+class InLayout:
+    """An OCI layout as source and as target."""
+
+    layout: Layout
+
+    def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
+        """See `Source`."""
+        stream = self.layout.open(descriptor)
+        stream.seek(start)
+        return stream
+
+    def put(self, descriptor: Descriptor, data: bytes) -> None:
+        """See `Blobs`."""
+        self.layout.put(descriptor, data)
+
+    def check(self, descriptor: Descriptor) -> None:
+        """See `Blobs`."""
+        self.layout.check(descriptor)
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """See `Target`."""
+        return self.layout.has(descriptor)
+
+    def fetch(self, descriptor: Descriptor, source: Source, watch: Watch) -> int:
+        """See `Target`: streamed to a file beside, which takes the blob's name when it is whole."""
+        folder = self.layout.path / "blobs" / "sha256"
+        make_directory(folder)
+        partial = folder / f".{secrets.token_hex(8)}.tmp"
+        try:
+            with source.open(descriptor) as raw:
+                _write(partial, Verified(raw, descriptor), _Moved(descriptor, watch))
+            partial.replace(folder / descriptor.digest.removeprefix("sha256:"))
+        finally:
+            partial.unlink(missing_ok=True)
+        # Hashed while it was written: to read 9 GB back would prove the disk, not the image.
+        self.layout.checked.add(descriptor.digest)
+        return descriptor.size
+
+    def named(self, name: str) -> str | None:
+        """See `Target`."""
+        found = [e.digest for e in self.layout.entries() if e.annotations.get(REF_NAME) == name]
+        return found[0] if found else None
+
+    def name(self, root: Part, names: Sequence[str]) -> None:
+        """See `Target`: all in one step."""
+        self.layout.name(root.descriptor, names)
+
+
+def _write(path: Path, stream: Verified, moved: _Moved) -> None:
+    try:
+        with path.open("xb") as file:
+            for data in _chunks(stream):
+                file.write(data)
+                moved.add(len(data))
+            stream.finish()
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _chunks(stream: Verified) -> Iterator[bytes]:
+    try:
+        while data := stream.read(_CHUNK):
+            yield data
+    except OSError as error:
+        raise Unreadable(f"a blob cannot be read: {error}", next_step="Try again.") from error
+
+
+def _unwritable(path: Path, error: OSError) -> Unwritable:
+    return Unwritable(
+        f"{path.parent} cannot be written to: {error.strerror}",
+        next_step="Free some space there, or name another directory; a second run goes on.",
+    )
+
+
+@dataclass(slots=True)
+class _Moved:
+    """Tells a watcher how far a blob has come. A negative step is an upload that begins again."""
+
+    descriptor: Descriptor
+    watch: Watch
+    done: int = 0
+
+    def add(self, step: int) -> None:
+        self.done += step
+        size = self.descriptor.size
+        self.watch(Progress(short(self.descriptor), "Copying", self.done, size))
+
+
+def short(descriptor: Descriptor) -> str:
+    """A blob's id as docker shows it."""
+    return descriptor.digest.removeprefix("sha256:")[:12]

@@ -1,0 +1,68 @@
+"""What a vLLM in an image needs, and what its files become: the same for every way to bake.
+
+Platforms of one index mostly hold the same source: a file is judged and patched once, however
+many images it lies in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
+
+from patcher.build import FileChange
+from patcher.errors import FileAbsent, NotPython
+from patcher.images import Installation
+from patcher.images.naming import Patched
+from patcher.patch import Patch, Status, Verdict, apply, judge_bytes
+
+
+def judge_all(patches: Sequence[Patch], installation: Installation) -> tuple[Verdict, ...]:
+    """The verdict of each patch. Raises `FileAbsent`, and `NotPython` for what cannot be judged."""
+    return tuple(_judge(patch, installation) for patch in patches)
+
+
+def _judge(patch: Patch, installation: Installation) -> Verdict:
+    file = installation.files.get(patch.target)
+    if file is None:
+        raise FileAbsent(
+            f"vLLM {installation.version} in the image has no {patch.target}",
+            next_step=f"This vLLM keeps the code elsewhere; {patch.name} cannot judge it.",
+        )
+    verdict = dataclasses.replace(_judged(patch, file.data), artifact=file.path)
+    if verdict.status is Status.UNKNOWN:
+        raise NotPython(f"{file.path}: {verdict.reason}", next_step="Try a newer Python.")
+    return verdict
+
+
+def patch_all(
+    patches: Sequence[Patch], verdicts: Sequence[Verdict], installation: Installation
+) -> tuple[FileChange, ...]:
+    """Apply the needed patches, one after the other where they share a file."""
+    changes: dict[str, FileChange] = {}
+    for patch, verdict in zip(patches, verdicts, strict=True):
+        if verdict.status is not Status.NEEDED:
+            continue
+        file = installation.files[patch.target]
+        known = changes.get(patch.target, FileChange(patch.target, file, file.data, ()))
+        after = _applied(patch, known.after)
+        done = Patched(
+            patch.name, patch.version, patch.target, _sha256(known.after), _sha256(after)
+        )
+        changes[patch.target] = FileChange(patch.target, file, after, (*known.patched, done))
+    return tuple(changes.values())
+
+
+@functools.cache
+def _judged(patch: Patch, data: bytes) -> Verdict:
+    return judge_bytes(patch, data, "")
+
+
+@functools.cache
+def _applied(patch: Patch, data: bytes) -> bytes:
+    return apply(patch, data).data
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

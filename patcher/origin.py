@@ -1,0 +1,120 @@
+"""The base of a publication: which of its images are meant, and what vLLM lies in each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from patcher.build import FileChange, Say, check_version
+from patcher.errors import BrokenImage, WrongPlatform
+from patcher.images import Installation
+from patcher.images.blobs import Image, load_image, load_index
+from patcher.images.manifest import INDEXES
+from patcher.images.naming import OURS
+from patcher.job import judge_all, patch_all
+from patcher.patch import Patch, Verdict
+from patcher.versions import parsed
+
+if TYPE_CHECKING:
+    from packaging.version import Version
+
+    from patcher.images.descriptor import Descriptor
+    from patcher.images.reference import Platform, Reference
+    from patcher.images.transfer import Source
+
+Find = Callable[["Descriptor", Sequence[str]], Installation]
+"""Finds vLLM, with these targets, in the image that a manifest's descriptor leads to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What `root` leads to in `source`. `name` is what the pin came from, `version` what was
+    asked for; None where there is none.
+    """
+
+    source: Source
+    root: Descriptor
+    find: Find
+    name: Reference | None
+    version: Version | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One image of the base, read and judged, and what its files become."""
+
+    image: Image
+    installation: Installation
+    before: tuple[Verdict, ...]
+    changes: tuple[FileChange, ...]
+
+    @property
+    def digest(self) -> str:
+        """The manifest's."""
+        return self.image.descriptor.digest
+
+    @property
+    def platform(self) -> Platform:
+        """What the index or else the config states."""
+        return _platform(self.image)
+
+    @property
+    def already(self) -> str | None:
+        """The patches that the image's labels say it carries; None for a base that is no work of
+        ours.
+        """
+        return self.image.config.labels.get(f"{OURS}.patches")
+
+
+def images_of(origin: Origin, platform: Platform | None) -> tuple[list[Image], bool]:
+    """The wanted images of the base, and whether they are all that it has.
+
+    Raises `WrongPlatform` where none is wanted.
+    """
+    source, root = origin.source, origin.root
+    is_index = root.media_type in INDEXES
+    descriptors = load_index(source, root).images if is_index else [root]
+    images = [load_image(source, descriptor) for descriptor in descriptors]
+    wanted = [image for image in images if platform in (None, _platform(image))]
+    if not wanted:
+        there = ", ".join(str(_platform(image)) for image in images)
+        raise WrongPlatform(
+            f"{root.digest} is not there for {platform or 'any platform'}, but for: {there}",
+            next_step="Give one of these as --platform, or none for all.",
+        )
+    return wanted, len(wanted) == len(images)
+
+
+def _platform(image: Image) -> Platform:
+    return image.descriptor.platform or image.config.platform
+
+
+def examine(origin: Origin, image: Image, patches: Sequence[Patch], say: Say) -> Found:
+    """Find vLLM in an image, judge it and patch its files; nothing is written.
+
+    Raises `WrongVersion`, and what reading and rewriting raise.
+    """
+    targets = sorted({patch.target for patch in patches})
+    installation = origin.find(image.descriptor, targets)
+    say(f"{_platform(image)}: found vLLM {installation.version} in {installation.root}")
+    check_version(origin.version, installation)
+    before = judge_all(patches, installation)
+    return Found(image, installation, before, patch_all(patches, before, installation))
+
+
+def common_version(found: Sequence[Found]) -> str:
+    """vLLM's version, as all images state it; without the local part where only that differs.
+
+    Raises `BrokenImage` where the images hold different builds.
+    """
+    stated = sorted({each.installation.version for each in found})
+    public = {version.public for version in map(parsed, stated) if version}
+    if len(stated) == 1:
+        return stated[0]
+    if len(public) == 1:
+        return public.pop()
+    raise BrokenImage(
+        f"the base's platforms hold different vLLMs: {', '.join(stated)}",
+        next_step="Publish them one at a time, with --platform and a name for each.",
+    )

@@ -1,0 +1,243 @@
+"""The main job straight into a registry: every platform of a base under one patched name.
+
+No daemon, no pull, no disk: the base is read where it lies, one layer is appended to each image,
+and only what the target lacks is sent. The names move last, after the result was read back from
+where it was published.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from patcher.build import Say
+from patcher.errors import AlreadyClean, Finding, ProofFailed
+from patcher.images import Change, ImageFile
+from patcher.images.append import Appended, append
+from patcher.images.blobs import load_image
+from patcher.images.manifest import MANIFESTS
+from patcher.images.naming import Names, labels, names
+from patcher.images.publish import Plan, ReadBack, Sent, plan, send
+from patcher.images.scan import Wanted, scan_layer
+from patcher.images.validate import validate
+from patcher.job import judge_all
+from patcher.origin import Found, Origin, common_version, examine, images_of
+from patcher.patch import Patch, Status, Verdict
+from patcher.published import PlatformReport, Published
+
+if TYPE_CHECKING:
+    from patcher.images.descriptor import Descriptor
+    from patcher.images.reference import Platform
+    from patcher.images.transfer import Target, Watch
+
+# What a label says of the base, an annotation says again: a registry shows it unasked.
+_BASE_NAMES = ("org.opencontainers.image.base.name", "org.opencontainers.image.base.digest")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to publish, and where to. `repository` stands before the tags in the report.
+
+    `platform` picks one image of an index; `tag` stands in for the moving tag.
+    """
+
+    patches: Sequence[Patch]
+    repository: str
+    platform: Platform | None = None
+    tag: str | None = None
+    allow_clean: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What the base becomes. `changes` and `annotations` are empty where it stays as it is."""
+
+    found: tuple[Found, ...]
+    tags: Names
+    appended: Appended
+    changes: Mapping[str, Change]
+    annotations: Mapping[str, str]
+
+
+def publish(origin: Origin, order: Order, target: Target, say: Say, watch: Watch) -> Published:
+    """Patch every wanted image of the base, publish the result, prove it, and name it.
+
+    Raises `AlreadyClean` where no image needs a patch and `allow_clean` is not set, `Finding` for
+    a base that is patched already and needs more, `WrongPlatform`, `WrongVersion`, and what
+    reading, rewriting and sending raise. Then no name was moved, and a second run sends only what
+    is still missing.
+    """
+    work = _work(origin, order, say)
+    wanted = (work.tags.fixed, order.tag or work.tags.moving)
+    todo = plan(origin.source, target, work.appended, wanted)
+    if order.dry_run:
+        return _report(origin, order, work, todo)
+    say(_sending(todo))
+    sent = send(todo, origin.source, target, watch)
+    after = _check(origin, order.patches, target, work)
+    say("read back from where it was published: as declared, and no unguarded read")
+    target.name(todo.root, todo.names)
+    return _report(origin, order, work, todo, sent, after)
+
+
+def _work(origin: Origin, order: Order, say: Say) -> _Work:
+    images, all_of_them = images_of(origin, order.platform)
+    found = tuple(examine(origin, image, order.patches, say) for image in images)
+    patched = [done for each in found for change in each.changes for done in change.patched]
+    # Some of the platforms must not take over the name that all of them have.
+    suffix = None if all_of_them else order.platform
+    tags = names(common_version(found), list(dict.fromkeys(patched)), suffix)
+    if not patched:
+        return _unchanged(origin, order, found, tags)
+    _refuse_stacking(found)
+    changes = {each.digest: _change(origin, each, tags) for each in found}
+    said = changes[found[0].digest].labels
+    annotations = {key: said[key] for key in _BASE_NAMES if key in said}
+    appended = append(origin.source, origin.root, changes, annotations)
+    return _Work(found, tags, appended, changes, annotations)
+
+
+def _unchanged(origin: Origin, order: Order, found: tuple[Found, ...], tags: Names) -> _Work:
+    already = {each.already for each in found if each.already}
+    if not order.allow_clean:
+        said = f" (its labels: {', '.join(sorted(already))})" if already else ""
+        raise AlreadyClean(
+            f"vLLM {common_version(found)} already carries this: "
+            f"{', '.join(patch.name for patch in order.patches)}{said}",
+            next_step="Use the base as it is, or give --allow-clean to publish it as patched.",
+        )
+    return _Work(found, tags, Appended(origin.root, ()), {}, {})
+
+
+def _refuse_stacking(found: Sequence[Found]) -> None:
+    for each in found:
+        if each.already:
+            said = each.image.config.labels
+            name, digest = (said.get(key, "") for key in _BASE_NAMES)
+            raise Finding(
+                f"the base is patched already, with {each.already}, and needs more",
+                next_step=f"Nothing is stacked: patch what it was made from, {name}@{digest}.",
+            )
+
+
+def _change(origin: Origin, found: Found, tags: Names) -> Change:
+    """The change to one image. Where others need a patch and this one does not, it gets the
+    labels alone: one name, one statement.
+    """
+    installation, changes = found.installation, found.changes
+    stale = [path for change in changes for path in installation.bytecode.get(change.target, ())]
+    said = labels(
+        found.image.config.labels,
+        origin.name,
+        origin.root.digest,
+        (installation.version, installation.commit),
+        [done for change in changes for done in change.patched],
+        tags.fixed,
+    )
+    files = tuple(dataclasses.replace(change.before, data=change.after) for change in changes)
+    return Change(files, tuple(stale), installation.directories, said)
+
+
+def _check(
+    origin: Origin, patches: Sequence[Patch], target: Target, work: _Work
+) -> list[tuple[Verdict, ...]]:
+    """Hold what was published against what was declared, and judge its files once more."""
+    if not work.changes:
+        if plan(origin.source, target, work.appended, ()).nothing:
+            return [each.before for each in work.found]
+        raise _unproven("not all of the base is there")
+    base = {origin.root.digest}
+    base |= {digest for each in work.found for digest in (each.digest, _config(each))}
+    back = ReadBack(target, origin.source, frozenset(base))
+    validate(back, origin.root, work.appended.root, work.changes, work.annotations)
+    after = [
+        _judge_published(target, result, found, patches)
+        for result, found in zip(_results(work), work.found, strict=True)
+    ]
+    if any(verdict.status is not Status.CLEAN for verdicts in after for verdict in verdicts):
+        raise _unproven("an unguarded read remains")
+    return after
+
+
+def _config(found: Found) -> str:
+    return found.image.manifest.config.digest
+
+
+def _results(work: _Work) -> list[Descriptor]:
+    """The new manifests, in the order of the base's."""
+    if not work.changes:
+        return [each.image.descriptor for each in work.found]
+    parts = [part.descriptor for part in work.appended.parts]
+    return [descriptor for descriptor in parts if descriptor.media_type in MANIFESTS]
+
+
+def _judge_published(
+    target: Target, result: Descriptor, found: Found, patches: Sequence[Patch]
+) -> tuple[Verdict, ...]:
+    """The verdicts on the files as they lie in the published image's topmost layer."""
+    layer = load_image(target, result).manifest.layers[-1]
+    wanted = Wanted(tuple(change.target for change in found.changes))
+    traces = scan_layer(lambda: target.open(layer), layer, wanted)
+    files: dict[str, ImageFile] = dict(found.installation.files)
+    for change in found.changes:
+        back = traces.files.get(change.before.path)
+        if back != dataclasses.replace(change.before, data=change.after):
+            raise _unproven(f"{change.before.path} is not what was put there")
+        files[change.target] = back
+    return judge_all(patches, dataclasses.replace(found.installation, files=files))
+
+
+def _unproven(problem: str) -> ProofFailed:
+    return ProofFailed(
+        f"what was published failed its check: {problem}",
+        next_step="No name was moved. Report it.",
+    )
+
+
+def _sending(todo: Plan) -> str:
+    if todo.nothing:
+        return "all of it is there already: nothing to send"
+    borrowed = f"{len(todo.borrowed)} blobs of the base ({todo.borrowed_bytes / 1e6:.1f} MB)"
+    return f"sending {todo.part_bytes / 1e3:.1f} KB; mounting or streaming {borrowed}"
+
+
+def _report(
+    origin: Origin,
+    order: Order,
+    work: _Work,
+    todo: Plan,
+    sent: Sent | None = None,
+    after: Sequence[tuple[Verdict, ...]] = (),
+) -> Published:
+    before = f"{order.repository}:"
+    judged = after or [()] * len(work.found)
+    return Published(
+        repository=order.repository,
+        base_name=str(origin.name) if origin.name else None,
+        base_digest=origin.root.digest,
+        digest=work.appended.root.digest,
+        platforms=tuple(map(_image_report, work.found, _results(work), judged)),
+        tags=tuple(f"{before}{tag}" for tag in (work.tags.fixed, order.tag or work.tags.moving)),
+        moved=tuple(f"{before}{tag}" for tag in todo.names),
+        lacking=todo.part_bytes,
+        base_lacking=todo.borrowed_bytes,
+        sent=sent or Sent(),
+        dry_run=order.dry_run,
+    )
+
+
+def _image_report(found: Found, result: Descriptor, after: tuple[Verdict, ...]) -> PlatformReport:
+    return PlatformReport(
+        platform=found.platform,
+        base_digest=found.digest,
+        digest=result.digest,
+        root=found.installation.root,
+        vllm=found.installation.version,
+        commit=found.installation.commit,
+        before=found.before,
+        after=after,
+        changes=found.changes,
+    )
