@@ -96,7 +96,7 @@ def _history(found: History) -> list[str]:
     return [
         f"## {code(found.patch.name)} in {code(found.clone)}",
         "",
-        prose(tip_words(found)),
+        prose(f"{tip_words(found)}."),
         "",
         "| turn | commit | date | subject |",
         "|---|---|---|---|",

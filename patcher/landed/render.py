@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from patcher.errors import UsageError
 from patcher.landed.claims import check_lines
-from patcher.landed.sentences import history_sentence, sentence, step_words
+from patcher.landed.sentences import history_sentence, sentence, step_words, tip_words
 from patcher.landed.timeline import evidence, notices, shown, span
 from patcher.patch import Status
 
@@ -69,7 +69,8 @@ def table(answer: Answer, width: int | None = None, colour: bool = False) -> str
         lines += [*_rows(line, width, colour), "", sentence(line)]
         lines += [f"elsewhere: {each}" for each in notices(line)] + [""]
     for found in answer.histories:
-        lines += [*(step_words(step) for step in found.steps), "", history_sentence(found)]
+        lines += [*(step_words(step) for step in found.steps), ""]
+        lines.append(f"{found.patch.name}: {tip_words(found)}.")
         lines += [*history_notes(found), ""]
     for check in answer.checks:
         lines += [*check_lines(check), ""]
