@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -150,6 +151,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
 def demo_lines(demo: Demo) -> list[str]:
     """The demo's diff, its report, and how to go on from there."""
     fixed, moving = demo.report.tags
+    program = sys.argv[0] if sys.argv[0].endswith("vllm-patcher") else "vllm-patcher"
     return [
         demo.diff.rstrip("\n"),
         "",
@@ -159,7 +161,7 @@ def demo_lines(demo: Demo) -> list[str]:
         "Load it into Docker:",
         f"  skopeo copy oci:{demo.layout}:{moving} docker-daemon:vllm-demo:{moving}",
         "Judge it again:",
-        f"  vllm-patcher verify oci:{demo.layout}:{fixed}",
+        f"  {program} verify oci:{demo.layout}:{fixed}",
     ]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from patcher.images.lock import Locked as Pins
 from patcher.images.lockfile import save
 from patcher.images.reference import parse_platform, parse_reference
 from patcher.versions import parsed
+from tests.commands import run
 from tests.conftest import TARGET
 from tests.docker_bases import Entry, load_base, push_index, remove_all
 
@@ -36,15 +36,14 @@ class World:
 
     client: docker.DockerClient
     lock: Path
+    base: str
     repository: str
     digests: dict[str, str]
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `vllm-patcher image` as a user does."""
-        command = [sys.executable, "-m", "patcher", "image", *arguments, "--lock", str(self.lock)]
-        return subprocess.run(
-            [*command, "--repository", self.repository], capture_output=True, text=True, check=False
-        )
+        place = ["--lock", str(self.lock), "--repository", self.repository]
+        return run("image", *arguments, *place)
 
     def tags(self) -> dict[str, str]:
         """The ids of the images under our repository's tags."""
@@ -98,7 +97,7 @@ def world(
         lock = tmp_path / "images.lock"
         save(lock, Lock((Locked(Original(VERSION, reference), pins),)))
         made.append((repository, f"{registry}/patched/{uuid.uuid4().hex}"))
-        return World(daemon, lock, made[-1][1], digests)
+        return World(daemon, lock, repository, made[-1][1], digests)
 
     yield make
     for names in made:
@@ -214,11 +213,33 @@ def test_a_patched_image_as_base_is_not_patched_again(
 ) -> None:
     here = world()
     report: dict[str, Any] = json.loads(here.run("0.23.1rc1", "--json").stdout)
-    ran = subprocess.run(
-        [sys.executable, "-m", "patcher", "verify", f"docker:{report['tags'][1]}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ran = run("verify", f"docker:{report['tags'][1]}")
     assert ran.returncode == 0, ran.stderr
     assert "clean (0 unguarded, 3 guarded)" in ran.stderr
+
+
+def test_a_locked_image_is_judged_by_its_name(world: Callable[..., World]) -> None:
+    here = world()
+    lock = ["--lock", str(here.lock), "--platform", "linux/amd64"]
+    missing = run("verify", "0.23.1rc1", *lock)
+    assert missing.returncode == 3
+    assert f"docker pull {here.base}@{here.digests['amd64']}" in missing.stderr
+    here.client.images.pull(f"{here.base}@{here.digests['amd64']}")
+    judged = run("verify", "0.23.1rc1", *lock)
+    assert (judged.returncode, judged.stdout.count("unguarded read")) == (1, 1)
+
+
+def test_a_tag_is_locked_with_what_its_registry_says(world: Callable[..., World]) -> None:
+    here = world()
+    lock = here.lock.with_name("other.lock")
+    ran = run("lock", "add", VERSION, f"{here.base}:index", "--lock", str(lock), "--json")
+    assert ran.returncode == 0, ran.stderr
+    locked = json.loads(ran.stdout)["image"]
+    assert locked["pins"][0] == {
+        "kind": "index",
+        "digest": here.digests["index"],
+        "stated_by": None,
+    }
+    gone = run("lock", "add", VERSION, f"{here.base}:gone", "--lock", str(lock))
+    assert (gone.returncode, gone.stdout) == (3, "")
+    assert run("lock", "check", "--lock", str(lock)).returncode == 0
