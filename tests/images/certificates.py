@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ISSUER = "tests"
 
-_NAMES = "IP:127.0.0.1,DNS:registry-1.docker.io,DNS:auth.docker.io,DNS:registry.test,DNS:auth.test"
+_NAMES = "IP:127.0.0.1,DNS:registry-1.docker.io,DNS:auth.docker.io,DNS:ghcr.io"
 
 
 def make_certificate(folder: Path) -> Path:
