@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from patcher.commands.options import json_option, lock_option, lock_path, patch_option, say
 from patcher.errors import Exit, UsageError
 from patcher.files import write_atomically
 from patcher.landed import Scope
-from patcher.patch import Patch, Status, data_path, select
+from patcher.patch import Patch, Status, select
 from patcher.report import as_json
 
 if TYPE_CHECKING:
@@ -35,17 +36,13 @@ Exit codes: 0 as wanted; 1 a claim is refuted (--check); 2 a wrong call;
 @click.option("--since", metavar="VERSION", help="The oldest version to read; 0 for all.")
 @click.option("--until", metavar="VERSION", help="The newest version to read.")
 @click.option("--pre", is_flag=True, help="Read pre-releases and nightlies too.")
-@click.option(
-    "--patch", "patches", multiple=True, metavar="NAME", help="Only this patch; may be repeated."
-)
+@patch_option
 @click.option("--index", metavar="URL", help="Read this index instead of PyPI (PEP 503, PEP 691).")
 @click.option(
     "--wheel", "wheels", multiple=True, metavar="URL", help="Read this wheel; may be repeated."
 )
 @click.option("--images", is_flag=True, help="Read every image of images.lock that can be reached.")
-@click.option(
-    "--lock", type=click.Path(path_type=Path), help="The lock file; default: ./images.lock."
-)
+@lock_option
 @click.option(
     "--git", metavar="DIR[@REF]", help="Walk a local clone; name the commits that fixed and broke."
 )
@@ -59,7 +56,7 @@ Exit codes: 0 as wanted; 1 a claim is refuted (--check); 2 a wrong call;
     type=click.Choice(["table", "json", "markdown", "html"]),
     help="Default: what FILE's suffix says, else a table.",
 )
-@click.option("--json", "as_data", is_flag=True, help="The same as --format json.")
+@json_option
 @click.option(
     "-o",
     "--output",
@@ -113,7 +110,7 @@ def landed(
         wheels=tuple(wheels),
         images=images,
         sources=tuple(sources),
-        lock=lock or _default_lock(),
+        lock=lock_path(lock),
         cached=not no_cache,
     )
     if git is None:
@@ -142,7 +139,7 @@ def _surveyed(patches: Sequence[Patch], scope: Scope, check: bool) -> Answer:
     if scope.releases and scope.since is None:
         scope = dataclasses.replace(scope, since=claims.oldest_claimed(patches))
     with _watching("reading") as watch:
-        findings = survey(patches, scope, _say, watch)
+        findings = survey(patches, scope, say, watch)
     lines = timelines(patches, findings)
     return Answer(lines, tuple(claims.check(line) for line in lines) if check else ())
 
@@ -179,7 +176,7 @@ def _write(answer: Answer, style: str, output: Path | None) -> None:
         click.echo(text, nl=False)
     else:
         write_atomically(output, text.encode())
-        _say(f"wrote {output}")
+        say(f"wrote {output}")
 
 
 def _rendered(answer: Answer, style: str, to_stdout: bool) -> str:
@@ -220,15 +217,6 @@ def _version(text: str | None) -> Version | None:
     return version
 
 
-def _default_lock() -> Path:
-    here = Path("images.lock")
-    return here if here.exists() else data_path("images.lock")
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
-
-
 @contextlib.contextmanager
 def _watching(verb: str) -> Iterator[Watch]:
     """A bar on stderr, where somebody watches."""
@@ -251,7 +239,7 @@ def cache_group() -> None:
 
 
 @cache_group.command("clear", epilog=EPILOG)
-@click.option("--json", "as_data", is_flag=True, help="Print JSON on stdout.")
+@json_option
 def cache_clear(as_data: bool) -> None:
     """Forget every verdict that was kept."""
     from patcher import cache
@@ -259,4 +247,4 @@ def cache_clear(as_data: bool) -> None:
     gone = cache.clear()
     if as_data:
         click.echo(as_json("cache clear", cleared=gone))
-    _say(f"{gone} entries cleared")
+    say(f"{gone} entries cleared")

@@ -62,7 +62,7 @@ def today(line: Timeline) -> str:
         return "nothing that was read states a version"
     said = f"today ({shown(newest)}) {_advice(line, newest)}"
     preview = line.versioned[-1]
-    if preview is not newest and preview.verdict.status is not newest.verdict.status:
+    if preview.verdict.status is not newest.verdict.status:
         said += f", but {shown(preview)} {_PREVIEW[preview.verdict.status]}"
     return said
 

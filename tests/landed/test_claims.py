@@ -124,6 +124,37 @@ def test_the_claims_begin_where_the_file_does() -> None:
     assert oldest_claimed([dataclasses.replace(PATCH, affected=())]) is None
 
 
+def test_what_regressed_had_been_fixed_before() -> None:
+    empty = made("0.1.0", Status.CLEAN, reads=[])
+    later = [
+        made("0.2.0", Status.NEEDED),
+        made("0.3.0", Status.CLEAN),
+        made("0.4.0", Status.NEEDED),
+    ]
+    assert refuted(judged([empty, *later])) == [
+        (Turn.NEEDED, ["0.2.0"]),
+        (Turn.REGRESSED, ["0.4.0"]),
+    ]
+
+
+def test_the_advised_claim_ends_with_a_pre_release_where_the_need_does() -> None:
+    findings = [
+        made("0.1.0", Status.NEEDED),
+        made("0.2.0rc1", Status.NEEDED),
+        made("0.2.0", Status.CLEAN),
+    ]
+    assert judged(findings).holds_instead == (">=0.1.0,<=0.2.0rc1",)
+
+
+def test_no_claim_is_advised_where_two_artifacts_of_one_version_disagree() -> None:
+    findings = [
+        made("0.1.0", Status.NEEDED, artifact="pypi:0.1.0"),
+        made("0.1.0", Status.CLEAN, artifact="an image that somebody patched"),
+    ]
+    assert judged(findings).holds_instead is None
+    assert refuted(judged(findings, ">=0.1")) == [(Turn.LANDED, ["0.1.0"])]
+
+
 versions = st.lists(
     st.sampled_from(
         [f"0.{minor}.{patch}{tail}" for minor in range(4) for patch in range(2)
