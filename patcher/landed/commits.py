@@ -67,9 +67,7 @@ def touches(clone: Clone, tip: str, path: str, without: str | None = None) -> tu
 
 def moved_to(clone: Clone, touch: Touch) -> str | None:
     """Where a commit that took the file away put it, as far as git sees a rename."""
-    if not touch.parents:
-        return None
-    before = touch.parents[0]
+    before = touch.parents[0]  # what is taken away was there before
     said = clone.run(
         "diff-tree", "-r", "-z", "--raw", "--find-renames", "--diff-filter=R", before, touch.commit
     )

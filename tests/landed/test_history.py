@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from patcher.landed import Finding
 from patcher.landed.history import History, history, newest_transition
+from patcher.landed.render import Answer, table
+from patcher.landed.sentences import history_sentence, step_words
 from patcher.landed.timeline import Turn, transitions
 from patcher.patch import Status, Verdict, select
 from patcher.sources.git import open_git
@@ -191,6 +193,63 @@ def test_a_target_that_moved_away_is_told_with_its_new_place(tmp_path: Path) -> 
     assert turns(found)[-1] == (Turn.MOVED, gone)
     assert found.steps[-1].path == "vllm/elsewhere.py"
     assert found.head.verdict.status is Status.ABSENT
+
+
+def test_a_target_that_was_deleted_went_nowhere(tmp_path: Path) -> None:
+    made = workshop(tmp_path)
+    made.commit("Begin", NEEDED * 20)
+    (tmp_path / TARGET).unlink()
+    gone = made.commit("Delete it", b"1\n", "other")
+    last = walk(tmp_path).steps[-1]
+    assert (last.transition.turn, last.commit.sha, last.path) == (Turn.MOVED, gone, None)
+
+
+def test_a_lost_content_is_unknown_and_the_rest_is_judged(tmp_path: Path) -> None:
+    made = workshop(tmp_path)
+    made.commit("Begin", NEEDED)
+    lost = made.commit("Lost", NEEDED + b"# more\n")
+    blob = made.git("rev-parse", f"HEAD:{TARGET}")
+    made.commit("Fix", CLEAN)
+    (tmp_path / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    step = walk(tmp_path).steps[-1]
+    assert step.transition.turn is Turn.LANDED
+    assert [each.artifact for each in step.transition.unread] == [lost]
+
+
+def test_a_step_is_told_with_all_that_is_known_of_it(
+    upstream: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    path, ids = upstream
+    found = walk(path)
+    assert step_words(found.steps[-1]) == (
+        f"landed in {ids['second fix'][:12]} (2026-01-13) “Ask params_dtype”, "
+        f"merged in {ids['merge'][:12]} (2026-01-16)"
+    )
+    assert history_sentence(found).endswith(
+        f"at {ids['tip'][:12]} (2026-01-17) it is clean: builds of this commit need no patch."
+    )
+    made = workshop(tmp_path)
+    made.commit("Begin", NEEDED * 20)
+    made.commit("Broken", b"(" + NEEDED * 20)
+    made.git("mv", TARGET, "vllm/elsewhere.py")
+    made.commit("Move it away")
+    assert step_words(walk(tmp_path).steps[-1]).endswith(
+        "“Move it away”, moved to vllm/elsewhere.py or in one of 1 before it that could not be "
+        "judged"
+    )
+
+
+def test_a_table_tells_how_the_clone_was_walked(
+    upstream: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    path, _ = upstream
+    made = workshop(tmp_path / "work")
+    made.git("clone", "-q", "--depth", "2", f"file://{path}", str(tmp_path / "shallow"))
+    shown = table(Answer(histories=(walk(tmp_path / "shallow", bisect=True),)))
+    assert "bisected: 2 commits touch the file" in shown
+    assert "would not be seen" in shown
+    assert "the clone is shallow" in shown
+    assert "would not be seen" not in table(Answer(histories=(walk(path),)))
 
 
 def test_a_file_that_never_was_there_has_no_turn(tmp_path: Path) -> None:
