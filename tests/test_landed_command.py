@@ -112,8 +112,9 @@ def test_a_checkout_of_a_version_is_checked_against_the_claim(
     target = tmp_path / "site-packages" / TARGET
     target.parent.mkdir(parents=True)
     target.write_bytes(release_file("0.28.0"))
-    stated = tmp_path / "site-packages" / "vllm" / "_version.py"
-    stated.write_text("__version__ = version = '0.23.0'\n")
+    package = tmp_path / "site-packages" / "vllm"
+    (package / "__init__.py").touch()
+    (package / "_version.py").write_text("__version__ = version = '0.23.0'\n")
     done = run("landed", tmp_path / "site-packages", "--check", **offline)
     assert done.returncode == Exit.FINDING, done.stderr
     assert "kv-b-proj-dtype: newly landed in 0.23.0, against the claim" in done.stdout
