@@ -26,11 +26,11 @@ def clone(tmp_path: Path, release_file: Callable[..., bytes]) -> Workshop:
 
 
 @pytest.fixture
-def offline(tmp_path: Path) -> dict[str, str]:
+def offline(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing can be reached, and the cache is empty."""
-    lost = "http://127.0.0.1:9"
-    home = str(tmp_path / "cache")
-    return {"HTTPS_PROXY": lost, "HTTP_PROXY": lost, "ALL_PROXY": lost, "XDG_CACHE_HOME": home}
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 def test_a_clones_turns_are_printed_with_commit_date_and_subject(clone: Workshop) -> None:
@@ -87,9 +87,9 @@ def test_a_file_is_written_in_the_format_that_it_names(
     ],
 )
 def test_a_wrong_call_is_told_before_anything_is_read(
-    arguments: tuple[str, ...], tmp_path: Path, offline: dict[str, str]
+    arguments: tuple[str, ...], tmp_path: Path, offline: None
 ) -> None:
-    done = run("landed", *arguments, cwd=tmp_path, **offline)
+    done = run("landed", *arguments, cwd=tmp_path)
     assert done.returncode == Exit.USAGE
     assert "Traceback" not in done.stderr
     assert not done.stdout or json.loads(done.stdout)["command"] == "error"
@@ -97,17 +97,17 @@ def test_a_wrong_call_is_told_before_anything_is_read(
 
 
 def test_a_file_is_judged_without_an_index(
-    tmp_path: Path, release_file: Callable[..., bytes], offline: dict[str, str]
+    tmp_path: Path, release_file: Callable[..., bytes], offline: None
 ) -> None:
     file = tmp_path / "mla_attention.py"
     file.write_bytes(release_file("0.23.0"))
-    done = run("landed", file, **offline)
+    done = run("landed", file)
     assert done.returncode == Exit.OK, done.stderr
     assert done.stdout.splitlines()[1].split()[1:4] == ["needed", "1", "2"]
 
 
 def test_a_checkout_of_a_version_is_checked_against_the_claim(
-    tmp_path: Path, release_file: Callable[..., bytes], offline: dict[str, str]
+    tmp_path: Path, release_file: Callable[..., bytes], offline: None
 ) -> None:
     target = tmp_path / "site-packages" / TARGET
     target.parent.mkdir(parents=True)
@@ -115,24 +115,24 @@ def test_a_checkout_of_a_version_is_checked_against_the_claim(
     package = tmp_path / "site-packages" / "vllm"
     (package / "__init__.py").touch()
     (package / "_version.py").write_text("__version__ = version = '0.23.0'\n")
-    done = run("landed", tmp_path / "site-packages", "--check", **offline)
+    done = run("landed", tmp_path / "site-packages", "--check")
     assert done.returncode == Exit.FINDING, done.stderr
     assert "kv-b-proj-dtype: newly landed in 0.23.0, against the claim" in done.stdout
     target.write_bytes(release_file("0.23.0"))
-    assert run("landed", tmp_path / "site-packages", "--check", **offline).returncode == Exit.OK
+    assert run("landed", tmp_path / "site-packages", "--check").returncode == Exit.OK
     target.write_bytes(b"not python (")
-    lost = run("landed", tmp_path / "site-packages", "--check", **offline)
+    lost = run("landed", tmp_path / "site-packages", "--check")
     assert lost.returncode == Exit.UNDECIDED
 
 
-def test_an_index_that_cannot_be_reached_is_undecided(offline: dict[str, str]) -> None:
-    done = run("landed", **offline)
+def test_an_index_that_cannot_be_reached_is_undecided(offline: None) -> None:
+    done = run("landed")
     assert done.returncode == Exit.UNDECIDED
     assert "next:" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_the_cache_can_be_cleared(offline: dict[str, str]) -> None:
-    done = run("cache", "clear", "--json", **offline)
+def test_the_cache_can_be_cleared(offline: None) -> None:
+    done = run("cache", "clear", "--json")
     assert done.returncode == Exit.OK, done.stderr
     assert json.loads(done.stdout)["cleared"] == 0
