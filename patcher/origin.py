@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from patcher.build import FileChange, Say, check_version
@@ -12,6 +12,7 @@ from patcher.images import Installation
 from patcher.images.blobs import Image, load_image, load_index
 from patcher.images.manifest import INDEXES
 from patcher.images.naming import OURS
+from patcher.images.remote import find
 from patcher.job import judge_all, patch_all
 from patcher.patch import Patch, Verdict
 from patcher.versions import parsed
@@ -20,24 +21,29 @@ if TYPE_CHECKING:
     from packaging.version import Version
 
     from patcher.images.descriptor import Descriptor
+    from patcher.images.file_cache import LayerCache
     from patcher.images.reference import Platform, Reference
     from patcher.images.transfer import Source
-
-Find = Callable[["Descriptor", Sequence[str]], Installation]
-"""Finds vLLM, with these targets, in the image that a manifest's descriptor leads to."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
     """What `root` leads to in `source`. `name` is what the pin came from, `version` what was
-    asked for; None where there is none.
+    asked for; None where there is none. What the layers say is kept in `cache`.
+
+    `originals` maps the digests of converted documents to those that the publisher gave.
     """
 
     source: Source
     root: Descriptor
-    find: Find
     name: Reference | None
     version: Version | None
+    cache: LayerCache | None = None
+    originals: Mapping[str, str] = field(default_factory=dict)
+
+    def pin(self, digest: str) -> str:
+        """The digest of a manifest or index of the base, as its publisher gave it."""
+        return self.originals.get(digest, digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +102,7 @@ def examine(origin: Origin, image: Image, patches: Sequence[Patch], say: Say) ->
     Raises `WrongVersion`, and what reading and rewriting raise.
     """
     targets = sorted({patch.target for patch in patches})
-    installation = origin.find(image.descriptor, targets)
+    installation = find(origin.source, image.descriptor, targets, origin.cache)
     say(f"{_platform(image)}: found vLLM {installation.version} in {installation.root}")
     check_version(origin.version, installation)
     before = judge_all(patches, installation)

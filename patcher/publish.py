@@ -132,7 +132,7 @@ def _change(origin: Origin, found: Found, tags: Names) -> Change:
     said = labels(
         found.image.config.labels,
         origin.name,
-        origin.root.digest,
+        origin.pin(origin.root.digest),
         (installation.version, installation.commit),
         [done for change in changes for done in change.patched],
         tags.fixed,
@@ -217,9 +217,12 @@ def _report(
     return Published(
         repository=order.repository,
         base_name=str(origin.name) if origin.name else None,
-        base_digest=origin.root.digest,
+        base_digest=origin.pin(origin.root.digest),
         digest=work.appended.root.digest,
-        platforms=tuple(map(_image_report, work.found, _results(work), judged)),
+        platforms=tuple(
+            _image_report(found, origin.pin(found.digest), result.digest, verdicts)
+            for found, result, verdicts in zip(work.found, _results(work), judged, strict=True)
+        ),
         tags=tuple(f"{before}{tag}" for tag in (work.tags.fixed, order.tag or work.tags.moving)),
         moved=tuple(f"{before}{tag}" for tag in todo.names),
         lacking=todo.part_bytes,
@@ -229,11 +232,13 @@ def _report(
     )
 
 
-def _image_report(found: Found, result: Descriptor, after: tuple[Verdict, ...]) -> PlatformReport:
+def _image_report(
+    found: Found, base: str, digest: str, after: tuple[Verdict, ...]
+) -> PlatformReport:
     return PlatformReport(
         platform=found.platform,
-        base_digest=found.digest,
-        digest=result.digest,
+        base_digest=base,
+        digest=digest,
         root=found.installation.root,
         vllm=found.installation.version,
         commit=found.installation.commit,

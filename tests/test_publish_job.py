@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from patcher.report import as_json
 from patcher.versions import parsed
 from tests.conftest import TARGET
 from tests.images.conftest import installed_file
-from tests.images.indexes import add_index, find_in
+from tests.images.indexes import add_index
 from tests.images.test_append import DOCKER, OCI, Memory
 from tests.images.test_publish import Opened
 
@@ -64,7 +63,6 @@ class World:
         origin = Origin(
             Opened(self.blobs),
             self.blobs.descriptor(self.root),
-            partial(find_in, self.blobs),
             NAME,
             parsed(self.asked) if self.asked else None,
         )

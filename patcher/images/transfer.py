@@ -10,25 +10,30 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from patcher.errors import Unreadable, Unwritable
-from patcher.images.blobs import Blobs, Verified
+from patcher.images.blobs import Blobs, Verified, read_blob
+from patcher.images.descriptor import Part
 from patcher.images.docker_calls import Progress
-from patcher.images.manifest import REF_NAME
+from patcher.images.manifest import INDEXES, MANIFESTS, REF_NAME
 from patcher.images.store import make_directory
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from patcher.images.descriptor import Descriptor, Part
+    from patcher.images.descriptor import Descriptor
     from patcher.images.registry import Registry
     from patcher.images.store import Layout
 
 Watch = Callable[[Progress], None]
 
 _CHUNK = 1 << 20
+
+# Configs and thin layers, which reading, appending and validating each ask for.
+_SMALL = 1 << 20
 
 
 class Source(Blobs, Protocol):
@@ -65,17 +70,25 @@ class Target(Blobs, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InRegistry:
-    """A repository as source and as target."""
+    """A repository as source and as target. Small blobs that were read, and proven, are kept."""
 
     registry: Registry
+    small: dict[str, bytes] = field(default_factory=dict)
 
     def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
         """See `Source`."""
-        return self.registry.open(descriptor, start)
+        if descriptor.size > _SMALL:
+            return self.registry.open(descriptor, start)
+        if descriptor.digest not in self.small:
+            self.small[descriptor.digest] = read_blob(self.registry, descriptor)
+        return BytesIO(self.small[descriptor.digest][start:])
 
     def put(self, descriptor: Descriptor, data: bytes) -> None:
         """See `Blobs`."""
-        self.registry.put(descriptor, data)
+        if descriptor.media_type in INDEXES | MANIFESTS:
+            self.registry.put_manifest(descriptor.digest, Part(descriptor, data))
+        else:
+            self.registry.upload(descriptor, lambda start: BytesIO(data[start:]))
 
     def check(self, descriptor: Descriptor) -> None:
         """See `Blobs`."""
@@ -154,6 +167,8 @@ class InLayout:
 
     def named(self, name: str) -> str | None:
         """See `Target`."""
+        if not (self.layout.path / "index.json").exists():
+            return None
         found = [e.digest for e in self.layout.entries() if e.annotations.get(REF_NAME) == name]
         return found[0] if found else None
 

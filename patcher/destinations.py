@@ -1,0 +1,152 @@
+"""What a person types for a base and for the place to publish to, opened; and the job run.
+
+A base is a name in images.lock, read where its reference lies, or `oci:DIR[:NAME]`. The place is
+`REGISTRY/REPO[:TAG]` or `oci:DIR[:TAG]`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patcher.errors import BadReference, NotLocked
+from patcher.images.convert import as_oci
+from patcher.images.file_cache import LayerCache, default_folder
+from patcher.images.http import Http, HttpSettings
+from patcher.images.lockfile import load
+from patcher.images.manifest import REF_NAME
+from patcher.images.picking import resolve
+from patcher.images.reference import Platform, host_platform, parse_reference
+from patcher.images.registry import open_registry
+from patcher.images.store import Layout, create_layout, existing_layout
+from patcher.images.transfer import InLayout, InRegistry
+from patcher.origin import Origin
+from patcher.progress import moving
+from patcher.publish import Order, publish
+
+if TYPE_CHECKING:
+    from patcher.build import Say
+    from patcher.images.lock import Entry, Lock
+    from patcher.images.transfer import Source, Target
+    from patcher.published import Published
+
+# What vLLM is published for. An entry that states no platforms may have either.
+_USUAL = (Platform("linux", "amd64"), Platform("linux", "arm64"))
+
+_LAYOUT = "oci:"
+
+
+def publish_job(
+    name: str, to: str, lock: Path, order: Order, settings: HttpSettings, say: Say
+) -> Published:
+    """Open both ends and publish. `order` needs no repository and no tag: `to` says them.
+
+    Raises `BadReference`, `NotLocked`, and as `publish`.
+    """
+    http = Http(settings)
+    repository, tag = _split_target(to)
+    origin = _open_origin(name, lock, order.platform, http, say)
+    target = _open_target(repository, origin.source, http, dry_run=order.dry_run)
+    if isinstance(target, InLayout):
+        origin = _in_oci(origin)
+    with moving("copying") as show:
+        said = dataclasses.replace(order, repository=repository, tag=tag)
+        return publish(origin, said, target, say, show)
+
+
+def _open_origin(name: str, path: Path, platform: Platform | None, http: Http, say: Say) -> Origin:
+    if name.startswith(_LAYOUT):
+        return _layout_origin(name.removeprefix(_LAYOUT))
+    entry, digest = locked(load(path), name, platform)
+    reference = entry.original.reference
+    pinned = reference.pinned(digest)
+    say(f"{name} is vLLM {entry.locked.version}: {pinned}")
+    registry = open_registry(pinned, http)
+    source = InRegistry(registry)
+    root = registry.manifest(digest).descriptor
+    cache = LayerCache(default_folder())
+    return Origin(source, root, reference, entry.locked.version, cache)
+
+
+def _in_oci(origin: Origin) -> Origin:
+    """The base as a layout must hold it; its labels and the report keep the digests it had."""
+    source, root = as_oci(origin.source, origin.root)
+    return dataclasses.replace(origin, source=source, root=root, originals=source.originals)
+
+
+def locked(lock: Lock, name: str, platform: Platform | None) -> tuple[Entry, str]:
+    """The newest build that the name means, and the digest of all its platforms.
+
+    Without a platform a build whose index is pinned goes before one that has a single platform's
+    manifest. Raises `NotLocked`.
+    """
+    stated = {known for entry in lock.entries for known in entry.locked.platforms}
+    found = []
+    for each in [platform] if platform else sorted(stated.union(_USUAL), key=str):
+        with contextlib.suppress(NotLocked):
+            found.append(resolve(lock, name, each))
+    if not found:
+        return resolve(lock, name, platform or host_platform())
+    indexed = [(entry, digest) for entry, digest in found if entry.locked.index]
+    entry, digest = max(indexed or found, key=lambda pair: pair[0].key)
+    if entry.locked.index:
+        return entry, entry.locked.index.digest
+    if platform is None and len(entry.locked.platforms) > 1:
+        there = ", ".join(sorted(map(str, entry.locked.platforms)))
+        raise NotLocked(
+            f"{name!r} is locked for {there} one by one, without an index",
+            next_step="Give one of them as --platform.",
+        )
+    return entry, digest
+
+
+def _layout_origin(spec: str) -> Origin:
+    folder, name = _split_layout(spec)
+    layout = existing_layout(folder)
+    named = {each.annotations.get(REF_NAME): each for each in layout.entries()}
+    fitting = {each.digest: each for key, each in named.items() if name in (None, key)}
+    if len(fitting) != 1:
+        raise BadReference(
+            f"{folder}: {'several images are' if fitting else 'no image is'} {name or 'not named'}",
+            next_step=f"Give the name of one, as oci:{folder}:NAME. "
+            f"It holds: {', '.join(sorted(filter(None, named))) or 'no names'}.",
+        )
+    source = InLayout(layout)
+    [root] = fitting.values()
+    return Origin(source, root, None, None)
+
+
+def _split_target(to: str) -> tuple[str, str | None]:
+    """The repository, or the layout's `oci:DIR`, and the tag."""
+    if to.startswith(_LAYOUT):
+        folder, name = _split_layout(to.removeprefix(_LAYOUT))
+        return f"{_LAYOUT}{folder}", name
+    reference = parse_reference(to)
+    if reference.digest:
+        raise BadReference(
+            f"{to!r} is a digest, which only content decides",
+            next_step="Write the place as REGISTRY/REPO or REGISTRY/REPO:TAG.",
+        )
+    return reference.name, reference.tag
+
+
+def _split_layout(spec: str) -> tuple[Path, str | None]:
+    """Folder and name. A colon is the name's, unless such a folder is there."""
+    folder, colon, name = spec.rpartition(":")
+    if not colon or "/" in name or Path(spec).exists():
+        return Path(spec), None
+    return Path(folder), name
+
+
+def _open_target(repository: str, source: Source, http: Http, *, dry_run: bool) -> Target:
+    if repository.startswith(_LAYOUT):
+        folder = Path(repository.removeprefix(_LAYOUT))
+        return InLayout(Layout(folder) if dry_run else create_layout(folder))
+    reference = parse_reference(repository)
+    beside: tuple[str, ...] = ()
+    if isinstance(source, InRegistry) and source.registry.repository.registry == reference.registry:
+        beside = (source.registry.repository.name,)
+    # A dry run asks for no right to write: it may be tried before one has it.
+    return InRegistry(open_registry(reference, http, push=not dry_run, mount_from=beside))
