@@ -5,6 +5,7 @@ what is typed         what it names
 ====================  =======================================================
 a path that exists    a file, a site-packages tree, a virtual environment
 `pypi:0.23.0`         a release's wheel on PyPI
+`git:DIR@REF`         a commit of a local clone
 `oci:DIR[:NAME]`      an image in an OCI image layout
 `docker:NAME`         an image in the local Docker daemon
 a name in the lock    that image, by its pinned digest, in the local daemon
@@ -36,6 +37,10 @@ def open_source(spec: str, lock: Path, platform: Platform | None = None) -> Sour
         from patcher.sources.wheel import open_release
 
         return open_release(rest)
+    if kind == "git":
+        from patcher.sources.git import open_git
+
+        return open_git(rest)
     if kind == "oci":
         from patcher.sources.image import ImageSource
 
