@@ -57,7 +57,7 @@ _ACCEPT = {"Accept": f"{OCI_INDEX}, {OCI_MANIFEST}, {DOCKER_INDEX}, {DOCKER_MANI
 
 _DOCUMENTS = INDEXES | MANIFESTS
 
-_MOST_PAGES = 1000
+_MOST_PAGES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,8 @@ class Registry:
             return self.manifest(name).descriptor
         if name.startswith("sha256:") and digest != name:
             raise broken(f"{self._calls.name}: asked for {name}, it states {digest}")
-        return Descriptor(media_type, digest, size)
+        document = {"mediaType": media_type, "digest": digest, "size": size}
+        return Descriptor(media_type, digest, size, document=document)
 
     def manifest(self, name: str) -> Part:
         """The manifest or index behind a tag or digest, hashed. Raises `BrokenImage` where it is
