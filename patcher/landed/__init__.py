@@ -22,6 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from patcher.sources.everywhere import Notice as Notice
+
 if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
@@ -35,19 +37,6 @@ Say = Callable[[str], None]
 
 # Told after each artifact: how many are read, of how many.
 Watch = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """A read of a patch's chain in another file of the package than the patch's target.
-
-    `path` is under site-packages, `line` counts from 1, `text` is the read as it stands there.
-    """
-
-    path: str
-    line: int
-    text: str
-    guarded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +63,7 @@ class Scope:
     and `until` are inclusive and bound the index's versions only; `pre` lets its pre-releases and
     nightlies in. `wheels` are addresses. `images`: every entry of the lock that can be reached.
     `sources` are what `verify` takes. `lock` is the lock file. `cached`: use the verdict cache.
+    `everywhere`: look for notices too, in all of a tree, and in one folder of a wheel.
     """
 
     releases: bool = True
@@ -86,3 +76,4 @@ class Scope:
     sources: tuple[str, ...] = ()
     lock: Path | None = None
     cached: bool = True
+    everywhere: bool = False

@@ -18,20 +18,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
-
-from patcher.errors import FileAbsent, Unreadable, UsageError
-from patcher.sources.ranges import PART_LIMIT, TIMEOUT, Ranges
-from patcher.versions import near, parsed
+from patcher.errors import FileAbsent, Unreadable, printable
+from patcher.sources.index import PROJECT, Release, find, releases
+from patcher.sources.ranges import PART_LIMIT, Ranges
+from patcher.versions import parsed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator
     from zipfile import ZipFile, ZipInfo
 
     import requests
-    from pypi_simple import DistributionPackage
-
-PROJECT = "vllm"
 
 # The first range. RECORD is a wheel's last member: from its start to the wheel's end are 277 KB in
 # 0.15.0, 521 KB in 0.23.0 and 911 KB in 0.33.0. What is missing of a longer one is fetched then.
@@ -96,6 +92,22 @@ class WheelSource:
             raise _unreadable(self.label, f"{target} is not what its RECORD states")
         return data
 
+    def read_folder(self, folder: str) -> Iterator[tuple[str, bytes]]:
+        """Every Python file below a folder, in one request: path and bytes, checked as by `read`.
+
+        A wheel's files lie in the order of their names. Raises `Unreadable`.
+        """
+        wanted = [i for i in self._zip.infolist() if i.filename.startswith(f"{folder}/")]
+        if not wanted:
+            return
+        first = min(info.header_offset for info in wanted)
+        last = max(info.header_offset for info in wanted)
+        ends = [info.header_offset for info in self._zip.infolist() if info.header_offset > last]
+        self._ranges.keep(first, min(ends, default=self._zip.start_dir) - 1)
+        for info in wanted:
+            if info.filename.endswith(".py"):
+                yield info.filename, self.read(info.filename)
+
     @functools.cached_property
     def _record(self) -> dict[str, tuple[str, str]]:
         """Path -> hash algorithm and digest, as RECORD states them."""
@@ -153,22 +165,37 @@ def _open_zip(label: str, ranges: Ranges) -> ZipFile:
     return opened
 
 
-def new_session() -> requests.Session:
-    """A session for an index and its wheels: one connection serves many requests."""
-    import requests
-
-    from patcher import __version__
-
-    session = requests.Session()
-    session.headers["User-Agent"] = f"vllm-patcher/{__version__}"
-    return session
-
-
 def open_wheel(
-    url: str, *, label: str | None = None, session: requests.Session | None = None
+    url: str,
+    *,
+    label: str | None = None,
+    session: requests.Session | None = None,
 ) -> WheelSource:
-    """The wheel at an address. Reads its central directory. Raises `Unreadable`."""
-    return WheelSource(label or url, Ranges(url, session or new_session()))
+    """The wheel at an address that a person named. Reads its central directory.
+
+    Raises `Unreadable`.
+    """
+    return WheelSource(label or printable(url), Ranges(url, session or new_session()))
+
+
+def open_listed(release: Release, session: requests.Session) -> WheelSource:
+    """The wheel of a release in an index, held to what the index says of it.
+
+    Raises `Unreadable`, also where the release is yanked, has no wheel, or is another version.
+    """
+    if release.url is None:
+        raise _unreadable(release.label, release.problem or "it has no wheel")
+    ranges = Ranges(
+        release.url,
+        session,
+        origin=release.page,
+        stated_size=release.size,
+        sha256=release.sha256,
+    )
+    source = WheelSource(release.label, ranges)
+    if parsed(source.version()) != release.version:
+        raise _unreadable(release.label, f"it holds {PROJECT} {source.version()}")
+    return source
 
 
 def open_release(version: str, *, session: requests.Session | None = None) -> WheelSource:
@@ -178,55 +205,11 @@ def open_release(version: str, *, session: requests.Session | None = None) -> Wh
     where it is yanked, has no wheel, or cannot be reached.
     """
     session = session or new_session()
-    package = choose_wheel(_packages(session), version)
-    return open_wheel(package.url, label=f"pypi:{package.version}", session=session)
+    return open_listed(find(releases(None, session), version), session)
 
 
-def _packages(session: requests.Session) -> Sequence[DistributionPackage]:
-    """Every file of vLLM in the index, by the simple API (PEP 503, PEP 691)."""
-    import requests
-    from pypi_simple import PyPISimple, UnsupportedContentTypeError, UnsupportedRepoVersionError
+def new_session() -> requests.Session:
+    """A session for an index and its wheels: one connection serves many requests."""
+    from patcher.sources import session
 
-    index = PyPISimple(session=session)
-    try:
-        return index.get_project_page(PROJECT, timeout=TIMEOUT).packages
-    except (
-        requests.RequestException,
-        UnsupportedContentTypeError,
-        UnsupportedRepoVersionError,
-        ValueError,
-    ) as error:
-        raise Unreadable(
-            f"the list of vLLM's releases cannot be read: {type(error).__name__}: {error}",
-            next_step="Check the network, then try again.",
-        ) from error
-
-
-def choose_wheel(packages: Iterable[DistributionPackage], version: str) -> DistributionPackage:
-    """The wheel that answers for a release: the highest build, x86_64 where there is one.
-
-    The Python files of all wheels of one release are equal; the choice only has to be the same
-    each time. Raises as `open_release`.
-    """
-    wanted = parsed(version)
-    releases = [(parsed(package.version), package) for package in packages if package.version]
-    of_version = [package for release, package in releases if release == wanted]
-    if wanted is None or not of_version:
-        nearest = ", ".join(near(wanted, (release for release, _ in releases if release)))
-        raise UsageError(f"PyPI has no vLLM {version!r}", next_step=f"Near it: {nearest}.")
-    wheels = [package for package in of_version if package.package_type == "wheel"]
-    if not wheels:
-        raise _unreadable(f"vLLM {version}", "the release has no wheel")
-    offered = [package for package in wheels if not package.is_yanked]
-    if not offered:
-        reason = wheels[0].yanked_reason or "no reason is given"
-        raise _unreadable(f"vLLM {version}", f"the release is yanked: {reason}")
-    return max(offered, key=_preference)
-
-
-def _preference(package: DistributionPackage) -> tuple[tuple[object, ...], bool, str]:
-    try:
-        _, _, build, tags = parse_wheel_filename(package.filename)
-    except InvalidWheelFilename:
-        return (), False, package.filename
-    return build, any(tag.platform.endswith("x86_64") for tag in tags), package.filename
+    return session.new_session()

@@ -1,0 +1,79 @@
+"""Work in parallel whose results come in order, and that an interrupt ends at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Generic, TypeVar
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class _Done(Generic[_Result]):
+    """What came of the item at a place: a result, or what was raised."""
+
+    place: int
+    result: _Result | None = None
+    error: BaseException | None = None
+
+
+def in_order(
+    work: Callable[[_Item], _Result], items: Sequence[_Item], threads: int
+) -> Iterator[_Result]:
+    """`work(item)` for each item, in the order of the items, by so many threads.
+
+    What `work` raises is raised at its item's turn. When the caller stops, nothing more is begun.
+    The threads are daemons, and not concurrent.futures': those are waited for at the program's
+    end, and one that waits for a silent server holds up a Ctrl-C for half a minute.
+    """
+    todo: SimpleQueue[tuple[int, _Item] | None] = SimpleQueue()
+    done: SimpleQueue[_Done[_Result]] = SimpleQueue()
+    for task in enumerate(items):
+        todo.put(task)
+    count = min(threads, len(items))
+    for _ in range(count):
+        threading.Thread(target=_run, args=(work, todo, done), daemon=True).start()
+    try:
+        yield from _sorted(done, len(items))
+    finally:
+        _end(todo, count)
+
+
+def _run(
+    work: Callable[[_Item], _Result],
+    todo: SimpleQueue[tuple[int, _Item] | None],
+    done: SimpleQueue[_Done[_Result]],
+) -> None:
+    while (task := todo.get()) is not None:
+        place, item = task
+        try:
+            done.put(_Done(place, work(item)))
+        except BaseException as error:  # raised where the results are read
+            done.put(_Done(place, error=error))
+
+
+def _sorted(done: SimpleQueue[_Done[_Result]], count: int) -> Iterator[_Result]:
+    early: dict[int, _Done[_Result]] = {}
+    for place in range(count):
+        while place not in early:
+            came = done.get()
+            early[came.place] = came
+        turn = early.pop(place)
+        if turn.error is not None:
+            raise turn.error
+        yield turn.result  # type: ignore[misc]  # without an error there is a result
+
+
+def _end(todo: SimpleQueue[tuple[int, _Item] | None], count: int) -> None:
+    """Take back what was not begun, and let each thread go."""
+    while True:
+        try:
+            todo.get_nowait()
+        except Empty:
+            break
+    for _ in range(count):
+        todo.put(None)

@@ -1,0 +1,210 @@
+"""vLLM's releases in a package index: PyPI, a mirror, or one of vLLM's indexes of nightlies.
+
+Any index of the simple API will do, HTML (PEP 503) or JSON (PEP 691). vLLM publishes each
+commit's wheels in an index of its own, `.../<commit>/vllm/`, without digests, with links such as
+`../../<commit>/vllm-0.23.1rc1.dev672%2Bg93d8f834d-...whl`.
+
+Everything in an index is third-party text. A name that is no wheel of vLLM or has no version is
+passed over; nothing in here is ever made a path.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+from patcher.errors import Unreadable, UsageError, printable
+from patcher.sources.hops import check_hop
+from patcher.versions import near, parsed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import requests
+    from packaging.version import Version
+    from pypi_simple import DistributionPackage, ProjectPage
+
+PROJECT = "vllm"
+
+# PyPI's page of vLLM has 128 KB in November 2026, for 309 files.
+_PAGE_LIMIT = 8 << 20
+
+_TIMEOUT = (10.0, 30.0)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One version in an index, and the wheel that answers for it.
+
+    `label` is what a person types for it. `url` is the wheel's, None where `problem` says why it
+    has none to offer; `page` is the address of the index's page, which named it. `sha256` (hex)
+    and `size` (bytes) are the wheel's, and `uploaded` its time in UTC, where the index states
+    them (PEP 700).
+    """
+
+    label: str
+    version: Version
+    page: str
+    url: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+    uploaded: datetime | None = None
+    problem: str | None = None
+
+
+def releases(index: str | None, session: requests.Session) -> tuple[Release, ...]:
+    """Every version of vLLM in an index, in version order. `index` None is PyPI.
+
+    A release that is yanked or has no wheel is there too, with its `problem`. Raises
+    `Unreadable` where the index itself cannot be read.
+    """
+    packages, page = _packages(index, session)
+    of_version: dict[Version, list[DistributionPackage]] = {}
+    for package in packages:
+        version = _version_of(package)
+        if version is not None:
+            of_version.setdefault(version, []).append(package)
+    return tuple(_release(index, page, *each) for each in sorted(of_version.items()))
+
+
+def find(known: Sequence[Release], version: str) -> Release:
+    """The release of that version. Raises `UsageError`, naming the near ones."""
+    wanted = parsed(version)
+    for release in known:
+        if release.version == wanted:
+            return release
+    nearest = ", ".join(near(wanted, (release.version for release in known)))
+    raise UsageError(f"PyPI has no vLLM {version!r}", next_step=f"Near it: {nearest}.")
+
+
+def choose_wheel(packages: Iterable[DistributionPackage]) -> DistributionPackage | str:
+    """The wheel that answers for a release: the highest build, x86_64 where there is one.
+
+    The Python files of all wheels of one release are equal; the choice only has to be the same
+    each time. Where there is none, the reason.
+    """
+    wheels = [package for package in packages if package.filename.endswith(".whl")]
+    if not wheels:
+        return "the release has no wheel"
+    offered = [package for package in wheels if not package.is_yanked]
+    if not offered:
+        return f"the release is yanked: {wheels[0].yanked_reason or 'no reason is given'}"
+    return max(offered, key=_preference)
+
+
+def _preference(package: DistributionPackage) -> tuple[tuple[object, ...], bool, str]:
+    _, _, build, tags = parse_wheel_filename(unquote(package.filename))
+    return build, any(tag.platform.endswith("x86_64") for tag in tags), package.filename
+
+
+def _version_of(package: DistributionPackage) -> Version | None:
+    """The version in a file's name; None for what is no release of vLLM."""
+    name = unquote(package.filename)
+    if not name.endswith(".whl"):
+        return parsed(package.version or "") if package.package_type == "sdist" else None
+    try:
+        project, version, _, _ = parse_wheel_filename(name)
+    except InvalidWheelFilename:
+        return None
+    # Once more: packaging takes blanks and letters beyond ASCII.
+    return parsed(name.split("-")[1]) and version if project == PROJECT else None
+
+
+def _release(
+    index: str | None, page: str, version: Version, packages: list[DistributionPackage]
+) -> Release:
+    chosen = choose_wheel(packages)
+    label = f"pypi:{version}" if index is None else f"{PROJECT}=={version} in {printable(index)}"
+    if isinstance(chosen, str):
+        return Release(label, version, page, problem=printable(chosen))
+    url = _encoded(chosen.url)
+    sha256 = chosen.digests.get("sha256", "").lower()
+    return Release(
+        label if index is None else printable(url),
+        version,
+        page,
+        url,
+        sha256 if _SHA256.fullmatch(sha256) else None,
+        chosen.size,
+        _utc(chosen.upload_time),
+    )
+
+
+def _encoded(url: str) -> str:
+    """An address with its `+` as `%2B`, as pip sends it: S3 takes a bare one for a blank."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url
+    return urlunsplit(parts._replace(path=parts.path.replace("+", "%2B")))
+
+
+def _utc(time: datetime | None) -> datetime | None:
+    """PyPI always says that it is UTC; another index may leave it out."""
+    if time is None:
+        return None
+    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _packages(
+    index: str | None, session: requests.Session
+) -> tuple[Sequence[DistributionPackage], str]:
+    """Every file on vLLM's page of an index, and the page's address."""
+    import requests
+    from pypi_simple import (
+        PYPI_SIMPLE_ENDPOINT,
+        PyPISimple,
+        UnsupportedContentTypeError,
+        UnsupportedRepoVersionError,
+    )
+
+    client = PyPISimple(index or PYPI_SIMPLE_ENDPOINT, session=session)
+    url = client.get_project_url(PROJECT)
+    check_hop(None, url)
+    try:
+        page = _parse(_get(url, client.accept, session))
+    except (
+        requests.RequestException,
+        UnsupportedContentTypeError,
+        UnsupportedRepoVersionError,
+        ValueError,
+        TypeError,
+        RecursionError,
+    ) as error:
+        raise _unreadable(f"{type(error).__name__}: {error}") from error
+    return page.packages, url
+
+
+def _get(url: str, accept: str, session: requests.Session) -> requests.Response:
+    """The page, read up to its limit."""
+    headers = {"Accept": accept}
+    with session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+        response.raise_for_status()
+        body = bytearray()
+        for chunk in response.iter_content(1 << 16):
+            body += chunk
+            if len(body) > _PAGE_LIMIT:
+                raise _unreadable(f"its page has more than {_PAGE_LIMIT >> 20} MiB")
+        # What was read takes the stream's place: pypi-simple reads it as any other response.
+        response._content = bytes(body)
+    return response
+
+
+def _parse(response: requests.Response) -> ProjectPage:
+    from pypi_simple import ProjectPage
+
+    page: ProjectPage = ProjectPage.from_response(response, PROJECT)
+    return page
+
+
+def _unreadable(reason: str) -> Unreadable:
+    return Unreadable(
+        f"the list of vLLM's releases cannot be read: {reason}",
+        next_step="Check the network and the index's address (the one that pip takes).",
+    )
