@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from patcher.errors import RegistryFailed
-from patcher.images.reference import DEFAULT_REGISTRY
 
 if TYPE_CHECKING:
     from docker.auth import AuthConfig
@@ -97,8 +96,3 @@ def _unusable(problem: str) -> RegistryFailed:
         next_step="Check docker's config.json and the credential helper that it names "
         "(`docker login` writes both), or point DOCKER_CONFIG at another folder.",
     )
-
-
-def is_docker_hub(registry: str) -> bool:
-    """Docker Hub answers under another name than the one its images bear."""
-    return registry == DEFAULT_REGISTRY

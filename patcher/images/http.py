@@ -13,8 +13,9 @@ from urllib.parse import urljoin, urlsplit
 
 from patcher import __version__
 from patcher.errors import RegistryFailed
-from patcher.images.credentials import Keyring, is_docker_hub
+from patcher.images.credentials import Keyring
 from patcher.images.faults import Fault, end_of, fault_of, faults, wanted_pause
+from patcher.images.reference import DEFAULT_REGISTRY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +32,9 @@ _SILENCE_AFTER_UPLOAD = 600.0
 
 # The waits between attempts, in seconds, where the server asks for none.
 _PAUSES = (0.5, 1.0, 2.0, 4.0)
+
+# Docker Hub answers under another name than the one that its images bear.
+_DOCKER_HUB = "https://registry-1.docker.io"
 
 _MOST_HOPS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -169,8 +173,8 @@ class Http:
         )
 
     def _find_base(self, registry: str) -> str:
-        if is_docker_hub(registry):
-            return "https://registry-1.docker.io"
+        if registry == DEFAULT_REGISTRY:
+            return _DOCKER_HUB
         asked = {registry, urlsplit(f"//{registry}").hostname} & self.settings.plain_http
         plain = asked or (is_loopback(registry) and not self._speaks_tls(registry))
         return f"{'http' if plain else 'https'}://{registry}"

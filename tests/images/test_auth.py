@@ -119,12 +119,15 @@ def test_a_helper_gives_the_password(
     assert (tmp_path / "bin" / "calls").read_text() == f"get {with_passwords}\n" * 2
 
 
-def install_helper(folder: Path, monkeypatch: pytest.MonkeyPatch, secret: str = PASSPHRASE) -> None:
+def install_helper(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, secret: str = PASSPHRASE, status: int = 0
+) -> None:
     folder.mkdir()
     answer = json.dumps({"ServerURL": "", "Username": USER, "Secret": secret})
     program = folder / "docker-credential-tests"
     program.write_text(
-        f"#!/bin/sh\nread server\necho \"$1 $server\" >> {folder}/calls\necho '{answer}'\n"
+        f'#!/bin/sh\nread server\necho "$1 $server" >> {folder}/calls\n'
+        f"echo '{answer}'\nexit {status}\n"
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
@@ -358,6 +361,8 @@ def test_no_secret_is_in_any_error_log_or_traceback(
     with_passwords: str,
     certificate: Path,
     config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -369,6 +374,8 @@ def test_no_secret_is_in_any_error_log_or_traceback(
 
     def fail(registry: str, **entry: str) -> str:
         docker_config(config, registry, **entry)
+        if "credsStore" in entry:
+            (config / "config.json").write_text(json.dumps(entry))
         settings = HttpSettings(certificate.with_name("ca.pem"))
         target = open_registry(
             parse_reference(f"{registry}/a/b"), Http(settings, wait=lambda _: None), push=True
@@ -393,6 +400,8 @@ def test_no_secret_is_in_any_error_log_or_traceback(
         echo = Reply(403)
         shown += fail(echoing.host, auth=encoded)
     shown += fail(host, auth="%%%" + secret) + fail(host, auth=secret)
+    install_helper(tmp_path / "bin", monkeypatch, secret, status=1)
+    shown += fail(host, credsStore="tests")
     out = capfd.readouterr()
     shown += caplog.text + out.out + out.err
     assert "docker login" in shown

@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import subprocess
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -224,14 +225,16 @@ def test_a_connection_that_breaks_in_a_layer_is_taken_up(proxy: Proxy) -> None:
     assert not cuts
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "form"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "form", "swap"])
 def test_a_damaged_entry_is_read_again(proxy: Proxy, cache: LayerCache, damage: str) -> None:
     reference = push(proxy.upstream, "damaged", installed())
     first = remote(proxy.address, reference, cache).installation([TARGET])
     [entry] = list(cache.folder.iterdir())
     data = entry.read_bytes()
     flipped = data[:50] + bytes([data[50] ^ 1]) + data[51:]
-    entry.write_bytes({"cut": data[:-9], "flip": flipped, "empty": b"", "form": b"x" * 99}[damage])
+    swapped = data[:32] + zlib.compress(zlib.decompress(data[32:]).replace(b"3, ", b"4, "))
+    damaged = {"cut": data[:-9], "flip": flipped, "empty": b"", "form": b"x" * 99, "swap": swapped}
+    entry.write_bytes(damaged[damage])
     proxy.forget()
     assert remote(proxy.address, reference, cache).installation([TARGET]) == first
     assert blobs_read(proxy) == 1
