@@ -49,11 +49,13 @@ def publish_job(
     repository, tag = _split_target(to)
     origin = _open_origin(name, lock, order.platform, http, say)
     target = _open_target(repository, origin.source, http, dry_run=order.dry_run)
+    ends = [end for end in (origin.source, target) if isinstance(end, InRegistry)]
     if isinstance(target, InLayout):
         origin = _in_oci(origin)
     with moving("copying") as show:
         said = dataclasses.replace(order, repository=repository, tag=tag)
-        return publish(origin, said, target, say, show)
+        done = publish(origin, said, target, say, show)
+    return dataclasses.replace(done, received=sum(end.tally.received for end in ends))
 
 
 def _open_origin(name: str, path: Path, platform: Platform | None, http: Http, say: Say) -> Origin:

@@ -8,6 +8,7 @@ where it was published.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -71,16 +72,17 @@ def publish(origin: Origin, order: Order, target: Target, say: Say, watch: Watch
     is still missing.
     """
     work = _work(origin, order, say)
+    start = time.monotonic()
     wanted = (work.tags.fixed, order.tag or work.tags.moving)
     todo = plan(origin.source, target, work.appended, wanted)
     if order.dry_run:
-        return _report(origin, order, work, todo)
+        return _report(origin, order, work, todo, start)
     say(_sending(todo))
     sent = send(todo, origin.source, target, watch)
     after = _check(origin, order.patches, target, work)
     say("read back from where it was published: as declared, and no unguarded read")
     target.name(todo.root, todo.names)
-    return _report(origin, order, work, todo, sent, after)
+    return _report(origin, order, work, todo, start, sent, after)
 
 
 def _work(origin: Origin, order: Order, say: Say) -> _Work:
@@ -209,6 +211,7 @@ def _report(
     order: Order,
     work: _Work,
     todo: Plan,
+    start: float,
     sent: Sent | None = None,
     after: Sequence[tuple[Verdict, ...]] = (),
 ) -> Published:
@@ -229,6 +232,7 @@ def _report(
         base_lacking=todo.borrowed_bytes,
         sent=sent or Sent(),
         dry_run=order.dry_run,
+        seconds=time.monotonic() - start,
     )
 
 

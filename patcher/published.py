@@ -36,7 +36,9 @@ class Published:
 
     `tags` are all names that lead to it, `moved` those that did not before. Bytes are of payload:
     `lacking` of our own parts, `base_lacking` of the base's blobs that the target had not;
-    `sent` is what went over, and less where blobs were mounted.
+    `sent` is what went over, and less where blobs were mounted; `received` is what was read of
+    registries, the base's layers too. `seconds` are those of the publishing: asking what is there,
+    sending, reading back, naming.
     """
 
     repository: str
@@ -50,6 +52,8 @@ class Published:
     base_lacking: int
     sent: Sent
     dry_run: bool
+    seconds: float
+    received: int = 0
 
 
 def published_lines(report: Published) -> list[str]:

@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
+from io import BufferedReader, BytesIO, RawIOBase
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from patcher.errors import Unreadable, Unwritable
@@ -23,6 +23,8 @@ from patcher.images.store import make_directory
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from _typeshed import WriteableBuffer
 
     from patcher.images.descriptor import Descriptor
     from patcher.images.registry import Registry
@@ -68,19 +70,52 @@ class Target(Blobs, Protocol):
         ...
 
 
+@dataclass(slots=True)
+class Tally:
+    """Bytes of blobs, manifests and indexes that were read."""
+
+    received: int = 0
+
+
+class _Counted(RawIOBase):
+    """A stream whose bytes are counted as they pass."""
+
+    def __init__(self, stream: BinaryIO, tally: Tally) -> None:
+        super().__init__()
+        self._stream = stream
+        self._tally = tally
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self._stream.read(len(view))
+        view[: len(data)] = data
+        self._tally.received += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        """See `io.IOBase`."""
+        self._stream.close()
+        super().close()
+
+
 @dataclass(frozen=True, slots=True)
 class InRegistry:
     """A repository as source and as target. Small blobs that were read, and proven, are kept."""
 
     registry: Registry
     small: dict[str, bytes] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
 
     def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
         """See `Source`."""
         if descriptor.size > _SMALL:
-            return self.registry.open(descriptor, start)
+            return BufferedReader(_Counted(self.registry.open(descriptor, start), self.tally))
         if descriptor.digest not in self.small:
             self.small[descriptor.digest] = read_blob(self.registry, descriptor)
+            self.tally.received += descriptor.size
         return BytesIO(self.small[descriptor.digest][start:])
 
     def put(self, descriptor: Descriptor, data: bytes) -> None:

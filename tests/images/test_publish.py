@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,21 +75,27 @@ class Base:
         return {layer["digest"] for manifest in manifests for layer in manifest["layers"]}
 
 
-def make_base(types: tuple[str, ...] = OCI, filler: int = 10_000) -> Base:
+def make_base(types: tuple[str, ...] = OCI, *, single: bool = False) -> Base:
+    """An index of two images; or only the first of these."""
     blobs = Memory()
-    document = add_index(blobs, types, filler=filler)
-    root = blobs.descriptor(document)
+    root = blobs.descriptor(add_index(blobs, types))
     changes = changes_for(blobs, root)
+    if single:
+        root = blobs.descriptor(blobs.json(root.digest)["manifests"][0])
+        changes = {root.digest: changes[root.digest]}
     return Base(blobs, root, changes, append(blobs, root, changes, EXTRA))
 
 
+@functools.cache
+def client() -> Http:
+    """It does not wait between attempts."""
+    return Http(wait=lambda _: None)
+
+
 def store(host: str, repository: str, *, push: bool = False, mount: str = "") -> InRegistry:
-    """A repository, with a client that does not wait between attempts."""
     reference = parse_reference(f"{host}/{repository}")
-    http = Http(wait=lambda _: None)
-    return InRegistry(
-        open_registry(reference, http, push=push, mount_from=(mount,) if mount else ())
-    )
+    beside = (mount,) if mount else ()
+    return InRegistry(open_registry(reference, client(), push=push, mount_from=beside))
 
 
 @pytest.fixture
@@ -320,9 +327,9 @@ def test_a_watcher_sees_every_byte_of_what_is_streamed(base: Base, host: str) ->
 
 @pytest.mark.parametrize(("fate", "mounts"), [(LOSE, False), (LOSE_ANSWER, True)])
 def test_one_lost_connection_anywhere_is_mended_at_once(
-    base: Base, host: str, proxy: Proxy, fate: str, mounts: bool
+    host: str, proxy: Proxy, fate: str, mounts: bool
 ) -> None:
-    served(host, base)
+    served(host, base := make_base(single=True))
     proxy.refuse_mounts = not mounts
     mount = BASE if mounts else ""
     repository = iter(f"{OURS}/{number}" for number in range(1000))
@@ -341,9 +348,9 @@ def test_one_lost_connection_anywhere_is_mended_at_once(
 
 @pytest.mark.parametrize("mounts", [True, False])
 def test_killed_at_any_request_the_name_is_the_old_image_or_the_new_and_a_second_run_finishes(
-    base: Base, host: str, proxy: Proxy, mounts: bool
+    host: str, proxy: Proxy, mounts: bool
 ) -> None:
-    served(host, base)
+    served(host, base := make_base(single=not mounts))
     old = Memory()
     old_root = add_index(old, OCI, filler=100)
     proxy.refuse_mounts = not mounts
