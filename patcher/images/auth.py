@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
 from patcher.errors import AccessDenied
+from patcher.images.addresses import host_of
 from patcher.images.faults import explanation
-from patcher.images.http import Request, host_of
+from patcher.images.http import Request
 
 if TYPE_CHECKING:
     from patcher.images.credentials import Credentials

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import urljoin
 
 from patcher.errors import NotInRegistry, PatcherError
+from patcher.images.addresses import origin
 from patcher.images.auth import Authorizer, denied, scope
 from patcher.images.faults import explanation
-from patcher.images.http import Answer, Opened, Request, origin
+from patcher.images.http import Answer, Opened, Request
 
 if TYPE_CHECKING:
     from patcher.images.http import Body, Http

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import ssl
 import time
@@ -13,6 +12,7 @@ from urllib.parse import urljoin, urlsplit
 
 from patcher import __version__
 from patcher.errors import RegistryFailed
+from patcher.images.addresses import host_of, is_loopback, origin
 from patcher.images.credentials import Keyring
 from patcher.images.faults import Fault, end_of, fault_of, faults, wanted_pause
 from patcher.images.reference import DEFAULT_REGISTRY
@@ -271,31 +271,8 @@ def _open_session(settings: HttpSettings) -> tuple[ssl.SSLContext, requests.Sess
     return trust, session
 
 
-def host_of(url: str) -> str:
-    """`host` or `host:port` of an address: all of it that may be shown."""
-    return urlsplit(url).netloc.rpartition("@")[2]
-
-
-def is_loopback(registry: str) -> bool:
-    """Does this `host` or `host:port` name this machine itself?"""
-    host = urlsplit(f"//{registry}").hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _is_stream(body: object) -> bool:
     return body is not None and not isinstance(body, bytes)
-
-
-def origin(url: str) -> tuple[str, str | None, int | None]:
-    """Scheme, host and port: what a secret belongs to (RFC 6454)."""
-    parts = urlsplit(url)
-    default = {"http": 80, "https": 443}.get(parts.scheme)
-    return parts.scheme, parts.hostname, parts.port or default
 
 
 def _no_auth(request: Any) -> Any:

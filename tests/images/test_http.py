@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from patcher.errors import RegistryFailed, UsageError
+from patcher.images.addresses import is_loopback
 from patcher.images.faults import Fault
-from patcher.images.http import Http, HttpSettings, Request, is_loopback
+from patcher.images.http import Http, HttpSettings, Request
 from tests.conftest import free_port
 from tests.images.certificates import make_certificate
 from tests.images.scripted import HANG_UP, Reply, Server, in_turn, serving
