@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from patcher.images import ImageFile
+    from patcher.images.descriptor import Descriptor
 
 PATCHES = select([])
 NEEDED = b"class MLA:\n    def dtype(self):\n        return self.kv_b_proj.weight.dtype\n"
@@ -199,6 +200,22 @@ def test_a_clean_base_is_refused_and_published_unchanged_where_that_is_allowed(
     assert report.digest == here.root["digest"]
     assert here.target.named("0.23.0-patched") == here.root["digest"]
     assert len(here.stored(report.digest)["manifests"]) == 4
+
+
+class Altering(InLayout):
+    """A target that stores another layer than it was given."""
+
+    def put(self, descriptor: Descriptor, data: bytes) -> None:
+        is_layer = descriptor.media_type.endswith(".tar")
+        super().put(descriptor, data.replace(b"hasattr", b"getattr") if is_layer else data)
+
+
+def test_what_was_not_stored_as_it_was_sent_is_never_named(world: Callable[..., World]) -> None:
+    here = world()
+    here.target = Altering(here.target.layout)
+    with pytest.raises(BrokenImage, match="has other bytes"):
+        here.publish()
+    assert here.target.layout.entries() == ()
 
 
 def patched_world(here: World) -> World:
