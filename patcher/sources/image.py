@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 class Readable(Protocol):
     """An image that vLLM's files can be read out of; every `BaseImage` is one."""
 
+    @property
+    def digest(self) -> str:
+        """See `BaseImage`."""
+        ...
+
     def installation(self, targets: Sequence[str]) -> Installation:
         """See `BaseImage`."""
         ...
