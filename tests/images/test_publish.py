@@ -75,10 +75,10 @@ class Base:
         return {layer["digest"] for manifest in manifests for layer in manifest["layers"]}
 
 
-def make_base(types: tuple[str, ...] = OCI, *, single: bool = False) -> Base:
-    """An index of two images; or only the first of these."""
+def make_base(types: tuple[str, ...] = OCI, *, single: bool = False, filler: int = 10_000) -> Base:
+    """An index of two images, each with a layer of `filler` bytes; or only the first of these."""
     blobs = Memory()
-    root = blobs.descriptor(add_index(blobs, types))
+    root = blobs.descriptor(add_index(blobs, types, filler=filler))
     changes = changes_for(blobs, root)
     if single:
         root = blobs.descriptor(blobs.json(root.digest)["manifests"][0])
@@ -232,6 +232,27 @@ def test_a_layer_that_lies_elsewhere_is_not_passed_on(host: str) -> None:
     root = base.blobs.descriptor(base.blobs.add(manifest, manifest["mediaType"]))
     with pytest.raises(BrokenImage, match="foreign"):
         plan(Opened(base.blobs), store(host, OURS, push=True), Appended(root, ()), ())
+
+
+def test_a_layer_that_is_cut_on_the_way_is_taken_up_where_it_broke(
+    host: str, proxy: Proxy, tmp_path: Path
+) -> None:
+    base = make_base(single=True, filler=3_000_000)
+    served(host, base)
+    cut: set[str] = set()
+
+    def halve(path: str, chunk: bytes) -> bytes:
+        if len(chunk) < 1 << 16 or path in cut:
+            return chunk
+        cut.add(path)
+        return chunk[: len(chunk) // 2]
+
+    proxy.edit = halve
+    with real_registry(tmp_path / "other") as other:
+        _, sent = base.publish(store(proxy.address, BASE), store(other, OURS, push=True))
+        assert is_whole(other, OURS, "moving")
+    assert cut
+    assert proxy.received < 1.1 * sent.streamed
 
 
 @dataclass
