@@ -9,6 +9,7 @@ that cannot be read or written is none, and one line says so.
 from __future__ import annotations
 
 import hashlib
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,12 +36,14 @@ class Cache:
     """Bytes by key in a folder, which is made with the first entry.
 
     `say` is told, once, that the folder cannot be used; from then on nothing is kept or found.
+    Any number of threads may share it.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self.folder = folder
         self._say = say
         self._works = True
+        self._lock = threading.Lock()
 
     def load(self, key: bytes) -> bytes | None:
         """What is kept under a key; None for nothing, or nothing whole."""
@@ -73,8 +76,10 @@ class Cache:
         return self.folder / hashlib.sha256(key).hexdigest()
 
     def _give_up(self, reason: str) -> None:
-        self._works = False
-        self._say(printable(f"going on without the cache in {self.folder}: {reason}"))
+        with self._lock:
+            is_news, self._works = self._works, False
+        if is_news:
+            self._say(printable(f"going on without the cache in {self.folder}: {reason}"))
 
 
 def _checksum(key: bytes, data: bytes) -> bytes:

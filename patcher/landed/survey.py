@@ -6,6 +6,7 @@ Whatever goes wrong with one of them is that one's verdict; the rest is still ju
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from patcher.landed import Finding, Notice, Say, Scope, Watch
 from patcher.landed.memory import Memory
 from patcher.landed.threads import in_order
 from patcher.patch import Patch, Status, Verdict, data_path, judge
-from patcher.sources.everywhere import FOLDER, everywhere, notices
+from patcher.sources.everywhere import FOLDERS, everywhere, notices
 from patcher.sources.index import releases
 from patcher.sources.path import TreeSource
 from patcher.sources.spec import open_source
@@ -88,7 +89,7 @@ def _jobs(scope: Scope, session: requests.Session, say: Say) -> list[_Job]:
         jobs += _images(lock)
     jobs += [_Job(spec, functools.partial(open_source, spec, lock)) for spec in scope.sources]
     if scope.everywhere:
-        say(f"also reading {FOLDER}: 1.2 to 1.8 MB more for each wheel")
+        say(f"also reading {' and '.join(FOLDERS)}: 1 to 4 MB more for each wheel")
     return jobs
 
 
@@ -163,7 +164,8 @@ def _elsewhere(patch: Patch, source: Source) -> tuple[Notice, ...]:
         case TreeSource():
             return everywhere(source.root, patch.rule, target=patch.target)
         case WheelSource():
-            return notices(source.read_folder(FOLDER), patch.rule, target=patch.target)
+            files = itertools.chain.from_iterable(map(source.read_folder, FOLDERS))
+            return notices(files, patch.rule, target=patch.target)
         case _:
             return ()
 

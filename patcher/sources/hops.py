@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from patcher.errors import Unreadable
 
@@ -22,13 +22,14 @@ _INTERNET, _PRIVATE, _THIS_MACHINE = range(3)
 def check_hop(here: str | None, there: str) -> None:
     """May the server at `here` send us to `there`? None: a person named the address.
 
+    `there` may be relative to `here`.
     Names are resolved as the connection will resolve them; where they cannot be (behind a proxy)
     they count as the internet's. A name server that answers otherwise a moment later is not
     caught. Raises `Unreadable`.
     """
     before = urlsplit(here) if here else None
     try:
-        after = urlsplit(there)
+        after = urlsplit(urljoin(here or "", there))
         host = after.hostname
     except ValueError as error:
         raise _refused(there, f"it is no address ({error})") from error

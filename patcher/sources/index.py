@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.utils import parse_wheel_filename
 
 from patcher.errors import Unreadable, UsageError, printable
 from patcher.sources.hops import check_hop
@@ -110,7 +110,7 @@ def _version_of(package: DistributionPackage) -> Version | None:
         return parsed(package.version or "") if package.package_type == "sdist" else None
     try:
         project, version, _, _ = parse_wheel_filename(name)
-    except InvalidWheelFilename:
+    except ValueError:  # InvalidWheelFilename is one, a number of 5000 digits another
         return None
     # Once more: packaging takes blanks and letters beyond ASCII.
     return parsed(name.split("-")[1]) and version if project == PROJECT else None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from urllib.parse import urljoin
-
 import requests
 from requests.adapters import HTTPAdapter
 
 from patcher import __version__
+from patcher.errors import Unreadable
 from patcher.sources.hops import check_hop
 
 # As many connections to one host as a survey has threads, and some.
@@ -22,7 +21,11 @@ class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         target: str | None = super().get_redirect_target(resp)
         if target is not None:
-            check_hop(resp.url, urljoin(resp.url, target))
+            try:
+                check_hop(resp.url, target)
+            except Unreadable:
+                resp.close()  # nobody else holds it
+                raise
         return target
 
 

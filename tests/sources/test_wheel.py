@@ -6,6 +6,7 @@ import base64
 import hashlib
 import http.server
 import io
+import os
 import re
 import subprocess
 import sys
@@ -19,13 +20,13 @@ import pytest
 import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pypi_simple import ProjectPage
 
 import patcher
 from patcher.errors import FileAbsent, Unreadable, UsageError
 from patcher.sources import ranges
-from patcher.sources.wheel import WheelSource, choose_wheel, new_session, open_release, open_wheel
+from patcher.sources.wheel import WheelSource, new_session, open_release, open_wheel
 from tests.conftest import TARGET, free_port, missing
+from tests.wheelhouse import wheel
 
 RECORD = "vllm-0.23.0.dist-info/RECORD"
 CONTENT = b"X = 1\n" * 1000
@@ -171,47 +172,6 @@ def test_without_a_network_a_release_is_unreadable() -> None:
             open_release("0.23.0", session=session)
 
 
-def page(*files: tuple[str, str | bool]) -> ProjectPage:
-    """An index page (PEP 691) with these file names, and what each says of being yanked."""
-    entries: list[dict[str, object]] = [
-        {"filename": name, "url": name, "hashes": {}, "yanked": yanked} for name, yanked in files
-    ]
-    return ProjectPage.from_json_data(
-        {"meta": {"api-version": "1.0"}, "name": "vllm", "files": entries}, "http://localhost/vllm/"
-    )
-
-
-def test_the_highest_build_for_x86_64_is_chosen_whatever_the_order() -> None:
-    files: list[tuple[str, str | bool]] = [
-        ("vllm-0.23.0-2-cp38-abi3-manylinux_2_28_aarch64.whl", False),
-        ("vllm-0.23.0-2-cp38-abi3-manylinux_2_28_x86_64.whl", False),
-        ("vllm-0.23.0-10-cp38-abi3-manylinux_2_28_x86_64.whl", "broken"),
-        ("vllm-0.23.0-cp38-abi3-manylinux_2_28_x86_64.whl", False),
-        ("vllm-0.23.1-cp38-abi3-manylinux_2_28_x86_64.whl", False),
-        ("vllm-0.23.0.tar.gz", False),
-    ]
-    chosen = {
-        choose_wheel(page(*order).packages, "0.23.0").filename for order in (files, files[::-1])
-    }
-    assert chosen == {files[1][0]}
-
-
-def test_an_architecture_without_x86_64_is_chosen_too() -> None:
-    only = "vllm-0.23.0-cp38-abi3-manylinux_2_28_aarch64.whl"
-    assert choose_wheel(page((only, False)).packages, "0.23.0").filename == only
-
-
-def test_a_yanked_release_is_unreadable_with_the_reason() -> None:
-    packages = page(("vllm-0.23.0-py3-none-any.whl", "wrong \x1b[31mCUDA")).packages
-    with pytest.raises(Unreadable, match=r"yanked: wrong \\x1b\[31mCUDA"):
-        choose_wheel(packages, "0.23.0")
-
-
-def test_a_release_without_a_wheel_is_unreadable() -> None:
-    with pytest.raises(Unreadable, match="no wheel"):
-        choose_wheel(page(("vllm-0.23.0.tar.gz", False)).packages, "0.23.0")
-
-
 def test_a_wheel_at_an_address_is_read_and_its_bytes_counted(
     from_server: Callable[[Answer], bytes],
 ) -> None:
@@ -231,7 +191,17 @@ def test_no_byte_crosses_the_network_twice(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 class NoRanges(Answer):
+    """It sends the whole file, whatever part was asked for."""
+
     status = 200
+
+    def span(self, header: str) -> tuple[int, int]:
+        super().span(header)
+        return 0, len(self.data) - 1
+
+
+class NoRangesNoLength(NoRanges):
+    announces = False
 
 
 class Gone(Answer):
@@ -286,7 +256,6 @@ class Changing(Answer):
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (NoRanges, "does not answer range requests"),
         (Gone, "404"),
         (Busy, "503"),
         (Truncated, "IncompleteRead"),
@@ -296,7 +265,7 @@ class Changing(Answer):
         (NonsenseRange, "answered the range"),
         (LongerRange, "another range"),
         (NotTheEnd, "another part"),
-        (Changing, "changed its size"),
+        (Changing, "were stated before"),
     ],
 )
 def test_a_server_that_answers_wrongly_is_unreadable(
@@ -309,11 +278,65 @@ def test_a_server_that_answers_wrongly_is_unreadable(
 def test_a_fault_that_may_pass_is_tried_again_and_one_that_will_not_is_not(
     from_server: Callable[[Answer], bytes],
 ) -> None:
-    for kind, attempts in ((Busy, 3), (Truncated, 3), (Gone, 1), (NoRanges, 1)):
+    for kind, attempts in ((Busy, 3), (Truncated, 3), (Gone, 1)):
         answer = kind(make_wheel())
         with pytest.raises(Unreadable):
             from_server(answer)
         assert len(answer.asked) == attempts, kind
+
+
+@pytest.mark.parametrize("kind", [NoRanges, NoRangesNoLength])
+def test_a_server_without_ranges_is_read_whole_once(kind: type[Answer]) -> None:
+    answer = kind(make_wheel(padding=1 << 20))
+    with serving(answer) as url, new_session() as session:
+        source = open_wheel(url, session=session)
+        assert (source.read(TARGET), source.version()) == (CONTENT, "0.23.0")
+        assert source.bytes_read == source.size == len(answer.data)
+    assert len(answer.asked) == 1
+
+
+@pytest.mark.parametrize("kind", [NoRanges, NoRangesNoLength])
+def test_a_server_without_ranges_is_not_read_past_the_limit(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Answer]
+) -> None:
+    monkeypatch.setattr(ranges, "WHOLE_LIMIT", 1 << 20)
+    with serving(kind(bytes(4 << 20))) as url, new_session() as session:
+        part = ranges.Ranges(url, session)
+        with pytest.raises(Unreadable, match=r"does not answer range requests, and .* 1 MiB"):
+            part.fetch((-10, None))
+        assert part.bytes_read < 2 << 20
+
+
+@pytest.mark.parametrize(
+    ("sha256", "size", "reason"),
+    [("ab" * 32, None, "sha256 is not the one"), (None, 5, "and 5 were stated before")],
+)
+def test_a_whole_file_that_is_not_what_the_index_states_is_unreadable(
+    sha256: str | None, size: int | None, reason: str
+) -> None:
+    with serving(NoRanges(make_wheel())) as url, new_session() as session:
+        part = ranges.Ranges(url, session, sha256=sha256, stated_size=size)
+        with pytest.raises(Unreadable, match=reason):
+            part.fetch((-10, None))
+
+
+def test_a_full_disk_under_a_whole_file_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("wb+", buffering=0) as full:
+        monkeypatch.setattr("patcher.sources.ranges.tempfile.TemporaryFile", lambda: full)
+        with serving(NoRanges(make_wheel())) as url, new_session() as session:  # noqa: SIM117
+            with pytest.raises(Unreadable, match="no room for it: No space left"):
+                open_wheel(url, session=session)
+
+
+def test_a_folder_is_read_in_one_request(from_server: Callable[[Answer], bytes]) -> None:
+    files = {f"vllm/models/{name}.py": name.encode() * 9000 for name in ("a", "b", "c")}
+    others = {"vllm/_C.so": os.urandom(1 << 20), "vllm/models/readme.md": b"x"}
+    answer = Answer(wheel("0.23.0", {"vllm/a.py": b"", **files, **others}))
+    with serving(answer) as url, new_session() as session:
+        source = open_wheel(url, session=session)
+        assert dict(source.read_folder("vllm/models")) == files
+        assert list(source.read_folder("vllm/no")) == []
+    assert len(answer.asked) == 2
 
 
 class BusyOnce(Answer):

@@ -1,0 +1,311 @@
+"""Releases in an index: the real PyPI, both forms of the simple API, nightlies, hostile text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+from packaging.version import Version
+from pypi_simple import ProjectPage
+
+from patcher.errors import Unreadable
+from patcher.sources import index as index_module
+from patcher.sources.hops import check_hop
+from patcher.sources.index import Release, choose_wheel, releases
+from patcher.sources.wheel import new_session, open_listed, open_wheel
+from tests.conftest import TARGET, missing
+from tests.wheelhouse import CLEAN, NEEDED, Site, name_of, serving, wheel, wheels_asked
+
+NIGHTLY = "0.23.1rc1.dev672+g93d8f834d"
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[requests.Session]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setattr("patcher.sources.ranges.time.sleep", lambda _: None)
+    with new_session() as opened:
+        yield opened
+
+
+def listed(site: Site, session: requests.Session, index: str = "/simple") -> tuple[Release, ...]:
+    with serving(site) as url:
+        return releases(url + index, session)
+
+
+def test_pypi_lists_every_release_with_digest_size_and_time(session: requests.Session) -> None:
+    try:
+        known = {str(each.version): each for each in releases(None, session)}
+    except Unreadable as error:
+        missing(f"no index: {error}")
+    chosen = known["0.23.0"]
+    assert chosen.label == "pypi:0.23.0"
+    assert chosen.url is not None
+    assert chosen.url.endswith("/vllm-0.23.0-2-cp38-abi3-manylinux_2_28_x86_64.whl")
+    assert (chosen.size, len(chosen.sha256 or "")) == (274_070_565, 64)
+    assert chosen.uploaded == datetime(2026, 6, 15, 5, 12, 54, 416128, tzinfo=UTC)
+    assert known["0.2.1"].problem == "the release is yanked: A bug in tensor parallelism support."
+    assert known["0.1.0"].problem == "the release has no wheel"
+    assert sorted(known, key=Version) == list(known)
+
+
+@pytest.mark.parametrize("form", ["json", "html"])
+def test_both_forms_of_the_simple_api_are_read(session: requests.Session, form: str) -> None:
+    site = Site()
+    entry = site.put_wheel("0.23.0")
+    if form == "json":
+        site.put_json([entry])
+    else:
+        fragment = f"#sha256={'ab' * 32}"
+        site.put_html({str(entry["filename"]): f"{entry['url']}{fragment}"}, "/simple/vllm/")
+    (release,) = listed(site, session)
+    assert release.url is not None
+    assert release.url.endswith(f"/files/{name_of('0.23.0')}")
+    assert release.label == release.url
+    assert release.sha256 is not None
+
+
+def test_a_commits_own_index_of_nightlies_is_read(session: requests.Session) -> None:
+    site = Site()
+    site.put_nightly("93d8f834d", NIGHTLY, NEEDED)
+    with serving(site) as url:
+        (release,) = releases(f"{url}/93d8f834d", session)
+        source = open_listed(release, session)
+        assert source.read(TARGET) == NEEDED
+    assert release.version == Version(NIGHTLY)
+    assert (release.sha256, release.uploaded, release.size) == (None, None, None)
+    assert source.version() == NIGHTLY
+
+
+def test_a_plus_is_sent_encoded_and_read_encoded(session: requests.Session) -> None:
+    site = Site()
+    name = name_of(NIGHTLY)
+    site.files[f"/{name.replace('+', '%2B')}"] = wheel(NIGHTLY, {TARGET: CLEAN})
+    site.put_html({name.replace("+", "%2B"): f"../../{name}"}, "/simple/vllm/")
+    with serving(site) as url:
+        (release,) = releases(f"{url}/simple", session)
+        assert open_listed(release, session).read(TARGET) == CLEAN
+    assert release.version == Version(NIGHTLY)
+    assert not any("+" in path for path in site.asked)
+
+
+def page(*files: tuple[str, str | bool]) -> ProjectPage:
+    """An index page (PEP 691) with these file names, and what each says of being yanked."""
+    entries: list[dict[str, object]] = [
+        {"filename": name, "url": name, "hashes": {}, "yanked": yanked} for name, yanked in files
+    ]
+    return ProjectPage.from_json_data(
+        {"meta": {"api-version": "1.0"}, "name": "vllm", "files": entries}, "http://localhost/vllm/"
+    )
+
+
+def test_the_highest_build_for_x86_64_is_chosen_whatever_the_order() -> None:
+    files: list[tuple[str, str | bool]] = [
+        ("vllm-0.23.0-2-cp38-abi3-manylinux_2_28_aarch64.whl", False),
+        ("vllm-0.23.0-2-cp38-abi3-manylinux_2_28_x86_64.whl", False),
+        ("vllm-0.23.0-10-cp38-abi3-manylinux_2_28_x86_64.whl", "broken"),
+        ("vllm-0.23.0-cp38-abi3-manylinux_2_28_x86_64.whl", False),
+        ("vllm-0.23.0.tar.gz", False),
+    ]
+    for order in (files, files[::-1]):
+        chosen = choose_wheel(page(*order).packages)
+        assert not isinstance(chosen, str)
+        assert chosen.filename == files[1][0]
+
+
+def test_an_architecture_without_x86_64_is_chosen_too() -> None:
+    only = "vllm-0.23.0-cp38-abi3-manylinux_2_28_aarch64.whl"
+    chosen = choose_wheel(page((only, False)).packages)
+    assert not isinstance(chosen, str)
+    assert chosen.filename == only
+
+
+def test_a_yanked_release_and_one_without_a_wheel_are_values_with_the_reason(
+    session: requests.Session,
+) -> None:
+    site = Site()
+    yanked = site.put_wheel("0.23.0", yanked="wrong \x1b[31mCUDA")
+    sdist: dict[str, object] = {"filename": "vllm-0.22.0.tar.gz", "url": "x", "hashes": {}}
+    site.put_json([yanked, sdist])
+    without, taken_back = listed(site, session)
+    assert (without.url, without.problem) == (None, "the release has no wheel")
+    assert taken_back.problem == "the release is yanked: wrong \\x1b[31mCUDA"
+    with pytest.raises(Unreadable, match="yanked: wrong"):
+        open_listed(taken_back, session)
+
+
+HOSTILE = [
+    "vllm-../../../etc/cron.d/x-cp38-abi3-any.whl",
+    "vllm-0.23.0\x1b[2J-cp38-abi3-any.whl",
+    "vllm-0.23.0\n-cp38-abi3-any.whl",
+    "vllm-\u0661.0-cp38-abi3-any.whl",
+    f"vllm-{'9' * 5000}-cp38-abi3-any.whl",
+    "torch-2.0-cp38-abi3-any.whl",
+    "vllm.whl",
+    "",
+    "\x00",
+    "vllm-0.23.0.exe",
+]
+
+
+def test_what_is_no_release_of_vllm_is_passed_over(session: requests.Session) -> None:
+    site = Site()
+    entries: list[dict[str, object]] = [
+        {"filename": name, "url": "../x", "hashes": {}} for name in HOSTILE
+    ]
+    site.put_json([*entries, site.put_wheel("0.23.0")])
+    assert [str(each.version) for each in listed(site, session)] == ["0.23.0"]
+
+
+@given(st.lists(st.text() | st.from_regex(r"vllm-.{0,20}-cp38-abi3-any\.whl"), max_size=4))
+def test_no_name_in_an_index_breaks_the_choice(names: list[str]) -> None:
+    packages = page(*((name, False) for name in names)).packages
+    for package in packages:
+        version = index_module._version_of(package)
+        if version is not None and package.filename.endswith(".whl"):
+            assert not isinstance(choose_wheel([package]), str)
+            assert str(version).isprintable()
+
+
+def deep() -> Site:
+    site = Site(types={"/simple/vllm/": "application/vnd.pypi.simple.v1+json"})
+    site.files["/simple/vllm/"] = b"[" * 200_000
+    return site
+
+
+def plain(body: bytes, kind: str) -> Callable[[], Site]:
+    return lambda: Site({"/simple/vllm/": body}, {"/simple/vllm/": kind})
+
+
+JSON = "application/vnd.pypi.simple.v1+json"
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (Site, "404"),
+        (deep, "RecursionError|ValueError|JSONDecodeError"),
+        (plain(b"{}", JSON), "ValidationError"),
+        (plain(b"{", JSON), "JSONDecodeError"),
+        (plain(b'{"meta": {"api-version": "9.0"}, "name": "x", "files": []}', JSON), "Unsupported"),
+        (plain(b"%PDF", "application/pdf"), "UnsupportedContentType"),
+        (plain(bytes(9 << 20), "text/html"), "more than 8 MiB"),
+        (lambda: Site({"/simple/vllm/": "file:///etc/passwd"}), "no web address"),
+        (lambda: Site({"/simple/vllm/": "ftp://127.0.0.1/x"}), "no web address"),
+        (lambda: Site({"/simple/vllm/": "http://["}), "it is no address"),
+        (lambda: Site({"/simple/vllm/": "/simple/vllm/"}), "TooManyRedirects"),
+    ],
+)
+def test_a_broken_index_is_unreadable(
+    session: requests.Session, make: Callable[[], Site], reason: str
+) -> None:
+    with pytest.raises(Unreadable, match=reason) as caught:
+        listed(make(), session)
+    assert str(caught.value).isprintable()
+
+
+def test_an_index_at_a_file_is_unreadable(session: requests.Session, tmp_path: Path) -> None:
+    with pytest.raises(Unreadable, match="no web address"):
+        releases(tmp_path.as_uri(), session)
+
+
+def test_a_redirect_on_the_same_machine_is_followed(session: requests.Session) -> None:
+    site = Site()
+    site.put_json([site.put_wheel("0.23.0")])
+    site.files["/old/vllm/"] = "/simple/vllm/"
+    (release,) = listed(site, session, "/old")
+    assert release.url is not None
+    assert release.url.endswith(f"/files/{name_of('0.23.0')}")
+
+
+def test_a_wheels_redirect_to_a_file_is_not_followed(
+    session: requests.Session, tmp_path: Path
+) -> None:
+    real = tmp_path / "vllm.whl"
+    real.write_bytes(wheel("0.23.0", {TARGET: CLEAN}))
+    with serving(Site({"/vllm.whl": real.as_uri()})) as url:  # noqa: SIM117
+        with pytest.raises(Unreadable, match="is not followed: it is no web address"):
+            open_wheel(f"{url}/vllm.whl", session=session)
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "javascript:alert(1)", "//", "http://", "http://[", "x:y"]
+)
+def test_a_wheels_address_that_is_none_of_the_web_is_not_followed(
+    session: requests.Session, url: str
+) -> None:
+    site = Site()
+    site.put_json([{**site.put_wheel("0.23.0"), "url": url}])
+    with serving(site) as base, pytest.raises(Unreadable):
+        open_listed(releases(f"{base}/simple", session)[0], session)
+    assert wheels_asked(site) == set()
+
+
+PUBLIC, PRIVATE, HERE = "https://1.1.1.1/a", "https://10.1.2.3/a", "https://127.0.0.1/a"
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        (PUBLIC, PRIVATE),
+        (PUBLIC, HERE),
+        (PRIVATE, HERE),
+        (PUBLIC, "https://localhost/a"),
+        (PUBLIC, "https://127.1/a"),
+        (PUBLIC, "https://2130706433/a"),
+        (PUBLIC, "https://0x7f.1/a"),
+        (PUBLIC, "https://[::1]/a"),
+        (PUBLIC, "https://[::ffff:127.0.0.1]/a"),
+        (PUBLIC, "https://[fe80::1]/a"),
+        (PUBLIC, "https://[fd00::1]/a"),
+        (PUBLIC, "https://0.0.0.0/a"),
+        (PUBLIC, "https://169.254.169.254/latest/meta-data"),
+        (PRIVATE, "https://169.254.169.254/latest/meta-data"),
+        (PUBLIC, "https://100.64.0.1/a"),
+        (PUBLIC, "https://user@192.168.0.1:8443/a"),
+        (PUBLIC, "http://1.1.1.1/a"),
+        (HERE, "http://127.0.0.1/a"),
+        ("http://1.1.1.1/a", "http://127.0.0.1/a"),
+        (PUBLIC, "file:///etc/passwd"),
+        (HERE, "file:///etc/passwd"),
+        (None, "file:///etc/passwd"),
+    ],
+)
+def test_no_hop_leads_inwards_or_leaves_tls(here: str | None, there: str) -> None:
+    with pytest.raises(Unreadable, match="is not followed"):
+        check_hop(here, there)
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        (PUBLIC, "https://1.0.0.1/b"),
+        ("http://1.1.1.1/a", "https://1.0.0.1/b"),
+        (PRIVATE, PUBLIC),
+        (PRIVATE, "https://192.168.0.1/b"),
+        (HERE, PRIVATE),
+        ("http://127.0.0.1:1/a", "http://127.0.0.1:2/b"),
+        ("http://localhost/a", "http://[::1]/b"),
+        (None, "http://127.0.0.1/a"),
+        (None, "http://10.0.0.1/a"),
+        (PUBLIC, "https://name.that.does.not.resolve.invalid/b"),
+    ],
+)
+def test_other_hops_are_free(here: str | None, there: str) -> None:
+    check_hop(here, there)
+
+
+def test_credentials_in_an_indexs_address_are_never_shown(session: requests.Session) -> None:
+    site = Site()
+    site.put_json(
+        [site.put_wheel("0.23.0"), {"filename": "vllm-0.1.tar.gz", "url": "x", "hashes": {}}]
+    )
+    with serving(site) as url:
+        known = releases(url.replace("//", "//me:hunter2@") + "/simple", session)
+        assert open_listed(known[1], session).read(TARGET) == CLEAN
+    assert len(known) == 2
+    assert not any("hunter2" in release.label for release in known)
