@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from patcher.commands.publishing import publish_to
 from patcher.destinations import locked, publish_job
 from patcher.errors import BadReference, NotLocked
 from patcher.images.http import HttpSettings
@@ -229,6 +230,18 @@ def test_a_second_run_reads_and_sends_next_to_nothing(world: World, tmp_path: Pa
         assert (again.digest, again.moved, again.sent.parts) == (first.digest, (), 0)
         assert proxy.methods("POST", "PUT", "PATCH") == []
         assert proxy.received < layer / 100, "the layers were read once, and their facts kept"
+
+
+def test_what_is_printed(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    order, to = Order(select([]), ""), place(world, "printed")
+    publish_to("0.23.0", to, world.lock, order, HttpSettings(), as_data=True)
+    said = json.loads(capsys.readouterr().out)
+    assert said["tags"][1] == f"{to}:{TAG}"
+    assert said["sent"]["parts"] == said["lacking"] < said["received"]
+    publish_to("0.23.0", to, world.lock, order, HttpSettings(), as_data=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert f"image    {said['digest']}" in lines
+    assert lines[-1] == "sent     nothing: all of it was there already"
 
 
 def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(
