@@ -1,8 +1,8 @@
 """A base in docker's media types, seen in OCI's: what an OCI layout must hold to be read.
 
-A layout's index may lead to docker's types by the letter, and skopeo and podman then find nothing
-under the name (seen with skopeo 1.9). vLLM's own indexes are docker lists. Configs and layers
-keep their bytes and digests: the two families differ in names alone (image-spec, conversion.md).
+A layout's index may lead to docker's types by the letter, and skopeo 1.9 then finds nothing under
+the name (seen). Configs and layers keep their bytes and digests: the two families differ in the
+names of their types alone (image-spec, media-types.md, "Compatibility Matrix").
 """
 
 from __future__ import annotations
