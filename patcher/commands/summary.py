@@ -1,0 +1,44 @@
+"""`vllm-patcher summary`: what many runs of `image --json` did, in one piece."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from patcher.commands.options import say
+from patcher.errors import Exit, UsageError
+
+EPILOG = """\b
+Exit codes: 0 every base was published, or needs no patch; 2 a wrong call;
+3 a base failed, or a report cannot be read."""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("reports", nargs=-1, metavar="[REPORT]...", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["markdown", "outputs"]),
+    default="markdown",
+    show_default=True,
+    help="Markdown, or name=value lines of one report for the next steps of a workflow.",
+)
+@click.pass_context
+def summary(context: click.Context, reports: Sequence[Path], form: str) -> None:
+    """Sum up the reports of `vllm-patcher image ... --json`, those of failed runs too.
+
+    A base that needs no patch is listed, and is no failure. One that failed, or a report that is
+    not whole, makes the exit code 3: of a run over many bases, the others are listed all the same.
+    """
+    from patcher.summary import FAILED, image_markdown, load, outputs
+
+    if form == "outputs" and len(reports) != 1:
+        raise UsageError("outputs are those of one report", next_step="Give one REPORT.")
+    rows = [load(path) for path in reports]
+    click.echo(outputs(rows[0]) if form == "outputs" else image_markdown(rows), nl=False)
+    failed = [row for row in rows if row.outcome == FAILED]
+    for row in failed:
+        say(f"failed: {row.base} {row.reason}")
+    context.exit(Exit.UNDECIDED if failed else Exit.OK)

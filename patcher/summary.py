@@ -1,0 +1,187 @@
+"""What was published, and what changed in the lock, as Markdown for a job summary or pull request.
+
+Reports are read as `vllm-patcher image --json` prints them, errors too: one run may have made many.
+Every text that a third party may have written stands in a code span.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from patcher.landed.markdown import code, prose
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from patcher.images.pruning import Pruned
+    from patcher.images.upkeep import Unread, Update
+
+PUBLISHED = "published"
+THERE = "already there"
+DRY_RUN = "dry run"
+CLEAN = "needs no patch"
+FAILED = "failed"
+
+_OUTCOMES = (FAILED, PUBLISHED, THERE, DRY_RUN, CLEAN)
+
+_NONE = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One base, and what became of it. `reason` is that of a base that was not published.
+
+    `before` and `after` hold each different verdict once; `sent` are bytes, None where nothing
+    was counted.
+    """
+
+    base: str
+    outcome: str
+    repository: str = ""
+    digest: str = ""
+    vllm: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    sent: int | None = None
+    seconds: float | None = None
+    reason: str = ""
+
+
+def load(path: Path) -> Row:
+    """The row of a report. A file that holds none, or a part of one, is a failure too."""
+    try:
+        return _row(json.loads(path.read_bytes()))
+    except OSError as error:
+        return Row(str(path), FAILED, reason=f"its report cannot be read: {error.strerror}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return Row(str(path), FAILED, reason=f"its report is not whole: {type(error).__name__}")
+
+
+def _row(report: Mapping[str, Any]) -> Row:
+    if report["command"] == "error":
+        return _error_row(report)
+    if report["command"] != "image":
+        raise ValueError(report["command"])
+    images = report.get("platforms", [report])
+    sent = report["sent"]["parts"] + report["sent"]["streamed"] if "sent" in report else None
+    moved = sent is None or sent or report["moved"]
+    return Row(
+        base=report["base_name"] or report["base_digest"],
+        outcome=DRY_RUN if report.get("dry_run") else PUBLISHED if moved else THERE,
+        repository=report.get("repository", ""),
+        digest=report["digest"],
+        vllm=_distinct(image["vllm"] for image in images),
+        tags=tuple(report["tags"]),
+        before=_distinct(_verdict(each) for image in images for each in image["before"]),
+        after=_distinct(_verdict(each) for image in images for each in image["after"]),
+        sent=sent,
+        seconds=report.get("seconds"),
+    )
+
+
+def _error_row(report: Mapping[str, Any]) -> Row:
+    """A base that needs no patch is no failure: it is what this program waits for."""
+    error = report["error"]
+    asked = report.get("arguments", [])
+    base = asked[1] if len(asked) > 1 and asked[0] == "image" else ""
+    if error["kind"] == "AlreadyClean":
+        return Row(base, CLEAN, reason=error["problem"])
+    return Row(base, FAILED, reason=f"{error['problem']}. {error['next_step']}")
+
+
+def _verdict(verdict: Mapping[str, Any]) -> str:
+    unguarded = sum(not read["guarded"] for read in verdict["reads"])
+    return f"{verdict['patch']}: {verdict['status']}, {unguarded} unguarded"
+
+
+def _distinct(texts: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(texts))
+
+
+def image_markdown(rows: Sequence[Row]) -> str:
+    """One table of what is in the registry now, then what is not, with the reason."""
+    counts = Counter(row.outcome for row in rows)
+    said = [f"{counts[outcome]} {outcome}" for outcome in _OUTCOMES if counts[outcome]]
+    lines = ["## Patched images", "", f"{', '.join(said) or 'nothing to do'}.", ""]
+    made = [row for row in rows if row.digest]
+    if made:
+        lines += [
+            "| base | vLLM | outcome | before | after | tags | digest | bytes sent | s |",
+            "|---|---|---|---|---|---|---|---:|---:|",
+            *map(_cells, made),
+            "",
+        ]
+    for outcome, title in ((FAILED, "Failed"), (CLEAN, "Needs no patch")):
+        lines += _reasons(title, [row for row in rows if row.outcome == outcome])
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _cells(row: Row) -> str:
+    sent = _NONE if row.sent is None else f"{row.sent:,}"
+    seconds = _NONE if row.seconds is None else f"{row.seconds:.1f}"
+    texts = (row.vllm, (row.outcome,), row.before, row.after, row.tags, (row.digest,))
+    cells = ["<br>".join(map(code, column)) or _NONE for column in ((row.base,), *texts)]
+    return f"| {' | '.join(cells)} | {sent} | {seconds} |"
+
+
+def _reasons(title: str, rows: Sequence[Row]) -> list[str]:
+    if not rows:
+        return []
+    items = [f"- {f'{code(row.base)}: ' if row.base else ''}{prose(row.reason)}" for row in rows]
+    return [f"### {title}", "", *items, ""]
+
+
+def outputs(row: Row) -> str:
+    """`name=value` lines, as a workflow's step gives them to the steps after it."""
+    said = {
+        "outcome": row.outcome,
+        "published": str(row.outcome == PUBLISHED).lower(),
+        "repository": row.repository,
+        "digest": row.digest,
+    }
+    return "".join(f"{name}={value}\n" for name, value in said.items())
+
+
+def update_markdown(update: Update) -> str:
+    """What `lock update` added, from where, and what it could not read."""
+    looked = ", ".join(map(code, update.repositories)) or "nothing"
+    lines = [f"## images.lock: {len(update.added)} newer", "", f"Looked in {looked}.", ""]
+    if update.added:
+        lines += ["| vLLM | commit | image | locked |", "|---|---|---|---|"]
+        for entry in update.added:
+            pins = "<br>".join(f"{kind} {code(pin.digest)}" for kind, pin in entry.locked.pins())
+            commit = code(entry.locked.commit[:12]) if entry.locked.commit else _NONE
+            version, reference = str(entry.locked.version), str(entry.original.reference)
+            lines.append(f"| {code(version)} | {commit} | {code(reference)} | {pins} |")
+        lines.append("")
+    return _end([*lines, *_unread(update.unread)])
+
+
+def prune_markdown(pruned: Pruned) -> str:
+    """What `lock prune` dropped, and what it could not ask after."""
+    whole = sum(each.whole for each in pruned.gone)
+    title = f"## images.lock: {whole} gone upstream"
+    parts = len(pruned.gone) - whole
+    lines = [f"{title}, {parts} in part" if parts else title, ""]
+    for each in pruned.gone:
+        entry = each.entry
+        what = ", ".join(f"{kind} {code(pin.digest)}" for kind, pin in each.pins)
+        name = f"{code(str(entry.locked.version))} ({code(str(entry.original.reference))})"
+        lines.append(f"- {name}: {what}{'' if each.whole else '; the rest stays'}")
+    return _end([*lines, "", *_unread(pruned.unread)])
+
+
+def _unread(unread: Sequence[Unread]) -> list[str]:
+    if not unread:
+        return []
+    items = [f"- {code(each.image)}: {prose(each.problem)}" for each in unread]
+    return ["### Could not be read, and stays as it was", "", *items, ""]
+
+
+def _end(lines: Sequence[str]) -> str:
+    return "\n".join(lines).rstrip("\n") + "\n\n"
