@@ -130,8 +130,11 @@ def test_the_bounds_are_inclusive_and_the_order_is_pep_440s(site: Site, index: s
     site.put_json([site.put_wheel(version) for version in versions])
     scope = Scope(index=index, since=Version("0.9.0"), until=Version("0.10"))
     assert list(verdicts(found(scope))) == ["0.9.0", "0.10.0", "0.10.0+cu129"]
-    everything = list(verdicts(found(Scope(index=index, pre=True))))
-    assert everything == ["0.2.0", "0.9.0", "0.10.0", "0.10.0+cu129", "0.10.1rc1", "0.10.1"]
+    site.files["/vllm.whl"] = wheel("0.9.1", {TARGET: CLEAN})
+    address = index.replace("/simple", "/vllm.whl")
+    everything = list(verdicts(found(Scope(index=index, pre=True, wheels=(address,)))))
+    ordered = ["0.2.0", "0.9.0", "0.9.1", "0.10.0", "0.10.0+cu129", "0.10.1rc1", "0.10.1"]
+    assert everything == ordered
 
 
 def without_its_end(data: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -140,15 +141,16 @@ def test_a_yanked_release_and_one_without_a_wheel_are_values_with_the_reason(
 
 HOSTILE = [
     "vllm-../../../etc/cron.d/x-cp38-abi3-any.whl",
-    "vllm-0.23.0\x1b[2J-cp38-abi3-any.whl",
-    "vllm-0.23.0\n-cp38-abi3-any.whl",
+    "vllm-0.99.0\x1b[2J-cp38-abi3-any.whl",
+    "vllm-0.99.0\n-cp38-abi3-any.whl",
     "vllm-\u0661.0-cp38-abi3-any.whl",
     f"vllm-{'9' * 5000}-cp38-abi3-any.whl",
     "torch-2.0-cp38-abi3-any.whl",
+    "vllm- 0.99.0-cp38-abi3-any.whl",
     "vllm.whl",
     "",
     "\x00",
-    "vllm-0.23.0.exe",
+    "vllm-0.99.0.exe",
 ]
 
 
@@ -245,6 +247,14 @@ def test_a_wheels_address_that_is_none_of_the_web_is_not_followed(
     assert wheels_asked(site) == set()
 
 
+def test_an_index_elsewhere_cannot_send_us_to_this_machine(session: requests.Session) -> None:
+    site = Site({"/vllm.whl": wheel("0.23.0", {TARGET: CLEAN})})
+    release = Release("x", Version("0.23.0"), page="http://1.1.1.1/simple/vllm/")
+    with serving(site) as url, pytest.raises(Unreadable, match="leads into a private network"):
+        open_listed(dataclasses.replace(release, url=f"{url}/vllm.whl"), session)
+    assert site.asked == []
+
+
 PUBLIC, PRIVATE, HERE = "https://1.1.1.1/a", "https://10.1.2.3/a", "https://127.0.0.1/a"
 
 
@@ -260,6 +270,7 @@ PUBLIC, PRIVATE, HERE = "https://1.1.1.1/a", "https://10.1.2.3/a", "https://127.
         (PUBLIC, "https://0x7f.1/a"),
         (PUBLIC, "https://[::1]/a"),
         (PUBLIC, "https://[::ffff:127.0.0.1]/a"),
+        (PRIVATE, "https://[::ffff:127.0.0.1]/a"),
         (PUBLIC, "https://[fe80::1]/a"),
         (PUBLIC, "https://[fd00::1]/a"),
         (PUBLIC, "https://0.0.0.0/a"),
