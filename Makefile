@@ -8,16 +8,21 @@ VLLM ?=
 PLATFORM ?=
 PATCHES ?=
 ALLOW_CLEAN ?=
+TO ?=
 
-.PHONY: help image demo test lint bench
+.PHONY: help image landed demo test lint bench
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-image: $(BIN)/vllm-patcher ## bake a patched image: VLLM=0.23.1rc1 [PLATFORM=linux/arm64] [PATCHES="a b"] [ALLOW_CLEAN=1]
+image: $(BIN)/vllm-patcher ## bake a patched image: VLLM=0.23.1rc1 [PLATFORM=linux/arm64] [PATCHES="a b"] [TO=registry/repo] [ALLOW_CLEAN=1]
 	@$(BIN)/vllm-patcher image $(if $(VLLM),$(VLLM),$(error say which: make image VLLM=0.23.1rc1)) \
-	  $(if $(PLATFORM),--platform $(PLATFORM)) $(PATCHES:%=--patch %) $(if $(ALLOW_CLEAN),--allow-clean)
+	  $(if $(PLATFORM),--platform $(PLATFORM)) $(PATCHES:%=--patch %) $(if $(ALLOW_CLEAN),--allow-clean) \
+	  $(if $(TO),--to $(TO))
+
+landed: $(BIN)/vllm-patcher ## is upstream's fix in, per release of vLLM
+	@$(BIN)/vllm-patcher landed
 
 demo: $(BIN)/vllm-patcher ## the whole job on the real vLLM 0.23.0, without Docker
 	@$(BIN)/vllm-patcher demo
@@ -25,10 +30,12 @@ demo: $(BIN)/vllm-patcher ## the whole job on the real vLLM 0.23.0, without Dock
 test: $(BIN)/.dev ## run the tests; what is missing here is skipped with the reason
 	$(BIN)/python -m pytest $(TESTS)
 
-lint: $(BIN)/.dev ## ruff and mypy
+lint: $(BIN)/.dev ## ruff, mypy, and actionlint and zizmor on the workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/actionlint
+	$(BIN)/zizmor --offline --no-progress --quiet .github/workflows
 
 bench: $(BIN)/.dev ## measure: rewriting, verifying, reading a wheel
 	$(BIN)/python -m bench

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 
-from bench import rivals, speed
+from bench import landed, rivals, speed
 
 
 def main() -> None:
@@ -14,6 +14,7 @@ def main() -> None:
     print(f"machine: {machine}")
     speed.report()
     rivals.report()
+    landed.report()
 
 
 if __name__ == "__main__":

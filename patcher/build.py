@@ -7,19 +7,17 @@ a base is anything that `patcher.images.BaseImage` describes.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from packaging.version import Version
 
-from patcher.errors import AlreadyClean, FileAbsent, NotPython, ProofFailed, WrongVersion
-from patcher.images import BakedImage, BaseImage, Change, ImageFile, Installation
-from patcher.images.lock import same_commit
+from patcher.errors import AlreadyClean, ProofFailed
+from patcher.images import BakedImage, BaseImage, Change, Installation
 from patcher.images.naming import Names, Patched, labels, names
 from patcher.images.reference import Platform, Reference
-from patcher.patch import Patch, Status, Verdict, apply, judge_bytes
-from patcher.versions import parsed
+from patcher.job import FileChange, check_version, judge_all, patch_all
+from patcher.patch import Patch, Status, Verdict
 
 Say = Callable[[str], None]
 
@@ -44,16 +42,6 @@ class Order:
     repository: str
     suffix: Platform | None = None
     allow_clean: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class FileChange:
-    """One file of the image: before and after, and the patches that made the difference."""
-
-    target: str
-    before: ImageFile
-    after: bytes
-    patched: tuple[Patched, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +72,12 @@ def bake(base: Base, order: Order, say: Say) -> Report:
     say(f"found vLLM {installation.version} in {installation.root}")
     check_version(base.version, installation)
 
-    before = _judge(order.patches, installation)
-    needed = [p for p, v in zip(order.patches, before, strict=True) if v.status is Status.NEEDED]
-    changes = _patch(needed, installation)
+    before = judge_all(order.patches, installation)
+    changes = patch_all(order.patches, before, installation)
     tags = names(installation.version, _patched(changes), order.suffix)
     if not changes:
         return _clean(base, order, installation, before, tags)
-    say(f"patched {len(changes)} file(s), proven: {', '.join(p.name for p in needed)}")
+    say(f"patched {len(changes)} file(s), proven: {', '.join(p.patch for p in _patched(changes))}")
 
     change = _change(base, installation, changes, tags)
     baked = base.image.bake(change)
@@ -103,62 +90,6 @@ def bake(base: Base, order: Order, say: Say) -> Report:
         baked.discard()
         raise
     return _report(base, installation, (before, after), changes, (baked.digest, tagged))
-
-
-def check_version(asked: Version | None, installation: Installation) -> None:
-    """Raise `WrongVersion` unless the image holds the build that was asked for.
-
-    A local part is compared where both state a commit: images add to it (`+cu130`, a date).
-    """
-    found = parsed(installation.version)
-    if asked is None:
-        return
-    if found is None or found.public != asked.public or not _may_be_same_commit(asked, found):
-        raise WrongVersion(
-            f"the image holds vLLM {installation.version}, not {asked}",
-            next_step="The pin in images.lock is wrong: mend it with `vllm-patcher lock add`.",
-        )
-
-
-def _may_be_same_commit(asked: Version, found: Version) -> bool:
-    commits = [
-        part[1:]
-        for version in (asked, found)
-        for part in (version.local or "").split(".")
-        if part.startswith("g") and len(part) > 7
-    ]
-    return len(commits) < 2 or same_commit(commits[0], commits[1])
-
-
-def _judge(patches: Sequence[Patch], installation: Installation) -> tuple[Verdict, ...]:
-    """The verdict of each patch. A target that cannot be read as Python ends the job."""
-    verdicts = []
-    for patch in patches:
-        file = installation.files.get(patch.target)
-        if file is None:
-            raise FileAbsent(
-                f"vLLM {installation.version} in the image has no {patch.target}",
-                next_step=f"This vLLM keeps the code elsewhere; {patch.name} cannot judge it.",
-            )
-        verdict = judge_bytes(patch, file.data, file.path)
-        if verdict.status is Status.UNKNOWN:
-            raise NotPython(f"{file.path}: {verdict.reason}", next_step="Try a newer Python.")
-        verdicts.append(verdict)
-    return tuple(verdicts)
-
-
-def _patch(needed: Sequence[Patch], installation: Installation) -> tuple[FileChange, ...]:
-    """Apply the patches, one after the other where they share a file."""
-    changes: dict[str, FileChange] = {}
-    for patch in needed:
-        file = installation.files[patch.target]
-        known = changes.get(patch.target, FileChange(patch.target, file, file.data, ()))
-        after = apply(patch, known.after).data
-        done = Patched(
-            patch.name, patch.version, patch.target, _sha256(known.after), _sha256(after)
-        )
-        changes[patch.target] = FileChange(patch.target, file, after, (*known.patched, done))
-    return tuple(changes.values())
 
 
 def _change(
@@ -194,7 +125,7 @@ def _check(
             raise _unproven(f"stale bytecode would win over {wanted.path}")
     if (back.root, back.version) != (installation.root, installation.version):
         raise _unproven(f"vLLM {back.version} was found in {back.root}")
-    after = _judge(patches, back)
+    after = judge_all(patches, back)
     if any(verdict.status is not Status.CLEAN for verdict in after):
         raise _unproven("an unguarded read remains")
     return after
@@ -256,7 +187,3 @@ def _report(
 
 def _patched(changes: Sequence[FileChange]) -> tuple[Patched, ...]:
     return tuple(patched for change in changes for patched in change.patched)
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

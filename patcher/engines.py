@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from patcher.build import Base, Order, Report, Say, bake
 from patcher.images.docker import connect, pull
+from patcher.images.http import Http, HttpSettings
 from patcher.images.lock import Entry, Lock, add, entry_for
+from patcher.images.lock_check import Drifted, check_pins
 from patcher.images.lockfile import load, save
 from patcher.images.picking import resolve
 from patcher.images.reference import Platform, host_platform, parse_reference
-from patcher.images.resolve import ask_daemon
+from patcher.images.registry import open_registry
+from patcher.images.remote import ask_registry
 from patcher.patch import Patch
 from patcher.progress import pulling
 from patcher.sources.spec import open_oci
@@ -50,11 +54,16 @@ def layout_job(
     return bake(Base(image, None, None), Order(patches, "", None, allow_clean), say)
 
 
-def add_to_lock(path: Path, version: str, reference: str) -> Entry:
-    """Lock a version to an image; a reference without a digest is looked up in its registry."""
+def add_to_lock(path: Path, version: str, reference: str, settings: HttpSettings | None) -> Entry:
+    """Lock a version to an image, as its registry has it; no `settings`: nobody is asked."""
     known = load(path) if path.exists() else Lock()
     asked = parse_reference(reference)
-    answer = None if asked.digest else ask_daemon(connect(), asked)
+    answer = ask_registry(asked, Http(settings)) if settings else None
     entry = entry_for(version, asked, answer)
     save(path, add(known, entry))
     return entry
+
+
+def drifts_of(lock: Lock, settings: HttpSettings) -> tuple[Drifted, ...]:
+    """What the registries say of the lock's pins today."""
+    return tuple(check_pins(lock, partial(open_registry, http=Http(settings))))

@@ -10,12 +10,51 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from patcher.build import FileChange
-from patcher.errors import FileAbsent, NotPython
-from patcher.images import Installation
+from packaging.version import Version
+
+from patcher.errors import FileAbsent, NotPython, WrongVersion
+from patcher.images import ImageFile, Installation
+from patcher.images.lock import same_commit
 from patcher.images.naming import Patched
 from patcher.patch import Patch, Status, Verdict, apply, judge_bytes
+from patcher.versions import parsed
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """One file of the image: before and after, and the patches that made the difference."""
+
+    target: str
+    before: ImageFile
+    after: bytes
+    patched: tuple[Patched, ...]
+
+
+def check_version(asked: Version | None, installation: Installation) -> None:
+    """Raise `WrongVersion` unless the image holds the build that was asked for.
+
+    A local part is compared where both state a commit: images add to it (`+cu130`, a date).
+    """
+    found = parsed(installation.version)
+    if asked is None:
+        return
+    if found is None or found.public != asked.public or not _may_be_same_commit(asked, found):
+        raise WrongVersion(
+            f"the image holds vLLM {installation.version}, not {asked}",
+            next_step="The pin in images.lock is wrong: mend it with `vllm-patcher lock add`.",
+        )
+
+
+def _may_be_same_commit(asked: Version, found: Version) -> bool:
+    commits = [
+        part[1:]
+        for version in (asked, found)
+        for part in (version.local or "").split(".")
+        if part.startswith("g") and len(part) > 7
+    ]
+    return len(commits) < 2 or same_commit(commits[0], commits[1])
 
 
 def judge_all(patches: Sequence[Patch], installation: Installation) -> tuple[Verdict, ...]:

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from patcher.build import FileChange, Say, check_version
+from patcher.build import Say
 from patcher.errors import BrokenImage, WrongPlatform
 from patcher.images import Installation
 from patcher.images.blobs import Image, load_image, load_index
 from patcher.images.manifest import INDEXES
 from patcher.images.naming import OURS
 from patcher.images.remote import find
-from patcher.job import judge_all, patch_all
+from patcher.job import FileChange, check_version, judge_all, patch_all
 from patcher.patch import Patch, Verdict
 from patcher.versions import parsed
 

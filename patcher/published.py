@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from patcher.errors import printable
 
 if TYPE_CHECKING:
-    from patcher.build import FileChange
     from patcher.images.publish import Sent
     from patcher.images.reference import Platform
+    from patcher.job import FileChange
     from patcher.patch import Verdict
 
 

@@ -221,12 +221,11 @@ def test_a_patched_image_as_base_is_not_patched_again(
 def test_a_locked_image_is_judged_by_its_name(world: Callable[..., World]) -> None:
     here = world()
     lock = ["--lock", str(here.lock), "--platform", "linux/amd64"]
-    missing = run("verify", "0.23.1rc1", *lock)
-    assert missing.returncode == 3
-    assert f"docker pull {here.base}@{here.digests['amd64']}" in missing.stderr
+    remote = run("verify", "0.23.1rc1", *lock)  # out of the registry: the daemon has it not
     here.client.images.pull(f"{here.base}@{here.digests['amd64']}")
-    judged = run("verify", "0.23.1rc1", *lock)
-    assert (judged.returncode, judged.stdout.count("unguarded read")) == (1, 1)
+    local = run("verify", "0.23.1rc1", *lock, "--plain-http", "nobody.example")
+    for judged in (remote, local):
+        assert (judged.returncode, judged.stdout.count("unguarded read")) == (1, 1)
 
 
 def test_a_tag_is_locked_with_what_its_registry_says(world: Callable[..., World]) -> None:
@@ -235,11 +234,32 @@ def test_a_tag_is_locked_with_what_its_registry_says(world: Callable[..., World]
     ran = run("lock", "add", VERSION, f"{here.base}:index", "--lock", str(lock), "--json")
     assert ran.returncode == 0, ran.stderr
     locked = json.loads(ran.stdout)["image"]
-    assert locked["pins"][0] == {
-        "kind": "index",
-        "digest": here.digests["index"],
-        "stated_by": None,
+    pins = {pin["kind"]: pin["digest"] for pin in locked["pins"]}
+    assert pins == {
+        "index": here.digests["index"],
+        "linux/amd64": here.digests["amd64"],
+        "linux/arm64": here.digests["arm64"],
     }
     gone = run("lock", "add", VERSION, f"{here.base}:gone", "--lock", str(lock))
     assert (gone.returncode, gone.stdout) == (3, "")
-    assert run("lock", "check", "--lock", str(lock)).returncode == 0
+    checked = run("lock", "check", "--lock", str(lock))
+    assert (checked.returncode, checked.stdout) == (0, ""), checked.stderr
+
+
+def test_a_patched_tag_is_published_without_a_daemon(world: Callable[..., World]) -> None:
+    here = world()
+    target = here.base.replace("/base/", "/published/")
+    place = ["--lock", str(here.lock), "--to", target, "--json"]
+    nowhere = "unix:///no-daemon.sock"
+    dry = run("image", "0.23.1rc1", *place, "--dry-run", DOCKER_HOST=nowhere)
+    assert dry.returncode == 0, dry.stderr
+    gone = run("verify", f"registry:{target}:0.23.1rc1-patched", DOCKER_HOST=nowhere)
+    assert gone.returncode == 3
+    done = run("image", "0.23.1rc1", *place, DOCKER_HOST=nowhere)
+    assert done.returncode == 0, done.stderr
+    again = run("image", "0.23.1rc1", *place, DOCKER_HOST=nowhere)
+    first, second = json.loads(done.stdout), json.loads(again.stdout)
+    assert first["digest"] == second["digest"] == json.loads(dry.stdout)["digest"]
+    assert [image["platform"] for image in first["platforms"]] == ["linux/amd64", "linux/arm64"]
+    judged = run("verify", f"{target}:0.23.1rc1-patched", DOCKER_HOST=nowhere)
+    assert (judged.returncode, judged.stdout) == (0, ""), judged.stderr

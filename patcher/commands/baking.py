@@ -9,14 +9,18 @@ import click
 
 from patcher.commands.options import (
     EPILOG,
+    ca_file_option,
+    http_settings,
     json_option,
     lock_option,
     lock_path,
     parsed_platform,
     patch_option,
+    plain_http_option,
     platform_option,
     say,
 )
+from patcher.commands.publishing import dry_run_option, publish_to, to_option
 from patcher.errors import UsageError
 from patcher.patch import select
 from patcher.report import as_json
@@ -69,7 +73,11 @@ def patch(
     metavar="REPO",
     help="The name that the tags go under.",
 )
+@to_option
+@dry_run_option
 @click.option("--allow-clean", is_flag=True, help="Tag a base that needs no patch as patched.")
+@ca_file_option
+@plain_http_option
 @json_option
 def image(
     name: str,
@@ -77,7 +85,11 @@ def image(
     platform: str | None,
     lock: Path | None,
     repository: str,
+    to: str | None,
+    dry_run: bool,
     allow_clean: bool,
+    ca_file: Path | None,
+    plain_http: Sequence[str],
     as_data: bool,
 ) -> None:
     """Bake a patched image on a digest-pinned base, prove it, and tag it.
@@ -86,11 +98,23 @@ def image(
     (0.23.1rc1.dev672), a commit, a reference; the local Docker daemon pulls and builds it.
     Or oci:DIR[:NAME], an image in an OCI layout: a layer is appended there, without a daemon.
     Nothing is run in the image, so any platform can be built on any machine.
+
+    With --to nothing is pulled either: one layer is put upon every platform of the base, straight
+    in the registry. The tags move last, after the result was read back and verified.
     """
     from patcher.engines import docker_job, layout_job
     from patcher.report import image_json, image_lines
 
     wanted, place = select(patches), parsed_platform(platform)
+    if to is not None:
+        from patcher.publish import Order
+
+        order = Order(wanted, "", place, None, allow_clean, dry_run)
+        settings = http_settings(ca_file, plain_http)
+        publish_to(name, to, lock_path(lock), order, settings, as_data)
+        return
+    if dry_run:
+        raise UsageError("--dry-run goes with --to", next_step="Say where to publish.")
     if name.startswith("oci:"):
         report = layout_job(name.removeprefix("oci:"), place, wanted, allow_clean, say)
     else:

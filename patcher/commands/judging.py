@@ -9,11 +9,14 @@ import click
 
 from patcher.commands.options import (
     EPILOG,
+    ca_file_option,
+    http_settings,
     json_option,
     lock_option,
     lock_path,
     parsed_platform,
     patch_option,
+    plain_http_option,
     platform_option,
     say,
 )
@@ -27,6 +30,8 @@ from patcher.report import as_json, exit_for, verdict_lines, verdict_summary
 @patch_option
 @platform_option
 @lock_option
+@ca_file_option
+@plain_http_option
 @json_option
 @click.pass_context
 def verify(
@@ -35,19 +40,23 @@ def verify(
     patches: Sequence[str],
     platform: str | None,
     lock: Path | None,
+    ca_file: Path | None,
+    plain_http: Sequence[str],
     as_data: bool,
 ) -> None:
     """Name every unguarded read in a vLLM, as a compiler does.
 
     SOURCE is a file, a site-packages tree or virtual environment, pypi:0.23.0, oci:DIR[:NAME],
-    a local image, or a name in images.lock. What cannot be shown to be guarded is unguarded.
+    git:DIR@REF, an image in the Docker daemon or in its registry (read without a pull), or a name
+    in images.lock. What cannot be shown to be guarded is unguarded.
     """
     from patcher.sources.spec import open_source
 
     wanted, place = select(patches), parsed_platform(platform)
+    settings = http_settings(ca_file, plain_http)
     judged = []
     for spec in sources:
-        source = open_source(spec, lock_path(lock), place)
+        source = open_source(spec, lock_path(lock), place, settings)
         judged += [(patch, judge(patch, source)) for patch in wanted]
     verdicts = [verdict for _, verdict in judged]
     if as_data:
@@ -65,6 +74,8 @@ def verify(
 @patch_option
 @platform_option
 @lock_option
+@ca_file_option
+@plain_http_option
 @json_option
 @click.pass_context
 def diff(
@@ -73,6 +84,8 @@ def diff(
     patches: Sequence[str],
     platform: str | None,
     lock: Path | None,
+    ca_file: Path | None,
+    plain_http: Sequence[str],
     as_data: bool,
 ) -> None:
     """Show what the patches would change in SOURCE, as a unified diff. Changes nothing.
@@ -83,7 +96,8 @@ def diff(
     from patcher.diff import unified_diff
     from patcher.sources.spec import open_source
 
-    found = open_source(source, lock_path(lock), parsed_platform(platform))
+    settings = http_settings(ca_file, plain_http)
+    found = open_source(source, lock_path(lock), parsed_platform(platform), settings)
     texts = []
     for patch in select(patches):
         before = found.read(patch.target)

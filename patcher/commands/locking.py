@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from patcher.commands.options import EPILOG, json_option, lock_option, lock_path, say
-from patcher.errors import Exit
+from patcher.commands.options import (
+    EPILOG,
+    ca_file_option,
+    http_settings,
+    json_option,
+    lock_option,
+    lock_path,
+    plain_http_option,
+    say,
+)
+from patcher.errors import Exit, printable
 from patcher.report import as_json
+
+offline_option = click.option("--offline", is_flag=True, help="Ask no registry.")
 
 
 @click.group("lock", epilog=EPILOG)
@@ -35,17 +47,29 @@ def lock_list(lock: Path | None, as_data: bool) -> None:
 @click.argument("version")
 @click.argument("reference")
 @lock_option
+@offline_option
+@ca_file_option
+@plain_http_option
 @json_option
-def lock_add(version: str, reference: str, lock: Path | None, as_data: bool) -> None:
-    """Lock VERSION to the image REFERENCE.
+def lock_add(
+    version: str,
+    reference: str,
+    lock: Path | None,
+    offline: bool,
+    ca_file: Path | None,
+    plain_http: Sequence[str],
+    as_data: bool,
+) -> None:
+    """Lock VERSION to the image REFERENCE, by the digests that its registry has.
 
-    A reference without a digest (vllm/vllm-openai:v0.23.0) is looked up in its registry, through
-    the Docker daemon. One with a digest (...@sha256:...) is taken at its word: a pull proves it.
+    Write a nightly's whole version: 0.23.1rc1.dev672+g93d8f834d, not 0.23.1rc1, which would sort
+    above all of them. With --offline a digest (...@sha256:...) is taken at its word.
     """
     from patcher.engines import add_to_lock
     from patcher.report import entry_json, lock_table
 
-    entry = add_to_lock(lock or Path("images.lock"), version, reference)
+    settings = None if offline else http_settings(ca_file, plain_http)
+    entry = add_to_lock(lock or Path("images.lock"), version, reference, settings)
     if as_data:
         click.echo(as_json("lock add", image=entry_json(entry)))
     else:
@@ -54,19 +78,39 @@ def lock_add(version: str, reference: str, lock: Path | None, as_data: bool) -> 
 
 @lock_group.command("check", epilog=EPILOG)
 @lock_option
+@offline_option
+@ca_file_option
+@plain_http_option
 @json_option
 @click.pass_context
-def lock_check(context: click.Context, lock: Path | None, as_data: bool) -> None:
-    """Check the lock: its form, its order, and whether its entries contradict each other."""
+def lock_check(
+    context: click.Context,
+    lock: Path | None,
+    offline: bool,
+    ca_file: Path | None,
+    plain_http: Sequence[str],
+    as_data: bool,
+) -> None:
+    """Check the lock: its form, whether its entries agree, and what the registries say today.
+
+    A tag that leads elsewhere has moved; a digest that is gone can no longer be built upon.
+    """
+    from patcher.engines import drifts_of
     from patcher.images.lock import check
     from patcher.images.lockfile import load
 
     found = load(lock_path(lock))
     flaws = check(found)
+    drifts = () if offline else drifts_of(found, http_settings(ca_file, plain_http))
     if as_data:
-        click.echo(as_json("lock check", entries=len(found.entries), flaws=flaws))
+        entries = len(found.entries)
+        click.echo(as_json("lock check", entries=entries, flaws=flaws, drifts=drifts))
     else:
-        for flaw in flaws:
-            click.echo(f"{flaw.image}: {flaw.problem}")
-    say(f"{len(found.entries)} images, {len(flaws)} flaws")
-    context.exit(Exit.FINDING if flaws else Exit.OK)
+        said = [(one.image, one.problem) for one in flaws] + [(d.image, d.problem) for d in drifts]
+        for image, problem in said:
+            click.echo(f"{printable(image)}: {printable(problem)}")
+    say(f"{len(found.entries)} images: {len(flaws)} flaws, {len(drifts)} drifts")
+    unknown = [drift for drift in drifts if drift.drift == "unknown"]
+    if flaws or len(unknown) < len(drifts):
+        context.exit(Exit.FINDING)
+    context.exit(Exit.UNDECIDED if unknown else Exit.OK)

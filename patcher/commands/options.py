@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import click
 from patcher.patch import data_path
 
 if TYPE_CHECKING:
+    from patcher.images.http import HttpSettings
     from patcher.images.reference import Platform
 
 EPILOG = """\b
@@ -28,6 +30,17 @@ lock_option = click.option(
     type=click.Path(path_type=Path),
     help="The lock file; default: ./images.lock, or the one that came with the program.",
 )
+ca_file_option = click.option(
+    "--ca-file",
+    type=click.Path(path_type=Path),
+    help="Certificates (PEM) to trust besides the usual ones, for a registry of your own.",
+)
+plain_http_option = click.option(
+    "--plain-http",
+    multiple=True,
+    metavar="HOST[:PORT]",
+    help="Speak to this registry without TLS; loopback needs no asking. May be repeated.",
+)
 
 
 def say(text: str) -> None:
@@ -42,6 +55,13 @@ def parsed_platform(text: str | None) -> Platform | None:
     from patcher.images.reference import parse_platform
 
     return parse_platform(text)
+
+
+def http_settings(ca_file: Path | None, plain_http: Sequence[str]) -> HttpSettings:
+    """How to reach registries, as the two options say."""
+    from patcher.images.http import HttpSettings
+
+    return HttpSettings(ca_file, frozenset(plain_http))
 
 
 def lock_path(path: Path | None) -> Path:

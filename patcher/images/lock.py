@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from packaging.version import Version
 
     from patcher.images.reference import Platform, Reference
-    from patcher.images.resolve import Answer
 
 _NIGHTLY_TAG = re.compile(r"nightly-([0-9a-f]{40})")
 
@@ -93,6 +92,18 @@ class Lock:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What a registry says of a reference: its digest, and each platform's manifest digest.
+
+    For a single manifest (no index) there is at most one platform, and its digest is the same.
+    """
+
+    digest: str
+    is_index: bool
+    platforms: Mapping[Platform, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Flaw:
     """Something in a lock that a person should look at."""
 
@@ -114,11 +125,12 @@ def entry_for(version: str, reference: Reference, answer: Answer | None = None) 
     commit = _tag_commit(reference) or _version_commit(known)
     if answer is not None:
         pin = Pin(answer.digest)
+        platforms = {platform: Pin(digest) for platform, digest in answer.platforms.items()}
         if answer.is_index:
-            return Entry(original, Locked(known, commit, index=pin))
-        if not answer.platforms:
+            return Entry(original, Locked(known, commit, index=pin, platforms=platforms))
+        if not platforms:
             return Entry(original, Locked(known, commit, unknown=pin))
-        return Entry(original, Locked(known, commit, platforms={answer.platforms[0]: pin}))
+        return Entry(original, Locked(known, commit, platforms=platforms))
     if reference.digest is None:
         raise UsageError(
             f"{reference} has no digest", next_step="Add @sha256:DIGEST, or ask a registry for it."

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from patcher.errors import WrongPlatform
 from patcher.images.blobs import Blobs, load_image, load_index, read_blob
 from patcher.images.filesystem import enough, find_installation
+from patcher.images.lock import Answer
 from patcher.images.manifest import INDEXES, parse_manifest
 from patcher.images.reference import host_platform
 from patcher.images.registry import open_registry
-from patcher.images.resolve import Answer
 from patcher.images.scan import scan_layer
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ def ask_registry(reference: Reference, http: Http) -> Answer:
     root = registry.manifest(_name(reference)).descriptor
     is_index = root.media_type in INDEXES
     images = load_index(registry, root).images if is_index else (root,)
-    platforms = {str(platform): platform for platform in (_platform(registry, i) for i in images)}
-    return Answer(root.digest, is_index, tuple(platforms[name] for name in sorted(platforms)))
+    platforms = {_platform(registry, image): image.digest for image in images}
+    return Answer(root.digest, is_index, platforms)
 
 
 def _name(reference: Reference) -> str:

@@ -8,9 +8,12 @@ a path that exists    a file, a site-packages tree, a virtual environment
 `git:DIR@REF`         a commit of a local clone
 `oci:DIR[:NAME]`      an image in an OCI image layout
 `docker:NAME`         an image in the local Docker daemon
-a name in the lock    that image, by its pinned digest, in the local daemon
-anything else         an image in the local Docker daemon
+`registry:NAME`       an image in its registry, read without a pull
+a name in the lock    that image, by its pinned digest
+anything else         an image
 ====================  =======================================================
+
+An image is looked for in the local Docker daemon first, and then in its registry.
 """
 
 from __future__ import annotations
@@ -19,15 +22,21 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patcher.errors import BadSource, DaemonFailed, NotLocked
+from patcher.errors import BadSource, DaemonFailed, NoDaemon, NotLocked
 
 if TYPE_CHECKING:
+    from patcher.images.http import HttpSettings
     from patcher.images.layout import LayoutImage
     from patcher.images.reference import Platform
     from patcher.sources import Source
 
 
-def open_source(spec: str, lock: Path, platform: Platform | None = None) -> Source:
+def open_source(
+    spec: str,
+    lock: Path,
+    platform: Platform | None = None,
+    settings: HttpSettings | None = None,
+) -> Source:
     """The source that `spec` names. `lock` is images.lock; `platform` is the host's for None.
 
     Raises `BadSource` where nothing can be meant, and what opening the artifact raises.
@@ -47,13 +56,15 @@ def open_source(spec: str, lock: Path, platform: Platform | None = None) -> Sour
         return ImageSource(spec, open_oci(rest, platform))
     if kind == "docker":
         return _local(spec, rest, platform)
+    if kind == "registry":
+        return _remote(spec, rest, platform, settings)
     if Path(spec).exists():
         from patcher.sources.path import open_path
 
         return open_path(Path(spec))
     if spec.endswith(".py") or spec.startswith((".", "~", os.sep)):
         raise BadSource(f"there is no {spec}", next_step="Check the path.")
-    return _locked(spec, lock, platform) or _local(spec, spec, platform)
+    return _image(spec, _pinned(spec, lock, platform) or spec, platform, settings)
 
 
 def open_oci(spec: str, platform: Platform | None) -> LayoutImage:
@@ -73,8 +84,28 @@ def _local(spec: str, name: str, platform: Platform | None) -> Source:
     return ImageSource(spec, local_image(connect(), name, platform))
 
 
-def _locked(spec: str, lock: Path, platform: Platform | None) -> Source | None:
-    """The locked image, where the lock knows the name; the daemon must have it already."""
+def _remote(
+    spec: str, name: str, platform: Platform | None, settings: HttpSettings | None
+) -> Source:
+    from patcher.sources.remote import open_registry_source
+
+    return open_registry_source(spec, name, platform, settings)
+
+
+def _image(
+    spec: str, name: str, platform: Platform | None, settings: HttpSettings | None
+) -> Source:
+    """In the daemon, or else in the registry. A name without a slash is a local one."""
+    try:
+        return _local(spec, name, platform)
+    except (NoDaemon, DaemonFailed):
+        if "/" not in name:
+            raise
+    return _remote(spec, name, platform, settings)
+
+
+def _pinned(spec: str, lock: Path, platform: Platform | None) -> str | None:
+    """What the lock pins a name to, where it knows the name."""
     from patcher.images.lockfile import load
     from patcher.images.picking import resolve
     from patcher.images.reference import host_platform
@@ -83,11 +114,4 @@ def _locked(spec: str, lock: Path, platform: Platform | None) -> Source | None:
         entry, digest = resolve(load(lock), spec, platform or host_platform())
     except NotLocked:
         return None
-    pinned = str(entry.original.reference.pinned(digest))
-    try:
-        return _local(spec, pinned, platform)
-    except DaemonFailed as error:
-        raise DaemonFailed(
-            f"{spec} is {pinned}, and {error.problem}",
-            next_step=f"Pull it: docker pull {pinned}; or judge the wheel: pypi:VERSION.",
-        ) from error
+    return str(entry.original.reference.pinned(digest))

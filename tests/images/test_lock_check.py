@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,9 @@ def delete(registry: str, name: str, digest: str) -> None:
 def locked(version: str, reference: str) -> Entry:
     """The entry as `lock add` makes it today."""
     parsed = parse_reference(reference)
-    return entry_for(version, parsed, ask_registry(parsed, HTTP))
+    answer = ask_registry(parsed, HTTP)
+    # An index alone, as public files mostly state it.
+    return entry_for(version, parsed, replace(answer, platforms={}) if answer.is_index else answer)
 
 
 def test_what_is_as_it_was_locked_is_not_mentioned(registry: str) -> None:
