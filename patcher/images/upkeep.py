@@ -184,12 +184,13 @@ def _entry(search: _Search, kind: Kind, reference: Reference) -> Entry | None:
     platform = next(iter(answer.platforms), None)
     pinned = reference.pinned(answer.digest)
     image = open_remote(pinned, platform, search.http, search.cache)
-    stated = _stated(image.labels)
+    labels = image.labels
+    stated = _stated(labels)
     if kind is Kind.RELEASE:
         wanted = _release(reference)
         if stated is not None and stated.public != str(wanted):
             raise _contradiction(f"its label {_VERSION} says {stated}")
-        commit = _commit(image.labels, None, None)
+        commit = _commit(labels, None, None)
         return _with_commit(entry_for(str(wanted), reference, answer), commit)
     # Only a nightly's own version can show it to be old: some labels name the last release.
     if stated is not None and stated.is_devrelease and not _is_newer(search, kind, stated):
@@ -199,7 +200,7 @@ def _entry(search: _Search, kind: Kind, reference: Reference) -> Entry | None:
         return None
     entry = entry_for(found.version, reference, answer)
     tagged = (reference.tag or "").partition("-")[2] or None
-    return _with_commit(entry, _commit(image.labels, found.commit, tagged))
+    return _with_commit(entry, _commit(labels, found.commit, tagged))
 
 
 def _stated(labels: Mapping[str, str]) -> Version | None:
