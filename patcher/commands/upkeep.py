@@ -8,7 +8,15 @@ from pathlib import Path
 import click
 
 from patcher.commands.locking import lock_group
-from patcher.commands.options import EPILOG, json_option, lock_option, say
+from patcher.commands.options import (
+    EPILOG,
+    ca_file_option,
+    http_settings,
+    json_option,
+    lock_option,
+    plain_http_option,
+    say,
+)
 from patcher.errors import Exit
 from patcher.report import as_json
 
@@ -18,10 +26,17 @@ _HERE = Path("images.lock")
 @lock_group.command("update", epilog=EPILOG)
 @click.argument("names", nargs=-1, metavar="[REPOSITORY]...")
 @lock_option
+@ca_file_option
+@plain_http_option
 @json_option
 @click.pass_context
 def lock_update(
-    context: click.Context, names: Sequence[str], lock: Path | None, as_data: bool
+    context: click.Context,
+    names: Sequence[str],
+    lock: Path | None,
+    ca_file: Path | None,
+    plain_http: Sequence[str],
+    as_data: bool,
 ) -> None:
     """Lock what is newer in the registries. Drops nothing; prints Markdown for a pull request.
 
@@ -41,7 +56,8 @@ def lock_update(
     from patcher.summary import update_markdown
 
     path = lock or _HERE
-    done = update(load(path), names, Http(), LayerCache(default_folder()), say)
+    http = Http(http_settings(ca_file, plain_http))
+    done = update(load(path), names, http, LayerCache(default_folder()), say)
     if done.added:
         save(path, done.lock)
     if as_data:
@@ -55,9 +71,17 @@ def lock_update(
 
 @lock_group.command("prune", epilog=EPILOG)
 @lock_option
+@ca_file_option
+@plain_http_option
 @json_option
 @click.pass_context
-def lock_prune(context: click.Context, lock: Path | None, as_data: bool) -> None:
+def lock_prune(
+    context: click.Context,
+    lock: Path | None,
+    ca_file: Path | None,
+    plain_http: Sequence[str],
+    as_data: bool,
+) -> None:
     """Drop the digests that are gone upstream, and say which. Prints Markdown.
 
     A tag that moved or went drops nothing, as its digest can still be pulled. Nor does a registry
@@ -70,7 +94,7 @@ def lock_prune(context: click.Context, lock: Path | None, as_data: bool) -> None
     from patcher.summary import prune_markdown
 
     path = lock or _HERE
-    done = prune(load(path), Http())
+    done = prune(load(path), Http(http_settings(ca_file, plain_http)))
     if done.gone:
         save(path, done.lock)
     if as_data:
