@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -53,7 +54,7 @@ def verify(
     from patcher.sources.spec import open_source
 
     wanted, place = select(patches), parsed_platform(platform)
-    settings = http_settings(ca_file, plain_http)
+    settings = partial(http_settings, ca_file, plain_http)
     judged = []
     for spec in sources:
         source = open_source(spec, lock_path(lock), place, settings)
@@ -96,7 +97,7 @@ def diff(
     from patcher.diff import unified_diff
     from patcher.sources.spec import open_source
 
-    settings = http_settings(ca_file, plain_http)
+    settings = partial(http_settings, ca_file, plain_http)
     found = open_source(source, lock_path(lock), parsed_platform(platform), settings)
     texts = []
     for patch in select(patches):

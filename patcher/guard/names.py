@@ -55,7 +55,9 @@ class ModuleNames:
 
 def scan(nodes: list[ast.AST]) -> ModuleNames:
     """Read what a module, given as all its nodes, does to its names."""
-    bound = Counter(name for node in nodes for name in bound_by(node))
+    # Most of a module's nodes bind nothing, and are known by their type.
+    binding = [node for node in nodes if not isinstance(node, ast.Attribute | ast.Call)]
+    bound = Counter(name for node in binding for name in bound_by(node))
     shared = {
         name for node in nodes if isinstance(node, ast.Global | ast.Nonlocal) for name in node.names
     }

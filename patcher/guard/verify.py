@@ -76,12 +76,13 @@ def _parse(source: bytes) -> ast.Module:
 
 
 def _all_nodes(tree: ast.Module) -> list[ast.AST]:
-    """Every node, outer ones first. As `ast.walk`, in 8 ms instead of 20 for the real file."""
+    """Every node that has parts, outer ones first: `ast.walk` without `Load`, `Add`, `pass`."""
     nodes: list[ast.AST] = [tree]
     for node in nodes:  # which grows meanwhile
         for value in vars(node).values():
             if isinstance(value, ast.AST):
-                nodes.append(value)
+                if value._fields:
+                    nodes.append(value)
             elif isinstance(value, list):
                 nodes += [item for item in value if isinstance(item, ast.AST)]
     return nodes

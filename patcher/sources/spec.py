@@ -19,6 +19,7 @@ An image is looked for in the local Docker daemon first, and then in its registr
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,12 +31,15 @@ if TYPE_CHECKING:
     from patcher.images.reference import Platform
     from patcher.sources import Source
 
+    # Asked for when a registry is: a file needs none.
+    Settings = Callable[[], HttpSettings]
+
 
 def open_source(
     spec: str,
     lock: Path,
     platform: Platform | None = None,
-    settings: HttpSettings | None = None,
+    settings: Settings | None = None,
 ) -> Source:
     """The source that `spec` names. `lock` is images.lock; `platform` is the host's for None.
 
@@ -84,17 +88,13 @@ def _local(spec: str, name: str, platform: Platform | None) -> Source:
     return ImageSource(spec, local_image(connect(), name, platform))
 
 
-def _remote(
-    spec: str, name: str, platform: Platform | None, settings: HttpSettings | None
-) -> Source:
+def _remote(spec: str, name: str, platform: Platform | None, settings: Settings | None) -> Source:
     from patcher.sources.remote import open_registry_source
 
-    return open_registry_source(spec, name, platform, settings)
+    return open_registry_source(spec, name, platform, settings() if settings else None)
 
 
-def _image(
-    spec: str, name: str, platform: Platform | None, settings: HttpSettings | None
-) -> Source:
+def _image(spec: str, name: str, platform: Platform | None, settings: Settings | None) -> Source:
     """In the daemon, or else in the registry. A name without a slash is a local one."""
     try:
         return _local(spec, name, platform)
