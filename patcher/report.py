@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from patcher.build import Report
     from patcher.demo import Demo
     from patcher.images.lock import Entry
+    from patcher.sources.everywhere import Notice
 
 SCHEMA = 1
 
@@ -73,6 +74,12 @@ def verdict_summary(verdict: Verdict) -> str:
         return f"{where} ({verdict.reason})"
     unguarded = len(verdict.unguarded)
     return f"{where} ({unguarded} unguarded, {len(verdict.reads) - unguarded} guarded)"
+
+
+def notice_line(notice: Notice) -> str:
+    """A read elsewhere in the package, for a person."""
+    state = "guarded" if notice.guarded else "unguarded"
+    return f"{printable(notice.path)}:{notice.line}: notice: {state} {printable(notice.text)}"
 
 
 def image_lines(report: Report) -> list[str]:

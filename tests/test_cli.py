@@ -198,6 +198,16 @@ def test_a_tree_can_be_patched_into_a_folder(venv: Path, tmp_path: Path) -> None
     assert run("verify", tmp_path / "out" / TARGET).returncode == 0
 
 
+def test_reads_in_other_files_of_a_tree_are_noticed_and_do_not_decide(venv: Path) -> None:
+    run("patch", venv, "--in-place")
+    other = next(venv.rglob("vllm")) / "other.py"
+    other.write_text("x = self.kv_b_proj.weight.dtype\n")
+    ran = run("verify", venv, "--everywhere")
+    assert (ran.returncode, ran.stdout) == (0, "")
+    assert "vllm/other.py:1: notice: unguarded self.kv_b_proj.weight.dtype" in ran.stderr
+    assert run("verify", other, "--everywhere").returncode == 2
+
+
 def test_a_refused_rewrite_writes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.py"
     path.write_text("x = 1\nprint(f().kv_b_proj.weight.dtype)\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,9 +22,14 @@ from patcher.commands.options import (
     platform_option,
     say,
 )
-from patcher.errors import Exit
+from patcher.errors import Exit, UsageError
 from patcher.patch import apply, judge, select
-from patcher.report import as_json, exit_for, verdict_lines, verdict_summary
+from patcher.report import as_json, exit_for, notice_line, verdict_lines, verdict_summary
+
+if TYPE_CHECKING:
+    from patcher.patch import Patch
+    from patcher.sources import Source
+    from patcher.sources.everywhere import Notice
 
 
 @click.command(epilog=EPILOG)
@@ -33,6 +39,11 @@ from patcher.report import as_json, exit_for, verdict_lines, verdict_summary
 @lock_option
 @ca_file_option
 @plain_http_option
+@click.option(
+    "--everywhere",
+    is_flag=True,
+    help="Also name the reads in other files of an installed tree; they do not decide.",
+)
 @json_option
 @click.pass_context
 def verify(
@@ -43,6 +54,7 @@ def verify(
     lock: Path | None,
     ca_file: Path | None,
     plain_http: Sequence[str],
+    everywhere: bool,
     as_data: bool,
 ) -> None:
     """Name every unguarded read in a vLLM, as a compiler does.
@@ -55,19 +67,36 @@ def verify(
 
     wanted, place = select(patches), parsed_platform(platform)
     settings = partial(http_settings, ca_file, plain_http)
-    judged = []
+    judged, elsewhere = [], []
     for spec in sources:
         source = open_source(spec, lock_path(lock), place, settings)
         judged += [(patch, judge(patch, source)) for patch in wanted]
+        if everywhere:
+            elsewhere += _elsewhere(source, wanted)
     verdicts = [verdict for _, verdict in judged]
     if as_data:
-        click.echo(as_json("verify", verdicts=verdicts))
+        click.echo(as_json("verify", verdicts=verdicts, elsewhere=elsewhere))
     for patch, verdict in judged:
         if not as_data:
             for line in verdict_lines(verdict, patch):
                 click.echo(line)
         say(verdict_summary(verdict))
+    for notice in elsewhere:
+        say(notice_line(notice))
     context.exit(exit_for(verdicts))
+
+
+def _elsewhere(source: Source, patches: Sequence[Patch]) -> list[Notice]:
+    """The same reads in other files of a tree; of anything else only one file is read."""
+    from patcher.sources.everywhere import everywhere
+    from patcher.sources.path import TreeSource
+
+    if not isinstance(source, TreeSource):
+        raise UsageError(
+            f"{source.label} is no installed tree", next_step="Leave --everywhere out for it."
+        )
+    found = [everywhere(source.root, patch.rule, target=patch.target) for patch in patches]
+    return [notice for notices in found for notice in notices]
 
 
 @click.command(epilog=EPILOG)

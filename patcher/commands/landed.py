@@ -64,6 +64,11 @@ Exit codes: 0 as wanted; 1 a claim is refuted (--check); 2 a wrong call;
     metavar="FILE",
     help="Write the answer here instead of stdout.",
 )
+@click.option(
+    "--everywhere",
+    is_flag=True,
+    help="Also look for the read in other files: 4 times the bytes of a wheel's verdict.",
+)
 @click.option("--no-cache", is_flag=True, help="Read everything again.")
 @click.pass_context
 def landed(
@@ -83,6 +88,7 @@ def landed(
     form: str | None,
     as_data: bool,
     output: Path | None,
+    everywhere: bool,
     no_cache: bool,
 ) -> None:
     """Say whether upstream's fix is in: for each release, nightly, image or commit, by content.
@@ -112,6 +118,7 @@ def landed(
         sources=tuple(sources),
         lock=lock_path(lock),
         cached=not no_cache,
+        everywhere=everywhere,
     )
     if git is None:
         if bisect:
@@ -241,7 +248,7 @@ def cache_group() -> None:
 @cache_group.command("clear", epilog=EPILOG)
 @json_option
 def cache_clear(as_data: bool) -> None:
-    """Forget every verdict that was kept."""
+    """Forget every verdict and every file of an image that was kept."""
     from patcher import cache
 
     gone = cache.clear()
