@@ -1,0 +1,321 @@
+"""The workflows, executed: against a real registry by TLS, with a token server in front of it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bases import Base, write_lock
+from tests.images.auth_servers import docker_config, registry_with_login, token_auth, token_server
+from tests.images.certificates import make_certificate
+from tests.images.scripted import Reply, Seen, Server, serving
+from tests.registries import real_registry
+from tests.workflows import FOLDER, Job, Runner, workflow
+
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yml"))
+NEEDED = b"class MLA:\n    def dtype(self):\n        return self.kv_b_proj.weight.dtype\n"
+CLEAN = b"class MLA:\n    def dtype(self):\n        return None\n"
+BASES = "public/vllm"
+LOGIC = re.compile(r"\b(if|for|while|case|python|jq|grep|sed|awk|curl)\b|\$\(")
+GONE = f"sha256:{'0' * 64}"
+
+
+def steps(name: str) -> list[dict[str, Any]]:
+    return [step for job in workflow(name)["jobs"].values() for step in job["steps"]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_calls_the_program_or_make_and_has_no_logic(name: str) -> None:
+    for step in steps(name):
+        lines = step.get("run", "").splitlines()
+        assert not re.search(
+            r"\b(if|for|while|case|python|jq|grep|sed|awk|curl)\b|\$\(", str(lines)
+        )
+        assert "run" not in step or any(
+            re.match(r"\s*(make|\.ci/run|\.venv/bin/vllm-patcher)\b", line) for line in lines
+        )
+        assert "${{" not in step.get("run", ""), "a script must not be made of what others write"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_actions_are_pinned_by_commit_and_permissions_by_job(name: str) -> None:
+    used = re.findall(r"uses: (.+)", (FOLDER / f"{name}.yml").read_text())
+    for action in used:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action)
+    document = workflow(name)
+    assert document["permissions"] == {}
+    assert document["concurrency"]["group"]
+    for job in document["jobs"].values():
+        assert job["permissions"]
+        assert int(job["timeout-minutes"])
+        for step in job["steps"]:
+            if step.get("uses", "").startswith("actions/checkout@"):
+                assert step["with"]["persist-credentials"] == "false"
+
+
+def test_an_action_has_one_pin_in_all_workflows() -> None:
+    pins = {step["uses"] for name in NAMES for step in steps(name) if "uses" in step}
+    assert len(pins) == len({pin.partition("@")[0] for pin in pins})
+
+
+def test_ci_runs_what_everyone_runs() -> None:
+    job = workflow("ci")["jobs"]["test"]
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    versions = [python["version"] for python in job["strategy"]["matrix"]["python"]]
+    assert versions == ["3.11", "3.14"]
+    for python in job["strategy"]["matrix"]["python"]:
+        assert re.fullmatch(
+            rf"python:{python['version']}-\w+@sha256:[0-9a-f]{{64}}", python["image"]
+        )
+
+
+@dataclass
+class World:
+    """Bases in a registry, and what a run of a workflow knows."""
+
+    home: Path
+    host: str
+    authority: Path
+    digests: dict[str, str]
+    runs: int = 0
+    server: Server | None = None
+    login: bool = True
+    entries: list[Any] = field(default_factory=list)
+
+    def lock(self, *bases: Base, **digests: str) -> None:
+        """The lock that a checkout has: these bases, with other digests where given."""
+        place = f"{self.host}/{BASES}"
+        self.entries = [
+            base.entry(place, digests.get(base.version.replace(".", "_"), self.digests[base.tag]))
+            for base in bases
+        ]
+
+    def runner(self, event: str = "push") -> Runner:
+        self.runs += 1
+        home = self.home / str(self.runs)
+        if self.login:
+            docker_config(home / "docker", self.host)
+        environment = {
+            "SSL_CERT_FILE": str(self.authority),
+            "DOCKER_CONFIG": str(home / "docker"),
+            "XDG_CACHE_HOME": str(self.home / "cache"),
+        }
+        values = {
+            "vars.REGISTRY || 'ghcr.io'": self.host,
+            "vars.REGISTRY_USER || github.actor": "tester",
+            "secrets.REGISTRY_TOKEN || github.token": "t0ken",
+            "github.event_name": event,
+            "github.run_id": "1",
+            "github.token": "t0ken",
+            PATCHED: f"{self.host}/owner/vllm-openai-patched",
+        }
+
+        def prepare(place: Path) -> None:
+            write_lock(place / "images.lock", *self.entries)
+
+        return Runner(home, environment, values, prepare)
+
+    def images(self, event: str = "push") -> dict[str, Job]:
+        """Run images.yml whole; its jobs by name, those of the matrix by the base's tag."""
+        runner, jobs = self.runner(event), workflow("images")["jobs"]
+        done = {"bases": runner.run(jobs["bases"], "bases")}
+        matrix = json.loads(done["bases"].outputs["lock"]["lock"])["images"]
+        for index, base in enumerate(matrix):
+            reference = base["original"]["reference"]
+            values = {"matrix.base.original.reference": reference, "strategy.job-index": str(index)}
+            tag = reference.rpartition(":")[2]
+            done[tag] = runner.run(jobs["publish"], f"publish-{index}", **values)
+        done["summary"] = runner.run(jobs["summary"], "summary")
+        return done
+
+
+PATCHED = "vars.PATCHED_IMAGE || format('ghcr.io/{0}/vllm-openai-patched', github.repository_owner)"
+ATTEST = "actions/attest-build-provenance"
+
+V23 = Base("v0.23.0", "0.23.0", NEEDED)
+V24 = Base("v0.24.0", "0.24.0", NEEDED)
+V28 = Base("v0.28.0", "0.28.0", CLEAN)
+NIGHTLY = Base(f"nightly-{'a' * 40}", "0.24.1rc1.dev7+gaaaaaaaaa", NEEDED)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_certificate(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def world(tmp_path: Path, certificate: Path) -> Iterator[World]:
+    data = tmp_path / "registry"
+    with real_registry(data) as plain:
+        digests = {base.tag: base.push(plain, BASES) for base in (V23, V24, V28, NIGHTLY)}
+    with token_server(certificate) as (_, server):
+        auth = token_auth(f"{server.url}/token", "tests", certificate.parent)
+        with registry_with_login(data, certificate, auth) as host:
+            yield World(tmp_path, host, certificate.with_name("ca.pem"), digests, server=server)
+
+
+def test_every_base_is_published_summed_up_and_attested(world: World) -> None:
+    world.lock(V23, V24)
+    first = world.images()
+    digests = []
+    for tag in ("v0.23.0", "v0.24.0"):
+        assert first[tag].failed == [], first[tag].said
+        given = first[tag].actions[ATTEST]
+        assert given["subject-name"] == f"{world.host}/owner/vllm-openai-patched"
+        assert given["push-to-registry"] == "true"
+        digests.append(given["subject-digest"])
+        assert re.fullmatch("sha256:[0-9a-f]{64}", digests[-1])
+    summary = first["summary"]
+    assert summary.failed == []
+    assert "2 published." in summary.summary
+    for digest in digests:
+        assert f"`{digest}`" in summary.summary
+    assert ":0.23.0-patched`" in summary.summary
+    assert "`kv-b-proj-dtype: needed, 1 unguarded`" in summary.summary
+    assert "`kv-b-proj-dtype: clean, 0 unguarded`" in summary.summary
+
+    again = world.images()
+    assert again["summary"].failed == []
+    assert "2 already there." in again["summary"].summary
+    assert ATTEST not in again["v0.23.0"].actions
+    by_hand = world.images("workflow_dispatch")
+    assert by_hand["v0.24.0"].actions[ATTEST]["subject-digest"] == digests[1]
+
+
+def test_what_needs_no_patch_is_listed_and_what_is_gone_makes_the_run_red(world: World) -> None:
+    world.lock(V23, V24, V28, **{"0_23_0": GONE})
+    done = world.images()
+    assert done["v0.23.0"].failed == ["Judge the report"]
+    assert ATTEST not in done["v0.23.0"].actions
+    assert done["v0.24.0"].failed == []
+    assert done["v0.24.0"].actions[ATTEST]["subject-digest"]
+    assert done["v0.28.0"].failed == []
+    assert ATTEST not in done["v0.28.0"].actions
+    summary = done["summary"]
+    assert summary.failed == ["Sum up"]
+    assert "1 failed, 1 published, 1 needs no patch." in summary.summary
+    assert "vLLM 0.28.0 already carries this" in summary.summary
+    assert "### Failed" in summary.summary
+
+
+def test_a_registry_that_refuses_makes_the_run_red_and_nothing_is_attested(world: World) -> None:
+    world.lock(V23, V24)
+    world.login = False
+    done = world.images()
+    for tag in ("v0.23.0", "v0.24.0"):
+        assert done[tag].failed == ["Judge the report"]
+        assert ATTEST not in done[tag].actions
+    assert "2 failed." in done["summary"].summary
+    assert done["summary"].failed == ["Sum up"]
+
+
+def test_the_lock_is_updated_pruned_and_proposed(world: World) -> None:
+    world.lock(V23, V24, **{"0_23_0": GONE})
+    [job] = workflow("lock")["jobs"].values()
+    done = world.runner().run(job, "update")
+    assert done.failed == [], done.said
+    given = done.actions["peter-evans/create-pull-request"]
+    body = Path(given["body-path"]).read_text()
+    assert body.startswith("## images.lock: 2 newer\n")
+    assert f"`{world.digests['v0.28.0']}`" in body
+    assert "## images.lock: 1 gone upstream\n" in body
+    assert f"(`{world.host}/{BASES}:v0.23.0`): index `{GONE}`" in body
+    lock = (done.place / given["add-paths"]).read_text()
+    assert re.findall(r'^version = "(.+)"$', lock, re.MULTILINE)[::2] == [
+        "0.24.0",
+        "0.24.1rc1.dev7+gaaaaaaaaa",
+        "0.28.0",
+    ]
+
+
+def test_a_lock_whose_registry_refuses_fails_and_is_proposed_unchanged(world: World) -> None:
+    world.login = False
+    world.entries = [V23.entry(f"{world.host}/private/vllm", GONE)]
+    [job] = workflow("lock")["jobs"].values()
+    done = world.runner().run(job, "update")
+    assert done.failed == ["Lock what is newer", "Drop what is gone"]
+    assert (done.place / "update.md").read_text().count("### Could not be read") == 2
+    assert (done.place / "images.lock").read_text().count("[[image]]") == 1
+    assert "peter-evans/create-pull-request" in done.actions
+
+
+def landed(home: Path, tracker: Server, prepare: Callable[[Path], None], **more: str) -> list[Job]:
+    """Run landed.yml: the check and the alarm."""
+    environment = {
+        "GITHUB_API_URL": tracker.url,
+        "GITHUB_REPOSITORY": "owner/vllm-patcher",
+        **more,
+    }
+    values = {"github.token": "t0ken", "github.run_id": "1", "github.event_name": "schedule"}
+    runner, jobs = Runner(home, environment, values, prepare), workflow("landed")["jobs"]
+    return [runner.run(jobs["check"], "check"), runner.run(jobs["alarm"], "alarm")]
+
+
+def tracker_of(issues: list[dict[str, Any]]) -> Callable[[Seen], Reply]:
+    """As much of GitHub as keeps issues: list, create, edit."""
+
+    def answer(seen: Seen) -> Reply:
+        assert seen.headers["authorization"] == "Bearer t0ken"
+        if seen.method == "GET":
+            return Reply(body=json.dumps(issues).encode())
+        said = json.loads(seen.body)
+        if seen.method == "POST":
+            issues.insert(0, {"number": 7, "html_url": "https://github/7", "state": "open", **said})
+            return Reply(201, body=json.dumps(issues[0]).encode())
+        issues[0].update(said)
+        return Reply(body=json.dumps(issues[0]).encode())
+
+    return answer
+
+
+def test_a_refuted_claim_opens_an_issue_and_the_page_is_handed_over(
+    tmp_path: Path, cache_dir: Path, release_file: Callable[[str], bytes]
+) -> None:
+    release_file("0.23.0")  # PyPI is there, or the test is skipped
+
+    def refute(place: Path) -> None:
+        patch = place / "patches" / "kv_b_proj_dtype.py"
+        text = patch.read_text()
+        assert text.count(">=0.20.0,<0.28.0") == 1
+        patch.write_text(text.replace(">=0.20.0,<0.28.0", ">=0.20.0,<0.27.0"))
+
+    issues: list[dict[str, Any]] = []
+    with serving(tracker_of(issues)) as tracker:
+        check, alarm = landed(tmp_path, tracker, refute, XDG_CACHE_HOME=str(cache_dir / "xdg"))
+    assert check.failed == []
+    assert "is refuted" in check.summary
+    assert check.actions["actions/upload-pages-artifact"] == {"path": "site"}
+    assert (check.place / "site" / "index.html").read_text().startswith("<!doctype html>")
+    assert alarm.failed == ["Open, update or close the issue"]
+    assert "opened https://github/7" in alarm.said
+    [issue] = issues
+    assert issue["labels"] == ["vllm-patcher-landed"]
+    assert issue["body"] == check.summary
+    assert "t0ken" not in alarm.said
+
+
+def test_an_index_that_is_away_is_no_alarm_on_the_first_day(tmp_path: Path) -> None:
+    away = dict.fromkeys(("HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
+    away |= {"NO_PROXY": "127.0.0.1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    issues: list[dict[str, Any]] = []
+    yesterday = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=1)
+
+    def since_yesterday(place: Path) -> None:
+        state = json.loads((tmp_path / "1" / "alarm" / "alarm.json").read_text())
+        state["unread"] = dict.fromkeys(state["unread"], yesterday.isoformat())
+        (place / "alarm.json").write_text(json.dumps(state))
+
+    with serving(tracker_of(issues)) as tracker:
+        check, alarm = landed(tmp_path / "1", tracker, lambda _: None, **away)
+        assert (check.failed, alarm.failed, issues) == ([], [], []), alarm.said
+        _, alarm = landed(tmp_path / "2", tracker, since_yesterday, **away)
+    assert alarm.failed == ["Open, update or close the issue"]
+    assert f"unread since {yesterday}" in alarm.said
+    assert f"could be read since {yesterday}" in issues[0]["body"]
