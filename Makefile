@@ -28,7 +28,7 @@ demo: $(BIN)/vllm-patcher ## the whole job on the real vLLM 0.23.0, without Dock
 	@$(BIN)/vllm-patcher demo
 
 test: $(BIN)/.dev ## run the tests; what is missing here is skipped with the reason
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses 2 $(TESTS)
 
 lint: $(BIN)/.dev ## ruff, mypy, and actionlint and zizmor on the workflows
 	$(BIN)/ruff check .

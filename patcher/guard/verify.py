@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -33,6 +34,10 @@ from patcher.guard import AttributeGuard, Read
 from patcher.guard.facts import OTHER
 from patcher.guard.flow import Flow
 from patcher.guard.names import scan
+
+# One thread parses at a time. All share the depth that ast.parse counts, and two of them can trip
+# over it (a SystemError, seen once on 3.11.7 with eight threads); they share warnings' filters too.
+PARSING = threading.Lock()
 
 Judged = dict[ast.Attribute, bool]
 
@@ -63,7 +68,7 @@ def verify(source: bytes, rule: AttributeGuard) -> tuple[Read, ...]:
 
 def _parse(source: bytes) -> ast.Module:
     try:
-        with warnings.catch_warnings():
+        with PARSING, warnings.catch_warnings():
             # A file's own SyntaxWarnings (an invalid escape, say) are not our user's business.
             warnings.simplefilter("ignore")
             return ast.parse(source)
