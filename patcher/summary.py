@@ -17,13 +17,14 @@ from patcher.landed.markdown import code, prose
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from patcher.images.lock import Entry
     from patcher.images.pruning import Pruned
     from patcher.images.upkeep import Unread, Update
 
 PUBLISHED = "published"
 THERE = "already there"
 DRY_RUN = "dry run"
-CLEAN = "needs no patch"
+CLEAN = "no patch needed"
 FAILED = "failed"
 
 _OUTCOMES = (FAILED, PUBLISHED, THERE, DRY_RUN, CLEAN)
@@ -73,7 +74,7 @@ def _row(report: Mapping[str, Any]) -> Row:
     return Row(
         base=report["base_name"] or report["base_digest"],
         outcome=DRY_RUN if report.get("dry_run") else PUBLISHED if moved else THERE,
-        repository=report.get("repository", ""),
+        repository=report.get("repository") or report["tags"][0].rpartition(":")[0],
         digest=report["digest"],
         vllm=_distinct(image["vllm"] for image in images),
         tags=tuple(report["tags"]),
@@ -111,12 +112,16 @@ def image_markdown(rows: Sequence[Row]) -> str:
     made = [row for row in rows if row.digest]
     if made:
         lines += [
-            "| base | vLLM | outcome | before | after | tags | digest | bytes sent | s |",
-            "|---|---|---|---|---|---|---|---:|---:|",
+            "| base | outcome | vLLM | before | after | bytes sent | s |",
+            "|---|---|---|---|---|---:|---:|",
             *map(_cells, made),
             "",
         ]
-    for outcome, title in ((FAILED, "Failed"), (CLEAN, "Needs no patch")):
+    for repository in _distinct(row.repository for row in made):
+        lines += [f"### {code(repository)}", "", "| tags | digest |", "|---|---|"]
+        lines += [_names(row) for row in made if row.repository == repository]
+        lines.append("")
+    for outcome, title in ((FAILED, "Failed"), (CLEAN, "No patch needed")):
         lines += _reasons(title, [row for row in rows if row.outcome == outcome])
     return "\n".join(lines).rstrip("\n") + "\n"
 
@@ -124,9 +129,16 @@ def image_markdown(rows: Sequence[Row]) -> str:
 def _cells(row: Row) -> str:
     sent = _NONE if row.sent is None else f"{row.sent:,}"
     seconds = _NONE if row.seconds is None else f"{row.seconds:.1f}"
-    texts = (row.vllm, (row.outcome,), row.before, row.after, row.tags, (row.digest,))
-    cells = ["<br>".join(map(code, column)) or _NONE for column in ((row.base,), *texts)]
-    return f"| {' | '.join(cells)} | {sent} | {seconds} |"
+    texts = ((row.base,), (row.outcome,), row.vllm, row.before, row.after)
+    return f"| {' | '.join(map(_cell, texts))} | {sent} | {seconds} |"
+
+
+def _names(row: Row) -> str:
+    return f"| {_cell([tag.rpartition(':')[2] for tag in row.tags])} | {code(row.digest)} |"
+
+
+def _cell(texts: Sequence[str]) -> str:
+    return "<br>".join(map(code, texts)) or _NONE
 
 
 def _reasons(title: str, rows: Sequence[Row]) -> list[str]:
@@ -153,13 +165,17 @@ def update_markdown(update: Update) -> str:
     lines = [f"## images.lock: {len(update.added)} newer", "", f"Looked in {looked}.", ""]
     if update.added:
         lines += ["| vLLM | commit | image | locked |", "|---|---|---|---|"]
-        for entry in update.added:
-            pins = "<br>".join(f"{kind} {code(pin.digest)}" for kind, pin in entry.locked.pins())
-            commit = code(entry.locked.commit[:12]) if entry.locked.commit else _NONE
-            version, reference = str(entry.locked.version), str(entry.original.reference)
-            lines.append(f"| {code(version)} | {commit} | {code(reference)} | {pins} |")
+        lines += map(_added, update.added)
         lines.append("")
     return _end([*lines, *_unread(update.unread)])
+
+
+def _added(entry: Entry) -> str:
+    """A row. Of the pins the first, which is what is pulled; the others stand in the diff."""
+    kind, pin = next(entry.locked.pins())
+    commit = code(entry.locked.commit[:12]) if entry.locked.commit else _NONE
+    said = code(str(entry.locked.version)), commit, code(str(entry.original.reference))
+    return f"| {' | '.join(said)} | {kind} {code(pin.digest)} |"
 
 
 def prune_markdown(pruned: Pruned) -> str:

@@ -200,7 +200,7 @@ def test_what_needs_no_patch_is_listed_and_what_is_gone_makes_the_run_red(world:
     assert ATTEST not in done["v0.28.0"].actions
     summary = done["summary"]
     assert summary.failed == ["Sum up"]
-    assert "1 failed, 1 published, 1 needs no patch." in summary.summary
+    assert "1 failed, 1 published, 1 no patch needed." in summary.summary
     assert "vLLM 0.28.0 already carries this" in summary.summary
     assert "### Failed" in summary.summary
 
