@@ -1,0 +1,160 @@
+"""The one issue: opened, updated, left alone, closed, opened again; and what an alarm is."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from patcher.alarm import Day, judge, keep, state_json
+from patcher.errors import AccessDenied, Exit, Unreadable, UsageError
+from patcher.github import Issues, issues_of
+from tests.images.scripted import HANG_UP, Reply, Seen, Server, serving
+
+FIRST = datetime.date(2026, 7, 5)
+SECOND = datetime.date(2026, 7, 6)
+
+
+def checks(*, refuted: bool = False, unread: tuple[str, ...] = (), held: int = 3) -> dict[str, Any]:
+    found = [{"direction": "landed", "artifacts": ["0.29.0"]}] if refuted else []
+    check = {"patch": "p", "refuted": found, "unread": list(unread), "held": held}
+    return {"command": "landed", "checks": [check]}
+
+
+def day(folder: Path, document: Any, today: datetime.date = FIRST) -> Day:
+    """A day's judgement; its state is there for the next."""
+    report, state = folder / "landed.json", folder / "state.json"
+    report.write_text(json.dumps(document))
+    judged = judge(report, state, today)
+    state.write_text(state_json(judged))
+    return judged
+
+
+def test_a_refuted_claim_is_an_alarm_at_once(tmp_path: Path) -> None:
+    assert day(tmp_path, checks(refuted=True, unread=("0.30.0",))).exit_code == Exit.FINDING
+    assert day(tmp_path, checks()).exit_code == Exit.OK
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        checks(unread=("0.30.0",)),
+        checks(held=0),
+        {"command": "error", "error": {}},
+        {"command": "landed", "checks": []},
+    ],
+)
+def test_what_is_unread_is_an_alarm_on_the_second_day(tmp_path: Path, document: Any) -> None:
+    first = day(tmp_path, document)
+    assert (first.exit_code, len(first.unread)) == (Exit.OK, 1)
+    assert day(tmp_path, document).exit_code == Exit.OK, "the same day, run again by hand"
+    assert day(tmp_path, document, SECOND).exit_code == Exit.UNDECIDED
+    assert day(tmp_path, checks(), SECOND).exit_code == Exit.OK
+
+
+def test_another_artifact_has_a_first_day_of_its_own(tmp_path: Path) -> None:
+    day(tmp_path, checks(unread=("0.30.0",)))
+    assert day(tmp_path, checks(unread=("0.31.0",)), SECOND).exit_code == Exit.OK
+
+
+@pytest.mark.parametrize("state", ["", "[]", '{"unread": 3}', '{"unread": '])
+def test_a_state_that_is_not_whole_is_none(tmp_path: Path, state: str) -> None:
+    (tmp_path / "landed.json").write_text(json.dumps(checks(unread=("x",))))
+    (tmp_path / "state.json").write_text(state)
+    judged = judge(tmp_path / "landed.json", tmp_path / "state.json", SECOND)
+    assert judged.unread == {"p: x": "2026-07-06"}
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"command": "verify"}', '{"command": "landed"}'])
+def test_what_is_no_report_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "landed.json").write_text(text)
+    with pytest.raises(Unreadable, match="is no report"):
+        judge(tmp_path / "landed.json", tmp_path / "state.json", FIRST)
+
+
+class Tracker:
+    """What GitHub keeps: the issues, newest first."""
+
+    def __init__(self) -> None:
+        self.issues: list[dict[str, Any]] = []
+        self.calls: list[str] = []
+
+    def answer(self, seen: Seen) -> Reply:
+        self.calls.append(seen.method)
+        said: Mapping[str, Any] = json.loads(seen.body or "{}")
+        if seen.method == "GET":
+            return Reply(body=json.dumps(self.issues).encode())
+        if seen.method == "POST":
+            self.issues.insert(0, {"number": 7, "html_url": "url/7", "state": "open", **said})
+        else:
+            assert seen.path == "/repos/o/r/issues/7"
+            self.issues[0].update(said)
+        return Reply(body=json.dumps(self.issues[0]).encode())
+
+
+@pytest.fixture
+def tracker() -> Tracker:
+    return Tracker()
+
+
+@pytest.fixture
+def issues(tracker: Tracker) -> Iterator[Issues]:
+    with serving(tracker.answer) as server:
+        yield Issues(server.url, "o/r", "s3cret")
+
+
+REFUTED = Day(True, {}, "2026-07-05")
+HOLDS = Day(False, {}, "2026-07-06")
+FIRST_DAY = Day(False, {"x": "2026-07-06"}, "2026-07-06")
+SECOND_DAY = Day(False, {"x": "2026-07-05"}, "2026-07-06")
+
+
+def test_one_issue_from_the_first_alarm_to_the_second(tracker: Tracker, issues: Issues) -> None:
+    assert keep(HOLDS, "a", issues) == "no claim is refuted, and no issue is open"
+    assert keep(REFUTED, "b", issues) == "opened url/7"
+    assert keep(REFUTED, "c", issues) == "updated url/7"
+    assert tracker.issues[0]["body"] == "c"
+    assert "stays as it is" in keep(FIRST_DAY, "d", issues)
+    assert (tracker.issues[0]["state"], tracker.issues[0]["body"]) == ("open", "c")
+    assert keep(HOLDS, "e", issues) == "closed url/7: the claims hold again"
+    assert (tracker.issues[0]["state"], tracker.issues[0]["body"]) == ("closed", "e")
+    assert keep(HOLDS, "f", issues) == "no claim is refuted, and no issue is open"
+    assert keep(SECOND_DAY, "g", issues) == "updated url/7"
+    assert tracker.issues[0]["state"] == "open"
+    assert tracker.issues[0]["body"].startswith("Not all could be read since 2026-07-05")
+    assert tracker.calls.count("POST") == 1
+
+
+def test_a_pull_request_with_the_label_is_no_issue(tracker: Tracker, issues: Issues) -> None:
+    tracker.issues = [{"number": 1, "html_url": "u", "state": "open", "pull_request": {}}]
+    assert issues.find() is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (Reply(403), AccessDenied),
+        (Reply(404), AccessDenied),
+        (Reply(500), Unreadable),
+        (Reply(302, {"Location": "https://elsewhere.invalid/"}), Unreadable),
+        (Reply(body=b"<html>"), Unreadable),
+        (Reply(body=b'[{"number": 1}]'), Unreadable),
+        (HANG_UP, Unreadable),
+    ],
+)
+def test_github_failing_is_told_without_the_token(reply: Reply, kind: type[Exception]) -> None:
+    with serving(lambda _: reply) as server:
+        with pytest.raises(kind) as error:
+            Issues(server.url, "o/r", "s3cret").find()
+        assert isinstance(server, Server)
+        assert len(server.seen) == 1
+    assert "s3cret" not in str(error.value)
+
+
+def test_the_variables_of_a_workflow_are_asked_for() -> None:
+    with pytest.raises(UsageError, match="not set: GITHUB_REPOSITORY, GITHUB_TOKEN"):
+        issues_of({"GITHUB_API_URL": "https://api.github.com", "GITHUB_TOKEN": ""})

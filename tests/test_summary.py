@@ -1,0 +1,124 @@
+"""Reports of many runs in one piece: what is not whole failed, and no text of others is markup."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from patcher.errors import Exit
+from patcher.summary import CLEAN, DRY_RUN, FAILED, PUBLISHED, THERE, image_markdown, load, outputs
+from tests.commands import run
+
+DIGEST = f"sha256:{'ab' * 32}"
+
+
+def verdict(status: str, *guarded: bool) -> dict[str, Any]:
+    reads = [{"guarded": each} for each in guarded]
+    return {"patch": "kv-b-proj-dtype", "status": status, "reads": reads}
+
+
+def published(**changed: Any) -> dict[str, Any]:
+    image = {
+        "vllm": "0.23.0",
+        "before": [verdict("needed", True, False)],
+        "after": [verdict("clean", True, True)],
+    }
+    return {
+        "command": "image",
+        "repository": "ghcr.io/owner/patched",
+        "base_name": "docker.io/vllm/vllm-openai:v0.23.0",
+        "base_digest": DIGEST,
+        "digest": DIGEST,
+        "platforms": [image, {**image, "vllm": "0.23.0+cu130"}],
+        "tags": ["ghcr.io/owner/patched:0.23.0-abc", "ghcr.io/owner/patched:0.23.0-patched"],
+        "moved": ["ghcr.io/owner/patched:0.23.0-abc"],
+        "sent": {"parts": 15_000, "streamed": 2_000_000},
+        "dry_run": False,
+        "seconds": 1.25,
+        **changed,
+    }
+
+
+def failure(kind: str, **more: Any) -> dict[str, Any]:
+    said = {"kind": kind, "problem": "it | went\n<b>wrong</b>", "next_step": "Try @all."}
+    return {"command": "error", "error": said, "exit": 3, **more}
+
+
+def file(folder: Path, document: Any) -> Path:
+    path = folder / f"{len(list(folder.iterdir()))}.json"
+    path.write_text(document if isinstance(document, str) else json.dumps(document))
+    return path
+
+
+NOTHING = {"parts": 0, "streamed": 0}
+
+
+@pytest.mark.parametrize(
+    ("document", "outcome"),
+    [
+        (published(), PUBLISHED),
+        (published(moved=[], sent=NOTHING), THERE),
+        (published(sent=NOTHING), PUBLISHED),
+        (published(moved=[]), PUBLISHED),
+        (published(dry_run=True), DRY_RUN),
+        (failure("AlreadyClean"), CLEAN),
+        (failure("AccessDenied"), FAILED),
+        (failure("RewriteRefused"), FAILED),
+        ("", FAILED),
+        ('{"command": "image"', FAILED),
+        ({"command": "image"}, FAILED),
+        ({"command": "verify"}, FAILED),
+        ([], FAILED),
+        ({**published(), "platforms": [{}]}, FAILED),
+    ],
+)
+def test_what_became_of_a_base(tmp_path: Path, document: Any, outcome: str) -> None:
+    assert load(file(tmp_path, document)).outcome == outcome
+
+
+def test_a_report_that_is_not_there_is_a_failure(tmp_path: Path) -> None:
+    row = load(tmp_path / "none.json")
+    assert (row.outcome, row.base) == (FAILED, str(tmp_path / "none.json"))
+
+
+def test_platforms_that_agree_are_told_once(tmp_path: Path) -> None:
+    text = image_markdown([load(file(tmp_path, published()))])
+    assert "1 published." in text
+    assert (
+        "| `docker.io/vllm/vllm-openai:v0.23.0` | `published` | `0.23.0`<br>`0.23.0+cu130` "
+        "| `kv-b-proj-dtype: needed, 1 unguarded` | `kv-b-proj-dtype: clean, 0 unguarded` "
+        "| 2,015,000 | 1.2 |"
+    ) in text
+    assert f"| `0.23.0-abc`<br>`0.23.0-patched` | `{DIGEST}` |" in text
+
+
+def test_what_others_wrote_is_no_markup(tmp_path: Path) -> None:
+    arguments = ["image", "docker.io/`a`|b", "--to", "x"]
+    text = image_markdown([load(file(tmp_path, failure("AccessDenied", arguments=arguments)))])
+    assert "<b>" not in text
+    assert "@all" not in text
+    [item] = [line for line in text.splitlines() if line.startswith("- ")]
+    assert item.startswith("- <code>docker")
+    assert "|" not in item
+
+
+def test_outputs_are_those_of_one_report(tmp_path: Path) -> None:
+    assert outputs(load(file(tmp_path, published()))) == (
+        f"outcome=published\npublished=true\nrepository=ghcr.io/owner/patched\ndigest={DIGEST}\n"
+    )
+    lines = outputs(load(file(tmp_path, failure("AlreadyClean")))).splitlines()
+    assert lines == ["outcome=no patch needed", "published=false", "repository=", "digest="]
+    ran = run("summary", "--format", "outputs", "a.json", "b.json", cwd=tmp_path)
+    assert ran.returncode == Exit.USAGE
+
+
+def test_one_failure_fails_the_sum_and_hides_nothing(tmp_path: Path) -> None:
+    good = [file(tmp_path, published()), file(tmp_path, failure("AlreadyClean"))]
+    assert run("summary", *good).returncode == Exit.OK
+    ran = run("summary", file(tmp_path, ""), *good)
+    assert ran.returncode == Exit.UNDECIDED
+    assert "1 failed, 1 published, 1 no patch needed." in ran.stdout
+    assert "failed: " in ran.stderr
