@@ -140,7 +140,6 @@ def test_a_pull_request_with_the_label_is_no_issue(tracker: Tracker, issues: Iss
         (Reply(403), AccessDenied),
         (Reply(404), AccessDenied),
         (Reply(500), Unreadable),
-        (Reply(302, {"Location": "https://elsewhere.invalid/"}), Unreadable),
         (Reply(body=b"<html>"), Unreadable),
         (Reply(body=b'[{"number": 1}]'), Unreadable),
         (HANG_UP, Unreadable),
@@ -153,6 +152,14 @@ def test_github_failing_is_told_without_the_token(reply: Reply, kind: type[Excep
         assert isinstance(server, Server)
         assert len(server.seen) == 1
     assert "s3cret" not in str(error.value)
+
+
+def test_the_token_is_not_taken_elsewhere() -> None:
+    def answer(seen: Seen) -> Reply:
+        return Reply(body=b"[]") if seen.path == "/else" else Reply(302, {"Location": "/else"})
+
+    with serving(answer) as server, pytest.raises(Unreadable, match="302"):
+        Issues(server.url, "o/r", "s3cret").find()
 
 
 def test_the_variables_of_a_workflow_are_asked_for() -> None:

@@ -135,6 +135,21 @@ def test_a_nightly_below_the_newest_locked_one_is_left_alone(world: World) -> No
     assert found(world.update()) == {}
 
 
+def test_another_build_of_the_newest_locked_commit_is_no_newer_one(world: World) -> None:
+    world.locked("2026070501", "0.23.1rc1.dev790+g85d955ed5")
+    world.publish("2026070502", "0.23.1rc1.dev790+g85d955ed5")
+    assert found(world.update()) == {}
+
+
+def test_a_nightly_that_is_labelled_with_the_last_release_is_not_taken_for_old(
+    world: World,
+) -> None:
+    world.locked(nightly(OLD), "0.23.1rc1.dev5")
+    labels = {"ai.vllm.build.commit": NEW, "org.opencontainers.image.version": "v0.23.0"}
+    world.publish(nightly(NEW), "0.23.1rc1.dev9", labels)
+    assert found(world.update()) == {nightly(NEW): "0.23.1rc1.dev9"}
+
+
 def test_a_label_can_show_a_nightly_to_be_old_without_its_layers(world: World) -> None:
     world.locked(nightly(OLD), "0.23.1rc1.dev5")
     labels = {"ai.vllm.build.commit": NEW, "org.opencontainers.image.version": "0.23.1rc1.dev4"}
