@@ -35,7 +35,7 @@ from patcher.images.manifest import DOCKER_CONFIG, DOCKER_INDEX, DOCKER_LAYER, D
 from patcher.images.reference import parse_reference
 from patcher.patch import apply
 from patcher.versions import parsed
-from tests.registries import real_registry
+from tests.conftest import real_registry
 
 VERSION = "0.23.0"
 SITE = "usr/local/lib/python3.12/dist-packages"

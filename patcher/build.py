@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from patcher.errors import AlreadyClean, ProofFailed
-from patcher.images import BakedImage, BaseImage, Change, Installation
-from patcher.images.naming import Names, Patched, labels, names
+from patcher.images import BakedImage, BaseImage, Installation
+from patcher.images.naming import Names, Patched, names
 from patcher.images.reference import Platform, Reference
-from patcher.job import FileChange, check_version, judge_all, patch_all
+from patcher.job import FileChange, change_of, check_version, judge_all, patch_all
 from patcher.patch import Patch, Status, Verdict
 
 Say = Callable[[str], None]
@@ -79,7 +79,8 @@ def bake(base: Base, order: Order, say: Say) -> Report:
         return _clean(base, order, installation, before, tags)
     say(f"patched {len(changes)} file(s), proven: {', '.join(p.patch for p in _patched(changes))}")
 
-    change = _change(base, installation, changes, tags)
+    origin = (base.name, base.image.digest)
+    change = change_of(installation, changes, base.image.labels, origin, tags.fixed)
     baked = base.image.bake(change)
     try:
         say(f"baked {baked.digest}")
@@ -90,22 +91,6 @@ def bake(base: Base, order: Order, say: Say) -> Report:
         baked.discard()
         raise
     return _report(base, installation, (before, after), changes, (baked.digest, tagged))
-
-
-def _change(
-    base: Base, installation: Installation, changes: Sequence[FileChange], tags: Names
-) -> Change:
-    stale = [path for change in changes for path in installation.bytecode.get(change.target, ())]
-    said = labels(
-        base.image.labels,
-        base.name,
-        base.image.digest,
-        (installation.version, installation.commit),
-        _patched(changes),
-        tags.fixed,
-    )
-    files = tuple(dataclasses.replace(change.before, data=change.after) for change in changes)
-    return Change(files, tuple(stale), installation.directories, said)
 
 
 def _check(

@@ -9,15 +9,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from packaging.version import Version
 
 from patcher.errors import FileAbsent, NotPython, WrongVersion
-from patcher.images import ImageFile, Installation
+from patcher.images import Change, ImageFile, Installation
 from patcher.images.lock import same_commit
-from patcher.images.naming import Patched
+from patcher.images.naming import Patched, labels
+from patcher.images.reference import Reference
 from patcher.patch import Patch, Status, Verdict, apply, judge_bytes
 from patcher.versions import parsed
 
@@ -55,6 +56,25 @@ def _may_be_same_commit(asked: Version, found: Version) -> bool:
         if part.startswith("g") and len(part) > 7
     ]
     return len(commits) < 2 or same_commit(commits[0], commits[1])
+
+
+def change_of(
+    installation: Installation,
+    changes: Sequence[FileChange],
+    inherited: Mapping[str, str],
+    base: tuple[Reference | None, str],
+    tag: str,
+) -> Change:
+    """What a layer does to an image: the new files, the bytecode that must not win, the labels.
+
+    `inherited` are the base's labels, `base` its name and digest, `tag` the fixed name.
+    """
+    stale = [path for change in changes for path in installation.bytecode.get(change.target, ())]
+    patched = [done for change in changes for done in change.patched]
+    vllm = (installation.version, installation.commit)
+    said = labels(inherited, *base, vllm, patched, tag)
+    files = tuple(dataclasses.replace(change.before, data=change.after) for change in changes)
+    return Change(files, tuple(stale), installation.directories, said)
 
 
 def judge_all(patches: Sequence[Patch], installation: Installation) -> tuple[Verdict, ...]:

@@ -19,11 +19,11 @@ from patcher.images import Change, ImageFile
 from patcher.images.append import Appended, append
 from patcher.images.blobs import load_image
 from patcher.images.manifest import MANIFESTS
-from patcher.images.naming import Names, labels, names
+from patcher.images.naming import BASE_LABELS, Names, base_annotations, names
 from patcher.images.publish import Plan, ReadBack, Sent, plan, send
 from patcher.images.scan import Wanted, scan_layer
 from patcher.images.validate import validate
-from patcher.job import judge_all
+from patcher.job import change_of, judge_all
 from patcher.origin import Found, Origin, common_version, examine, images_of
 from patcher.patch import Patch, Status, Verdict
 from patcher.published import PlatformReport, Published
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from patcher.images.descriptor import Descriptor
     from patcher.images.reference import Platform
     from patcher.images.transfer import Target, Watch
-
-# What a label says of the base, an annotation says again: a registry shows it unasked.
-_BASE_NAMES = ("org.opencontainers.image.base.name", "org.opencontainers.image.base.digest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +94,7 @@ def _work(origin: Origin, order: Order, say: Say) -> _Work:
     _refuse_stacking(found)
     changes = {each.digest: _change(origin, each, tags) for each in found}
     said = changes[found[0].digest].labels
-    annotations = {key: said[key] for key in _BASE_NAMES if key in said}
+    annotations = base_annotations(said)
     appended = append(origin.source, origin.root, changes, annotations)
     return _Work(found, tags, appended, changes, annotations)
 
@@ -118,7 +115,7 @@ def _refuse_stacking(found: Sequence[Found]) -> None:
     for each in found:
         if each.already:
             said = each.image.config.labels
-            name, digest = (said.get(key, "") for key in _BASE_NAMES)
+            name, digest = (said.get(key, "") for key in BASE_LABELS)
             raise Finding(
                 f"the base is patched already, with {each.already}, and needs more",
                 next_step=f"Nothing is stacked: patch what it was made from, {name}@{digest}.",
@@ -129,18 +126,9 @@ def _change(origin: Origin, found: Found, tags: Names) -> Change:
     """The change to one image. Where others need a patch and this one does not, it gets the
     labels alone: one name, one statement.
     """
-    installation, changes = found.installation, found.changes
-    stale = [path for change in changes for path in installation.bytecode.get(change.target, ())]
-    said = labels(
-        found.image.config.labels,
-        origin.name,
-        origin.pin(origin.root.digest),
-        (installation.version, installation.commit),
-        [done for change in changes for done in change.patched],
-        tags.fixed,
-    )
-    files = tuple(dataclasses.replace(change.before, data=change.after) for change in changes)
-    return Change(files, tuple(stale), installation.directories, said)
+    base = (origin.name, origin.pin(origin.root.digest))
+    inherited = found.image.config.labels
+    return change_of(found.installation, found.changes, inherited, base, tags.fixed)
 
 
 def _check(

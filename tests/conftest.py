@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -97,19 +98,23 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
     pytest.fail(f"{process.args!r} never listened on port {port}")
 
 
-@pytest.fixture(scope="session")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`127.0.0.1:PORT` of a real, empty registry (Debian's docker-registry)."""
+@contextmanager
+def real_registry(root: Path, *, tls: str = "", auth: str = "") -> Iterator[str]:
+    """`127.0.0.1:PORT` of a real, empty registry (Debian's docker-registry) that lives in `root`.
+
+    `tls` and `auth` are those sections of its config.
+    """
     program = shutil.which("docker-registry")
     if program is None:
         missing("docker-registry is not installed (apt-get install docker-registry)")
-    root = tmp_path_factory.mktemp("registry")
+    root.mkdir(parents=True, exist_ok=True)
     port = free_port()
     config = root / "config.yml"
     config.write_text(
         "version: 0.1\nlog: {level: error}\n"
         f"storage: {{filesystem: {{rootdirectory: {root}/data}}, delete: {{enabled: true}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'{f', tls: {tls}' if tls else ''}}}\n"
+        f"{f'auth: {auth}' if auth else ''}\n"
     )
     with (root / "log").open("wb") as log:
         process = subprocess.Popen([program, "serve", str(config)], stdout=log, stderr=log)
@@ -119,3 +124,10 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(timeout=10)
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`127.0.0.1:PORT` of a real registry."""
+    with real_registry(tmp_path_factory.mktemp("registry")) as address:
+        yield address

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import shutil
 import socket
-import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
@@ -15,11 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
-from tests.conftest import free_port, missing, wait_for_port
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 # What a proxy does with a request: pass it on, lose it, or lose the registry's answer to it.
 PASS, LOSE, LOSE_ANSWER = "pass", "lose", "lose answer"
@@ -28,30 +23,6 @@ Decide = Callable[[int, str, str], str]
 _WAIT = 30
 _session = requests.Session()
 _HOP_BY_HOP = frozenset({"connection", "transfer-encoding", "keep-alive"})
-
-
-@contextmanager
-def real_registry(root: Path) -> Iterator[str]:
-    """`127.0.0.1:PORT` of an empty registry (Debian's docker-registry) that lives in `root`."""
-    program = shutil.which("docker-registry")
-    if program is None:
-        missing("docker-registry is not installed (apt-get install docker-registry)")
-    root.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    config = root / "config.yml"
-    config.write_text(
-        "version: 0.1\nlog: {level: error}\n"
-        f"storage: {{filesystem: {{rootdirectory: {root}/data}}, delete: {{enabled: true}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n"
-    )
-    with (root / "log").open("wb") as log:
-        process = subprocess.Popen([program, "serve", str(config)], stdout=log, stderr=log)
-    try:
-        wait_for_port(port, process)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
 
 
 class Proxy:

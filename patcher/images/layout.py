@@ -15,6 +15,7 @@ from patcher.images.append import append
 from patcher.images.blobs import load_image, load_index
 from patcher.images.filesystem import find_installation
 from patcher.images.manifest import INDEXES, MANIFESTS, REF_NAME
+from patcher.images.naming import base_annotations
 from patcher.images.store import Layout, existing_layout
 from patcher.images.validate import validate
 
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from patcher.images import Change, Installation
     from patcher.images.descriptor import Descriptor
     from patcher.images.reference import Platform
-
-# These state which image another one was made from; a label that says so is said again where
-# a registry shows it without reading the config.
-_BASE_NAMES = ("org.opencontainers.image.base.name", "org.opencontainers.image.base.digest")
 
 
 def open_layout(path: Path, platform: Platform | None, name: str | None) -> LayoutImage:
@@ -94,7 +91,7 @@ class LayoutImage:
 
     def bake(self, change: Change) -> LayoutResult:
         """See `BaseImage`. The result has passed `validate`. Nothing is left of one that fails."""
-        annotations = {key: change.labels[key] for key in _BASE_NAMES if key in change.labels}
+        annotations = base_annotations(change.labels)
         changes = {self.image.digest: change}
         appended = append(self.layout, self.root, changes, annotations)
         new = [part.descriptor for part in appended.parts if not self.layout.has(part.descriptor)]

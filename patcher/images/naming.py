@@ -16,6 +16,8 @@ from patcher.images.reference import Platform, Reference
 from patcher.versions import base, parsed
 
 OURS = "dev.vllm-patcher"
+# Which image another one was made from.
+BASE_LABELS = ("org.opencontainers.image.base.name", "org.opencontainers.image.base.digest")
 # Labels of vLLM's images that name the tag they were published under.
 TAG_LABELS = ("ai.vllm.image.tag", "org.opencontainers.image.ref.name")
 
@@ -54,6 +56,11 @@ def names(vllm: str, patched: Sequence[Patched], platform: Platform | None) -> N
     suffix = f"-{platform.architecture}" if platform else ""
     full = str(version).replace("+", "-")
     return Names(f"{full}-{patch_set(patched)}{suffix}", f"{base(version)}-patched{suffix}")
+
+
+def base_annotations(said: Mapping[str, str]) -> dict[str, str]:
+    """What the labels say of the base, to be said again where a registry shows it unasked."""
+    return {key: said[key] for key in BASE_LABELS if key in said}
 
 
 def patch_set(patched: Sequence[Patched]) -> str:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import select
-import shutil
 import socket
 import socketserver
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from tests.conftest import free_port, missing, wait_for_port
+from tests.conftest import real_registry
 from tests.images.certificates import ISSUER, signed_token
 from tests.images.scripted import Reply, Seen, Server, serving
 
@@ -31,28 +29,12 @@ _HTPASSWD = f"{USER}:$2a$04$GR0mAZ6/0K63H.fwH0LbJuVAJl7S/gMPd2xajk19XDjuway7Lqi6
 @contextmanager
 def registry_with_login(root: Path, certificate: Path, auth: str) -> Iterator[str]:
     """`127.0.0.1:PORT` of docker-registry by TLS; `auth` is that section of its config."""
-    program = shutil.which("docker-registry")
-    if program is None:
-        missing("docker-registry is not installed (apt-get install docker-registry)")
     root.mkdir(parents=True, exist_ok=True)
     (root / "htpasswd").write_text(_HTPASSWD)
-    folder, port = certificate.parent, free_port()
-    config = root / "config.yml"
+    folder = certificate.parent
     tls = f"{{certificate: {folder}/ca.pem, key: {folder}/key.pem}}"
-    config.write_text(
-        "version: 0.1\nlog: {level: error}\n"
-        f"storage: {{filesystem: {{rootdirectory: {root}/data}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}', tls: {tls}}}\n"
-        f"auth: {auth}\n"
-    )
-    with (root / "log").open("wb") as log:
-        process = subprocess.Popen([program, "serve", str(config)], stdout=log, stderr=log)
-    try:
-        wait_for_port(port, process)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
+    with real_registry(root, tls=tls, auth=auth) as address:
+        yield address
 
 
 def basic_auth(root: Path) -> str:

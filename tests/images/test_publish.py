@@ -25,6 +25,7 @@ from patcher.images.registry import open_registry
 from patcher.images.store import create_layout
 from patcher.images.transfer import InLayout, InRegistry
 from patcher.images.validate import validate
+from tests.conftest import real_registry
 from tests.images.indexes import add_index, changes_for
 from tests.images.test_append import DOCKER, EXTRA, OCI, Memory
 from tests.registries import (
@@ -35,7 +36,6 @@ from tests.registries import (
     fetch,
     proxy_of,
     put_manifest,
-    real_registry,
     upload,
 )
 

@@ -25,13 +25,13 @@ from patcher.images.reference import parse_platform, parse_reference
 from patcher.patch import select
 from patcher.publish import Order
 from patcher.versions import parsed
-from tests.conftest import TARGET, missing
+from tests.conftest import TARGET, missing, real_registry
 from tests.images.conftest import SITE, installed_file
 from tests.images.indexes import add_index
 from tests.images.test_append import DOCKER, OCI, Memory
 from tests.images.test_layout import rootfs_files
 from tests.images.test_publish import is_whole
-from tests.registries import fetch, proxy_of, real_registry, upload
+from tests.registries import fetch, proxy_of, upload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
