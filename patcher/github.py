@@ -71,7 +71,7 @@ class Issues:
                 timeout=_WAIT,
                 allow_redirects=False,
             )
-            if answer.ok:
+            if answer.status_code in {200, 201}:
                 return answer.json()
         except requests.RequestException as error:
             raise Unreadable(
