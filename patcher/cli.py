@@ -16,13 +16,15 @@ from patcher.commands.options import EPILOG
 
 # Where each command lives. It is imported when it is called: all of them cost 40 ms.
 COMMANDS = {
+    "alarm": "alarm:alarm",
     "cache": "landed:cache_group",
     "demo": "baking:demo",
     "diff": "judging:diff",
     "image": "baking:image",
     "landed": "landed:landed",
-    "lock": "locking:lock_group",
+    "lock": "upkeep:lock_group",
     "patch": "baking:patch",
+    "summary": "summary:summary",
     "verify": "judging:verify",
 }
 
