@@ -28,10 +28,10 @@ from typing import Any
 import requests
 
 from bench.files import PATCH, fetched
-from patcher.images.descriptor import Part, dump_json, part
-from patcher.images.lock import Entry, Lock, Locked, Original, Pin
-from patcher.images.lockfile import save
-from patcher.images.manifest import DOCKER_CONFIG, DOCKER_INDEX, DOCKER_LAYER, DOCKER_MANIFEST
+from patcher.images.oci.descriptor import Part, dump_json, part
+from patcher.images.oci.manifest import DOCKER_CONFIG, DOCKER_INDEX, DOCKER_LAYER, DOCKER_MANIFEST
+from patcher.images.pins.lock import Entry, Lock, Locked, Original, Pin
+from patcher.images.pins.lockfile import save
 from patcher.images.reference import parse_reference
 from patcher.patch import apply
 from patcher.versions import parsed

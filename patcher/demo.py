@@ -14,9 +14,9 @@ from patcher.build import Base, Order, Report, Say, bake
 from patcher.diff import unified_diff
 from patcher.errors import Unwritable
 from patcher.images import ImageFile
-from patcher.images.assemble import write_base
 from patcher.images.installed import VERSION_FILE
-from patcher.images.layout import open_layout
+from patcher.images.oci.assemble import write_base
+from patcher.images.oci.layout import open_layout
 from patcher.images.reference import Platform
 from patcher.patch import catalogue
 from patcher.sources.wheel import open_release

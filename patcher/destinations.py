@@ -12,24 +12,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patcher.errors import BadReference, NotLocked
-from patcher.images.convert import as_oci
-from patcher.images.file_cache import LayerCache, default_folder
-from patcher.images.http import Http, HttpSettings
-from patcher.images.lockfile import load
-from patcher.images.manifest import REF_NAME
-from patcher.images.picking import resolve
+from patcher.images.oci.convert import as_oci
+from patcher.images.oci.manifest import REF_NAME
+from patcher.images.oci.store import Layout, create_layout, existing_layout
+from patcher.images.pins.lockfile import load
+from patcher.images.pins.picking import resolve
 from patcher.images.reference import Platform, host_platform, parse_reference
-from patcher.images.registry import open_registry
-from patcher.images.store import Layout, create_layout, existing_layout
-from patcher.images.transfer import InLayout, InRegistry
+from patcher.images.registry.client import open_registry
+from patcher.images.registry.file_cache import LayerCache, default_folder
+from patcher.images.registry.http import Http, HttpSettings
+from patcher.images.registry.transfer import InLayout, InRegistry
 from patcher.origin import Origin
 from patcher.progress import moving
 from patcher.publish import Order, publish
 
 if TYPE_CHECKING:
     from patcher.build import Say
-    from patcher.images.lock import Entry, Lock
-    from patcher.images.transfer import Source, Target
+    from patcher.images.pins.lock import Entry, Lock
+    from patcher.images.registry.transfer import Source, Target
     from patcher.published import Published
 
 # What vLLM is published for. An entry that states no platforms may have either.

@@ -7,15 +7,15 @@ from functools import partial
 from pathlib import Path
 
 from patcher.build import Base, Order, Report, Say, bake
-from patcher.images.docker import connect, pull
-from patcher.images.http import Http, HttpSettings
-from patcher.images.lock import Entry, Lock, add, entry_for
-from patcher.images.lock_check import Drifted, check_pins
-from patcher.images.lockfile import load, save
-from patcher.images.picking import resolve
+from patcher.images.daemon.engine import connect, pull
+from patcher.images.pins.drift import Drifted, check_pins
+from patcher.images.pins.lock import Entry, Lock, add, entry_for
+from patcher.images.pins.lockfile import load, save
+from patcher.images.pins.picking import resolve
 from patcher.images.reference import Platform, host_platform, parse_reference
-from patcher.images.registry import open_registry
-from patcher.images.remote import ask_registry
+from patcher.images.registry.client import open_registry
+from patcher.images.registry.http import Http, HttpSettings
+from patcher.images.registry.remote import ask_registry
 from patcher.patch import Patch
 from patcher.progress import pulling
 from patcher.sources.spec import open_oci

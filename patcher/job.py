@@ -16,8 +16,8 @@ from packaging.version import Version
 
 from patcher.errors import FileAbsent, NotPython, WrongVersion
 from patcher.images import Change, ImageFile, Installation
-from patcher.images.lock import same_commit
 from patcher.images.naming import Patched, labels
+from patcher.images.pins.lock import same_commit
 from patcher.images.reference import Reference
 from patcher.patch import Patch, Status, Verdict, apply, judge_bytes
 from patcher.versions import parsed

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from patcher.build import Say
 from patcher.errors import BrokenImage, WrongPlatform
 from patcher.images import Installation
-from patcher.images.blobs import Image, load_image, load_index
-from patcher.images.manifest import INDEXES
 from patcher.images.naming import OURS
-from patcher.images.remote import find
+from patcher.images.oci.blobs import Image, load_image, load_index
+from patcher.images.oci.manifest import INDEXES
+from patcher.images.registry.remote import find
 from patcher.job import FileChange, check_version, judge_all, patch_all
 from patcher.patch import Patch, Verdict
 from patcher.versions import parsed
@@ -20,10 +20,10 @@ from patcher.versions import parsed
 if TYPE_CHECKING:
     from packaging.version import Version
 
-    from patcher.images.descriptor import Descriptor
-    from patcher.images.file_cache import LayerCache
+    from patcher.images.oci.descriptor import Descriptor
     from patcher.images.reference import Platform, Reference
-    from patcher.images.transfer import Source
+    from patcher.images.registry.file_cache import LayerCache
+    from patcher.images.registry.transfer import Source
 
 
 @dataclass(frozen=True, slots=True)

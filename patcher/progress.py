@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from patcher.images.docker_calls import Progress
+    from patcher.images.daemon.calls import Progress
 
 _ON_THE_WAY = frozenset({"Downloading", "Copying"})
 

@@ -16,22 +16,22 @@ from typing import TYPE_CHECKING
 from patcher.build import Say
 from patcher.errors import AlreadyClean, Finding, ProofFailed
 from patcher.images import Change, ImageFile
-from patcher.images.append import Appended, append
-from patcher.images.blobs import load_image
-from patcher.images.manifest import MANIFESTS
 from patcher.images.naming import BASE_LABELS, Names, base_annotations, names
-from patcher.images.publish import Plan, ReadBack, Sent, plan, send
-from patcher.images.scan import Wanted, scan_layer
-from patcher.images.validate import validate
+from patcher.images.oci.append import Appended, append
+from patcher.images.oci.blobs import load_image
+from patcher.images.oci.manifest import MANIFESTS
+from patcher.images.oci.scan import Wanted, scan_layer
+from patcher.images.oci.validate import validate
+from patcher.images.registry.publish import Plan, ReadBack, Sent, plan, send
 from patcher.job import change_of, judge_all
 from patcher.origin import Found, Origin, common_version, examine, images_of
 from patcher.patch import Patch, Status, Verdict
 from patcher.published import PlatformReport, Published
 
 if TYPE_CHECKING:
-    from patcher.images.descriptor import Descriptor
+    from patcher.images.oci.descriptor import Descriptor
     from patcher.images.reference import Platform
-    from patcher.images.transfer import Target, Watch
+    from patcher.images.registry.transfer import Target, Watch
 
 
 @dataclass(frozen=True, slots=True)

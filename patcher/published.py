@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from patcher.errors import printable
 
 if TYPE_CHECKING:
-    from patcher.images.publish import Sent
     from patcher.images.reference import Platform
+    from patcher.images.registry.publish import Sent
     from patcher.job import FileChange
     from patcher.patch import Verdict
 

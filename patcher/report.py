@@ -16,7 +16,7 @@ from patcher.patch import Patch, Status, Verdict
 if TYPE_CHECKING:
     from patcher.build import Report
     from patcher.demo import Demo
-    from patcher.images.lock import Entry
+    from patcher.images.pins.lock import Entry
     from patcher.sources.everywhere import Notice
 
 SCHEMA = 1

@@ -17,9 +17,9 @@ from patcher.landed.markdown import code, prose
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from patcher.images.lock import Entry
-    from patcher.images.pruning import Pruned
-    from patcher.images.upkeep import Unread, Update
+    from patcher.images.pins.lock import Entry
+    from patcher.images.pins.pruning import Pruned
+    from patcher.images.pins.upkeep import Unread, Update
 
 PUBLISHED = "published"
 THERE = "already there"

@@ -14,10 +14,10 @@ from typing import Any
 import docker
 import pytest
 
-from patcher.images.lock import Entry as Locked
-from patcher.images.lock import Lock, Original, Pin
-from patcher.images.lock import Locked as Pins
-from patcher.images.lockfile import save
+from patcher.images.pins.lock import Entry as Locked
+from patcher.images.pins.lock import Lock, Original, Pin
+from patcher.images.pins.lock import Locked as Pins
+from patcher.images.pins.lockfile import save
 from patcher.images.reference import parse_platform, parse_reference
 from patcher.versions import parsed
 from tests.commands import run

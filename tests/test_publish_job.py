@@ -14,10 +14,10 @@ import pytest
 
 from patcher.errors import AlreadyClean, BrokenImage, Finding, WrongPlatform, WrongVersion
 from patcher.guard import AttributeGuard
-from patcher.images.manifest import INDEXES
+from patcher.images.oci.manifest import INDEXES
+from patcher.images.oci.store import create_layout
 from patcher.images.reference import parse_platform, parse_reference
-from patcher.images.store import create_layout
-from patcher.images.transfer import InLayout
+from patcher.images.registry.transfer import InLayout
 from patcher.origin import Origin
 from patcher.patch import select
 from patcher.publish import Order, publish
@@ -27,14 +27,14 @@ from patcher.versions import parsed
 from tests.conftest import TARGET
 from tests.images.conftest import installed_file
 from tests.images.indexes import add_index
-from tests.images.test_append import DOCKER, OCI, Memory
-from tests.images.test_publish import Opened
+from tests.images.oci.test_append import DOCKER, OCI, Memory
+from tests.images.registry.test_publish import Opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from patcher.images import ImageFile
-    from patcher.images.descriptor import Descriptor
+    from patcher.images.oci.descriptor import Descriptor
 
 PATCHES = select([])
 NEEDED = b"class MLA:\n    def dtype(self):\n        return self.kv_b_proj.weight.dtype\n"
@@ -304,10 +304,10 @@ os.umask(int(sys.argv[2], 8))
 time.time = lambda: float(sys.argv[3])
 time.time_ns = lambda: int(float(sys.argv[3]) * 1e9)
 from pathlib import Path
-from patcher.images.store import create_layout
-from patcher.images.transfer import InLayout
+from patcher.images.oci.store import create_layout
+from patcher.images.registry.transfer import InLayout
 from tests.images.indexes import add_index
-from tests.images.test_append import OCI, Memory
+from tests.images.oci.test_append import OCI, Memory
 from tests.test_publish_job import World, vllm
 blobs = Memory()
 root = add_index(blobs, OCI, vllm())

@@ -33,7 +33,7 @@ def lock_group() -> None:
 @json_option
 def lock_list(lock: Path | None, as_data: bool) -> None:
     """List the locked images: version, what is pinned, reference."""
-    from patcher.images.lockfile import load
+    from patcher.images.pins.lockfile import load
     from patcher.report import entry_json, lock_table
 
     entries = load(lock_path(lock)).entries
@@ -96,8 +96,8 @@ def lock_check(
     A tag that leads elsewhere has moved; a digest that is gone can no longer be built upon.
     """
     from patcher.engines import drifts_of
-    from patcher.images.lock import check
-    from patcher.images.lockfile import load
+    from patcher.images.pins.lock import check
+    from patcher.images.pins.lockfile import load
 
     found = load(lock_path(lock))
     flaws = check(found)

@@ -11,8 +11,8 @@ import click
 from patcher.patch import data_path
 
 if TYPE_CHECKING:
-    from patcher.images.http import HttpSettings
     from patcher.images.reference import Platform
+    from patcher.images.registry.http import HttpSettings
 
 EPILOG = """\b
 Exit codes: 0 as wanted; 1 a finding (unguarded reads remain, nothing to patch);
@@ -59,7 +59,7 @@ def parsed_platform(text: str | None) -> Platform | None:
 
 def http_settings(ca_file: Path | None, plain_http: Sequence[str]) -> HttpSettings:
     """How to reach registries, as the two options say."""
-    from patcher.images.http import HttpSettings
+    from patcher.images.registry.http import HttpSettings
 
     return HttpSettings(ca_file, frozenset(plain_http))
 

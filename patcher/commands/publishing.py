@@ -11,7 +11,7 @@ from patcher.commands.options import say
 from patcher.report import as_json
 
 if TYPE_CHECKING:
-    from patcher.images.http import HttpSettings
+    from patcher.images.registry.http import HttpSettings
     from patcher.publish import Order
 
 to_option = click.option(

@@ -48,10 +48,10 @@ def lock_update(
     An image that cannot be read is reported, and the others are locked all the same; then the
     exit code is 3.
     """
-    from patcher.images.file_cache import LayerCache, default_folder
-    from patcher.images.http import Http
-    from patcher.images.lockfile import load, save
-    from patcher.images.upkeep import update
+    from patcher.images.pins.lockfile import load, save
+    from patcher.images.pins.upkeep import update
+    from patcher.images.registry.file_cache import LayerCache, default_folder
+    from patcher.images.registry.http import Http
     from patcher.report import entry_json
     from patcher.summary import update_markdown
 
@@ -87,9 +87,9 @@ def lock_prune(
     A tag that moved or went drops nothing, as its digest can still be pulled. Nor does a registry
     that does not answer; then the exit code is 3.
     """
-    from patcher.images.http import Http
-    from patcher.images.lockfile import load, save
-    from patcher.images.pruning import prune
+    from patcher.images.pins.lockfile import load, save
+    from patcher.images.pins.pruning import prune
+    from patcher.images.registry.http import Http
     from patcher.report import entry_json
     from patcher.summary import prune_markdown
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     import requests
 
-    from patcher.images.lock import Entry
+    from patcher.images.pins.lock import Entry
     from patcher.sources import Source
 
 # What waits is the network. On two cores and a fast one 4 do as well; 16 take half as long again,
@@ -115,7 +115,7 @@ def _within(version: Version, scope: Scope) -> bool:
 
 def _images(lock: Path) -> Iterator[_Job]:
     """Every build in the lock, by its digest."""
-    from patcher.images.lockfile import load
+    from patcher.images.pins.lockfile import load
 
     for entry in load(lock).entries:
         label = printable(str(entry.original.reference))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from patcher.images.http import HttpSettings
     from patcher.images.reference import Platform
+    from patcher.images.registry.http import HttpSettings
     from patcher.sources.image import ImageSource
 
 
@@ -23,10 +23,10 @@ def open_registry_source(
     `platform` None is the image's only one, or else this machine's. Raises `BadReference`,
     `WrongPlatform`, `BrokenImage`, and `RegistryFailed` (an `Unreadable`) with its kinds.
     """
-    from patcher.images.file_cache import LayerCache, default_folder
-    from patcher.images.http import Http
     from patcher.images.reference import parse_reference
-    from patcher.images.remote import open_remote
+    from patcher.images.registry.file_cache import LayerCache, default_folder
+    from patcher.images.registry.http import Http
+    from patcher.images.registry.remote import open_remote
     from patcher.sources.image import ImageSource
 
     cache = LayerCache(default_folder()) if use_cache else None

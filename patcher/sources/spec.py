@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING
 from patcher.errors import BadSource, DaemonFailed, NoDaemon, NotLocked
 
 if TYPE_CHECKING:
-    from patcher.images.http import HttpSettings
-    from patcher.images.layout import LayoutImage
+    from patcher.images.oci.layout import LayoutImage
     from patcher.images.reference import Platform
+    from patcher.images.registry.http import HttpSettings
     from patcher.sources import Source
 
     # Asked for when a registry is: a file needs none.
@@ -73,7 +73,7 @@ def open_source(
 
 def open_oci(spec: str, platform: Platform | None) -> LayoutImage:
     """The image that `DIR` or `DIR:NAME` names in an OCI image layout."""
-    from patcher.images.layout import open_layout
+    from patcher.images.oci.layout import open_layout
 
     folder, name = spec, None
     if not Path(spec).exists() and ":" in spec:
@@ -82,7 +82,7 @@ def open_oci(spec: str, platform: Platform | None) -> LayoutImage:
 
 
 def _local(spec: str, name: str, platform: Platform | None) -> Source:
-    from patcher.images.docker import connect, local_image
+    from patcher.images.daemon.engine import connect, local_image
     from patcher.sources.image import ImageSource
 
     return ImageSource(spec, local_image(connect(), name, platform))
@@ -106,8 +106,8 @@ def _image(spec: str, name: str, platform: Platform | None, settings: Settings |
 
 def _pinned(spec: str, lock: Path, platform: Platform | None) -> str | None:
     """What the lock pins a name to, where it knows the name."""
-    from patcher.images.lockfile import load
-    from patcher.images.picking import resolve
+    from patcher.images.pins.lockfile import load
+    from patcher.images.pins.picking import resolve
     from patcher.images.reference import host_platform
 
     try:

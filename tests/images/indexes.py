@@ -7,18 +7,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from patcher.images import ImageFile
-from patcher.images.blobs import load_image, load_index
-from patcher.images.filesystem import find_installation
-from patcher.images.layer import write_tar
-from patcher.images.scan import scan_layer
+from patcher.images.oci.blobs import load_image, load_index
+from patcher.images.oci.filesystem import find_installation
+from patcher.images.oci.layer import write_tar
+from patcher.images.oci.scan import scan_layer
 from tests.images.conftest import TARGET, change_of, vllm_files
-from tests.images.test_append import OCI, Memory
+from tests.images.oci.test_append import OCI, Memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from patcher.images import Change, Installation
-    from patcher.images.descriptor import Descriptor
+    from patcher.images.oci.descriptor import Descriptor
 
 ARCHITECTURES = ("amd64", "arm64")
 

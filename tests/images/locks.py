@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from patcher.images.lock import Entry, Lock, Locked, Original, Pin
+from patcher.images.pins.lock import Entry, Lock, Locked, Original, Pin
 from patcher.images.reference import Platform, Reference, parse_reference
 
 AMD64 = Platform("linux", "amd64")

@@ -18,8 +18,8 @@ from packaging.version import Version
 from patcher.cache import default_folder
 from patcher.errors import BadSource, Unreadable
 from patcher.guard import AttributeGuard
-from patcher.images.lock import Lock
-from patcher.images.lockfile import save
+from patcher.images.pins.lock import Lock
+from patcher.images.pins.lockfile import save
 from patcher.landed import Finding, Notice, Scope
 from patcher.landed.survey import survey
 from patcher.landed.threads import in_order
@@ -40,7 +40,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr("patcher.sources.ranges.time.sleep", lambda _: None)
-    monkeypatch.setattr("patcher.images.http._PAUSES", ())
+    monkeypatch.setattr("patcher.images.registry.http._PAUSES", ())
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from patcher.errors import FileAbsent, Unreadable
-from patcher.images.docker import local_image
+from patcher.images.daemon.engine import local_image
 from patcher.sources.image import ImageSource
 from tests.docker_bases import ROOT, SOURCE, TARGET, Entry, installed, load_base, remove_all
 

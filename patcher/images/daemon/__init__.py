@@ -1,0 +1,1 @@
+"""Images in a Docker daemon, which builds the thin layer itself."""

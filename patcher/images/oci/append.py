@@ -1,0 +1,125 @@
+"""A new image from an old one and a change: one layer more, and nothing else touched.
+
+Pure: what comes out are the blobs to write, in the order in which they must be published, so
+that a name never leads to something that is not all there. The same inputs give the same bytes:
+`created` stays the base's, since a clock would make every run another digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from patcher.images.oci.blobs import Blobs, Image, load_image, load_index
+from patcher.images.oci.descriptor import Descriptor, Json, Part, broken, dump_json, part
+from patcher.images.oci.layer import thin_layer
+from patcher.images.oci.manifest import DOCKER_LAYER, DOCKER_MANIFEST, INDEXES, OCI_LAYER, Index
+
+if TYPE_CHECKING:
+    from patcher.images import Change
+
+_CREATED_BY = "vllm-patcher"
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """A new image or index: where it starts, and its new blobs, in the order to publish."""
+
+    root: Descriptor
+    parts: tuple[Part, ...]
+
+
+def append(
+    blobs: Blobs, root: Descriptor, changes: Mapping[str, Change], annotations: Mapping[str, str]
+) -> Appended:
+    """Put a layer on the image, or on each wanted image of the index, that `root` describes.
+
+    `changes` maps a manifest's digest to its change; an image of the index without one is left
+    out, for under a patched name it would be a lie. `annotations` are set on each new manifest
+    and on the index. Raises `BrokenImage`, `Unreadable`. Nothing is written.
+    """
+    if root.media_type not in INDEXES:
+        return _appended(load_image(blobs, root), changes[root.digest], annotations)
+    index = load_index(blobs, root)
+    made = {
+        image.digest: _appended(load_image(blobs, image), changes[image.digest], annotations)
+        for image in index.images
+        if image.digest in changes
+    }
+    top = _new_index(index, made, annotations)
+    parts = [part for appended in made.values() for part in appended.parts]
+    return Appended(top.descriptor, (*parts, top))
+
+
+def _appended(image: Image, change: Change, annotations: Mapping[str, str]) -> Appended:
+    layer = part(thin_layer(change), _layer_type(image.manifest.media_type))
+    config = part(_new_config(image, change, layer), image.manifest.config.media_type)
+    manifest = part(
+        _new_manifest(image, change, layer, config, annotations), image.manifest.media_type
+    )
+    return Appended(manifest.descriptor, (layer, config, manifest))
+
+
+def _layer_type(manifest_type: str) -> str:
+    return DOCKER_LAYER if manifest_type == DOCKER_MANIFEST else OCI_LAYER
+
+
+def _new_config(image: Image, change: Change, layer: Part) -> bytes:
+    old = image.config
+    run = {**(old.document.get("config") or {}), "Labels": {**old.labels, **change.labels}}
+    # The layer is not compressed: its digest is its diff_id.
+    diff_ids = [*old.diff_ids, layer.descriptor.digest]
+    new = {
+        **old.document,
+        "config": run,
+        "rootfs": {**old.document["rootfs"], "diff_ids": diff_ids},
+    }
+    if old.history:
+        # A config may lack history; where it has one, each layer must be told of.
+        created = {key: old.document[key] for key in ("created",) if key in old.document}
+        new["history"] = [*old.history, {**created, "created_by": _CREATED_BY}]
+    return dump_json(new)
+
+
+def _new_manifest(
+    image: Image, change: Change, layer: Part, config: Part, annotations: Mapping[str, str]
+) -> bytes:
+    old = image.manifest.document
+    new: dict[str, Any] = {
+        **old,
+        "config": {**old["config"], **config.descriptor.document},
+        "layers": [*old["layers"], layer.descriptor.document],
+    }
+    # What the base referred to, it did for itself.
+    new.pop("subject", None)
+    return dump_json(_annotated(new, change.labels, annotations))
+
+
+def _annotated(
+    document: dict[str, Any], labels: Mapping[str, str], extra: Mapping[str, str]
+) -> Json:
+    """Inherited annotations, made to say what the label of the same name now says; then ours."""
+    inherited = document.pop("annotations", None) or {}
+    agreed = {key: labels.get(key, text) for key, text in inherited.items()}
+    annotations = {**agreed, **dict(sorted(extra.items()))}
+    return {**document, "annotations": annotations} if annotations else document
+
+
+def _new_index(index: Index, made: Mapping[str, Appended], annotations: Mapping[str, str]) -> Part:
+    if not made:
+        raise broken("none of the index's images is to be changed")
+    entries = [
+        {**_plain(image.document), "digest": root.digest, "size": root.size}
+        for image in index.images
+        if image.digest in made
+        for root in [made[image.digest].root]
+    ]
+    new = {**index.document, "manifests": entries}
+    new.pop("subject", None)
+    return part(dump_json(_annotated(new, {}, annotations)), index.media_type)
+
+
+def _plain(entry: Json) -> dict[str, Any]:
+    """An entry without what describes the old bytes: a copy of them, or where else they lie."""
+    return {key: value for key, value in entry.items() if key not in ("data", "urls")}

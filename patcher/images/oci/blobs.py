@@ -1,0 +1,131 @@
+"""Where an image's blobs lie, and how one is read so that nothing unproven is believed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from patcher.images.oci.descriptor import Descriptor, broken
+from patcher.images.oci.manifest import (
+    Config,
+    Index,
+    Manifest,
+    parse_config,
+    parse_index,
+    parse_manifest,
+)
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+    from patcher.images.reference import Platform
+
+# containerd's own limit for a manifest is 8 MiB, and no registry takes a larger one.
+_MOST_BYTES = 8 * 1024 * 1024
+
+
+class Blobs(Protocol):
+    """A store of blobs, manifests and indexes among them: the descriptor's media type tells.
+
+    A layout on disk is one; a repository of a registry is another.
+    """
+
+    def open(self, descriptor: Descriptor) -> BinaryIO:
+        """The blob's bytes as a stream that the caller closes; `Verified` checks them.
+
+        Raises `Unreadable` where the store does not answer, `BrokenImage` where it lacks it.
+        """
+        ...
+
+    def put(self, descriptor: Descriptor, data: bytes) -> None:
+        """Store a blob. After it returns, the blob is there, whole."""
+        ...
+
+    def check(self, descriptor: Descriptor) -> None:
+        """Raise `BrokenImage` unless the blob is there with this digest and size.
+
+        A store that checked the digest when it took the blob may ask for the size alone.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A manifest with its config: one image for one platform."""
+
+    descriptor: Descriptor
+    manifest: Manifest
+    config: Config
+
+
+class Verified(io.RawIOBase):
+    """A blob's stream that counts and hashes what passes; `finish` reads the rest and judges."""
+
+    def __init__(self, raw: BinaryIO, descriptor: Descriptor) -> None:
+        super().__init__()
+        self.consumed = 0
+        self._raw = raw
+        self._descriptor = descriptor
+        self._hash = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self._raw.read(len(view))
+        view[: len(data)] = data
+        self.consumed += len(data)
+        self._hash.update(data)
+        if self.consumed > self._descriptor.size:
+            raise broken(f"{self._descriptor.digest} is longer than {self._descriptor.size} bytes")
+        return len(data)
+
+    def finish(self) -> None:
+        """Raise `BrokenImage` unless the whole stream has the descriptor's size and digest."""
+        while self.read(1 << 20):
+            pass
+        wanted = self._descriptor
+        if self.consumed != wanted.size:
+            raise broken(f"{wanted.digest} has {self.consumed} bytes, not {wanted.size}")
+        if f"sha256:{self._hash.hexdigest()}" != wanted.digest:
+            raise broken(f"{wanted.digest} has other bytes: {self._hash.hexdigest()}")
+
+
+def read_blob(blobs: Blobs, descriptor: Descriptor) -> bytes:
+    """A small blob (manifest, config, thin layer), proven. Raises `BrokenImage`, `Unreadable`."""
+    if descriptor.size > _MOST_BYTES:
+        raise broken(f"{descriptor.digest} says that it has {descriptor.size} bytes")
+    with blobs.open(descriptor) as raw:
+        stream = Verified(raw, descriptor)
+        data = stream.readall()
+        stream.finish()
+    return data
+
+
+def load_image(blobs: Blobs, descriptor: Descriptor) -> Image:
+    """The manifest and config that a descriptor leads to, which must agree."""
+    manifest = parse_manifest(read_blob(blobs, descriptor), descriptor.media_type)
+    config = parse_config(read_blob(blobs, manifest.config))
+    if len(config.diff_ids) != len(manifest.layers):
+        raise broken(
+            f"{descriptor.digest}: {len(manifest.layers)} layers in the manifest, "
+            f"{len(config.diff_ids)} in the config"
+        )
+    stated = descriptor.platform
+    if stated is not None and not _same_machine(stated, config.platform):
+        raise broken(f"{descriptor.digest}: index says {stated}, config says {config.platform}")
+    return Image(descriptor, manifest, config)
+
+
+def _same_machine(one: Platform, other: Platform) -> bool:
+    """Builders leave the variant out of an index or a config as they like."""
+    variants = {one.variant, other.variant} - {None}
+    return (one.os, one.architecture) == (other.os, other.architecture) and len(variants) < 2
+
+
+def load_index(blobs: Blobs, descriptor: Descriptor) -> Index:
+    """The index that a descriptor leads to."""
+    return parse_index(read_blob(blobs, descriptor), descriptor.media_type)

@@ -1,0 +1,163 @@
+"""Manifests, indexes and configs, OCI's (image-spec 1.0, 1.1) and docker's (schema 2).
+
+They are read into types, and what was written stays beside them: what has no field here
+(a base's annotations, its health check) must survive in the image that is built upon it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from patcher.errors import BadReference
+from patcher.images.oci.descriptor import (
+    Descriptor,
+    Json,
+    broken,
+    expect,
+    parse_json,
+    read_descriptor,
+    read_platform,
+    texts,
+)
+from patcher.images.reference import parse_digest
+
+if TYPE_CHECKING:
+    from patcher.images.reference import Platform
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+
+INDEXES = frozenset({OCI_INDEX, DOCKER_INDEX})
+MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+_CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG})
+_LAYERS = frozenset(
+    {OCI_LAYER, f"{OCI_LAYER}+gzip", f"{OCI_LAYER}+zstd"}
+    | {DOCKER_LAYER, f"{DOCKER_LAYER}.gzip", f"{DOCKER_LAYER}.zstd"}
+)
+
+REF_NAME = "org.opencontainers.image.ref.name"
+
+# buildx marks what vouches for another manifest of the index with this annotation.
+_REFERENCE_TYPE = "vnd.docker.reference.type"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One image for one platform: a config, and layers from the bottom up."""
+
+    document: Json
+    media_type: str
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Several images under one name. `images` leaves attestations out: they vouch for digests
+    that an image built upon these no longer has.
+    """
+
+    document: Json
+    media_type: str
+    images: tuple[Descriptor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What an image runs with. `diff_ids` are the digests of its layers' tars, uncompressed."""
+
+    document: Json
+    platform: Platform
+    labels: dict[str, str]
+    diff_ids: tuple[str, ...]
+    history: tuple[Json, ...]
+
+
+def parse_manifest(data: bytes, media_type: str) -> Manifest:
+    """A manifest of this media type. Raises `BrokenImage`, also for foreign layers."""
+    document = _parse(data, media_type, "manifest", MANIFESTS, alien="manifests")
+    config = read_descriptor(document.get("config"), "manifest: config")
+    if config.media_type not in _CONFIGS:
+        raise broken(f"manifest: {config.media_type!r} is no container image's config")
+    entries = expect(document.get("layers"), list, "manifest: layers")
+    layers = tuple(
+        read_descriptor(entry, f"manifest: layer {number}") for number, entry in enumerate(entries)
+    )
+    for number, layer in enumerate(layers):
+        if layer.media_type not in _LAYERS or layer.document.get("urls"):
+            # Foreign layers lie at some other address and may not be passed on.
+            raise broken(f"manifest: layer {number} is foreign or unknown: {layer.media_type!r}")
+    return Manifest(document, media_type, config, layers)
+
+
+def parse_index(data: bytes, media_type: str) -> Index:
+    """An index of this media type. Raises `BrokenImage`."""
+    document = _parse(data, media_type, "index", INDEXES, alien="layers")
+    entries = expect(document.get("manifests"), list, "index: manifests")
+    every = [
+        read_descriptor(entry, f"index: manifest {number}") for number, entry in enumerate(entries)
+    ]
+    return Index(document, media_type, tuple(entry for entry in every if _is_image(entry)))
+
+
+def _is_image(entry: Descriptor) -> bool:
+    attests = _REFERENCE_TYPE in entry.annotations or "artifactType" in entry.document
+    unknown = entry.platform is not None and entry.platform.os == "unknown"
+    return not attests and not unknown
+
+
+def _parse(
+    data: bytes, media_type: str, what: str, known: frozenset[str], alien: str
+) -> dict[str, object]:
+    """The document, which must be what its descriptor says it is, and nothing else besides.
+
+    A document that is both a manifest and an index is two images for two readers
+    (CVE-2021-41190).
+    """
+    document = parse_json(data, what)
+    if media_type not in known:
+        raise broken(f"{media_type!r} is no {what}")
+    if document.get("mediaType", media_type) != media_type:
+        raise broken(f"{what}: {document['mediaType']!r} inside, {media_type!r} outside")
+    if expect(document.get("schemaVersion"), int, f"{what}: schemaVersion") != 2:
+        raise broken(f"{what}: schemaVersion {document['schemaVersion']}, not 2")
+    if alien in document:
+        raise broken(f"{what}: it has {alien} as well")
+    texts(document.get("annotations"), f"{what}: annotations")
+    return document
+
+
+def parse_config(data: bytes) -> Config:
+    """An image's config. Raises `BrokenImage`, also where history and layers disagree."""
+    document = parse_json(data, "config")
+    rootfs = expect(document.get("rootfs"), dict, "config: rootfs")
+    diff_ids = tuple(
+        _digest(value) for value in expect(rootfs.get("diff_ids"), list, "config: diff_ids")
+    )
+    history = document.get("history") or []
+    steps = [expect(step, dict, "config: history") for step in expect(history, list, "history")]
+    made = sum(not step.get("empty_layer", False) for step in steps)
+    if steps and made != len(diff_ids):
+        raise broken(f"config: history tells of {made} layers, diff_ids of {len(diff_ids)}")
+    run = expect(document.get("config") or {}, dict, "config: config")
+    return Config(
+        document,
+        read_platform(document, "config"),
+        texts(run.get("Labels"), "config: Labels"),
+        diff_ids,
+        tuple(steps),
+    )
+
+
+def _digest(value: object) -> str:
+    try:
+        return parse_digest(expect(value, str, "config: diff_id"))
+    except BadReference as error:
+        raise broken(f"config: diff_ids: {error.problem}") from error

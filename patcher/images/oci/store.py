@@ -1,0 +1,166 @@
+"""The OCI image layout on disk (image-spec 1.0 and 1.1, image-layout.md): blobs, and names.
+
+A blob is written under its digest, in one step; index.json, which gives the names, is written
+last. Whatever interrupts it, every name leads to something that is all there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from patcher.errors import BadReference, Unreadable, Unwritable
+from patcher.files import write_atomically
+from patcher.images.oci.blobs import Verified
+from patcher.images.oci.descriptor import Descriptor, broken, dump_json, parse_json
+from patcher.images.oci.manifest import OCI_INDEX, REF_NAME, parse_index
+from patcher.images.oci.scan import Traces, Wanted, scan_layer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+_VERSION = "1.0.0"
+
+# image-spec, annotations.md: what a reference's name in a layout may be.
+_PART = r"[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*"
+_NAME = re.compile(rf"{_PART}(?:/{_PART})*")
+
+
+@dataclass(slots=True)
+class Layout:
+    """The directory as a store of blobs (see `Blobs`). Small results are kept between calls."""
+
+    path: Path
+    checked: set[str] = field(default_factory=set)
+    traces: dict[tuple[str, Wanted], Traces] = field(default_factory=dict)
+
+    def open(self, descriptor: Descriptor) -> BinaryIO:
+        """See `Blobs`."""
+        try:
+            return self._blob(descriptor).open("rb")
+        except FileNotFoundError as error:
+            raise broken(f"{self.path} has no blob {descriptor.digest}") from error
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+
+    def put(self, descriptor: Descriptor, data: bytes) -> None:
+        """See `Blobs`."""
+        blob = self._blob(descriptor)
+        make_directory(blob.parent)
+        write_atomically(blob, data)
+
+    def check(self, descriptor: Descriptor) -> None:
+        """See `Blobs`. A blob's bytes are read once in this layout's life."""
+        if descriptor.digest not in self.checked:
+            with self.open(descriptor) as raw:
+                Verified(raw, descriptor).finish()
+            self.checked.add(descriptor.digest)
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """Is there a blob of that name, whole or not?"""
+        return self._blob(descriptor).exists()
+
+    def remove(self, descriptor: Descriptor) -> None:
+        """Take a blob away."""
+        self._blob(descriptor).unlink(missing_ok=True)
+
+    def scan(self, layers: Sequence[Descriptor], wanted: Wanted) -> list[Traces]:
+        """The traces of these layers, the topmost (last) first. See `scan_layer`."""
+        return [self._scan(layer, wanted) for layer in reversed(layers)]
+
+    def entries(self) -> tuple[Descriptor, ...]:
+        """What index.json leads to; a name stands in the annotation `REF_NAME`."""
+        return parse_index(self._read("index.json"), OCI_INDEX).images
+
+    def name(self, root: Descriptor, names: Sequence[str]) -> None:
+        """Let these names lead to `root`, all in one step. Raises `BadReference`, `Unwritable`."""
+        for name in names:
+            if not _NAME.fullmatch(name):
+                raise BadReference(
+                    f"{name!r} is no name for an image in a layout",
+                    next_step="Letters, digits and single -._:@+/ between them.",
+                )
+        with self._locked():
+            document = parse_json(self._read("index.json"), "index.json")
+            entries = document["manifests"]
+            for name in names:
+                _set_name(entries, name, root)
+            write_atomically(self.path / "index.json", dump_json(document))
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One writer at a time: two that read the same index.json would lose a name."""
+        with (self.path / "oci-layout").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+
+    def _scan(self, layer: Descriptor, wanted: Wanted) -> Traces:
+        key = (layer.digest, wanted)
+        if key not in self.traces:
+            self.traces[key] = scan_layer(lambda: self.open(layer), layer, wanted)
+            self.checked.add(layer.digest)
+        return self.traces[key]
+
+    def _blob(self, descriptor: Descriptor) -> Path:
+        return self.path / "blobs" / descriptor.digest.replace(":", "/")
+
+
+def create_layout(path: Path) -> Layout:
+    """The layout at a path, made empty where there is none. Raises `Unwritable`, `BrokenImage`."""
+    if not (path / "oci-layout").exists():
+        make_directory(path)
+        empty = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
+        write_atomically(path / "index.json", dump_json(empty))
+        write_atomically(path / "oci-layout", dump_json({"imageLayoutVersion": _VERSION}))
+    return existing_layout(path)
+
+
+def existing_layout(path: Path) -> Layout:
+    """The layout at a path. Raises `Unreadable`, `BrokenImage`."""
+    try:
+        marker = parse_json((path / "oci-layout").read_bytes(), "oci-layout")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if marker.get("imageLayoutVersion") != _VERSION:
+        raise broken(f"{path} is an image layout of version {marker.get('imageLayoutVersion')!r}")
+    return Layout(path)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above. Raises `Unwritable`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unwritable(
+            f"{path} cannot be made: {error.strerror}", next_step="Give another directory."
+        ) from error
+
+
+def _set_name(entries: list[dict[str, Any]], name: str, root: Descriptor) -> None:
+    """Replace the entry of that name where it stands, so that a second run changes no byte."""
+    new = {
+        "mediaType": root.media_type,
+        "digest": root.digest,
+        "size": root.size,
+        "annotations": {REF_NAME: name},
+    }
+    named = [(entry.get("annotations") or {}).get(REF_NAME) == name for entry in entries]
+    place = named.index(True) if True in named else len(entries)
+    entries[place : place + 1] = [new]
+
+
+def _unreadable(path: Path, error: OSError) -> Unreadable:
+    return Unreadable(
+        f"{path} cannot be read as an image layout: {error.strerror or error}",
+        next_step="Give a directory that holds oci-layout and index.json (skopeo copy makes one).",
+    )

@@ -1,0 +1,163 @@
+"""Is a baked image what was declared? Read back from where it was written, and held against
+the base and the change, in production, for every image.
+
+It shares the reading of JSON with `append` and nothing of the building: a layer is judged by its
+entries, a config by what differs from the base's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from patcher.images import ImageDirectory, ImageFile
+from patcher.images.oci.blobs import Blobs, Image, load_image, load_index, read_blob
+from patcher.images.oci.descriptor import broken
+from patcher.images.oci.manifest import DOCKER_LAYER, DOCKER_MANIFEST, INDEXES, OCI_LAYER
+
+if TYPE_CHECKING:
+    from patcher.images import Change
+    from patcher.images.oci.descriptor import Descriptor, Json
+
+Facts = tuple[str, int, int, int, float, bytes]
+"""An entry's kind, owner, group, mode, time and content."""
+
+
+def validate(
+    blobs: Blobs,
+    base: Descriptor,
+    new: Descriptor,
+    changes: Mapping[str, Change],
+    annotations: Mapping[str, str],
+) -> None:
+    """Raise `BrokenImage`, naming what is wrong, unless `new` is `base` with these changes.
+
+    The arguments are those of `append`, and its result's root. Every blob that `new` leads to is
+    checked to be there with its digest and size.
+    """
+    _expect(new.media_type == base.media_type, f"its media type is {new.media_type}")
+    if base.media_type not in INDEXES:
+        _check_image(load_image(blobs, base), blobs, new, changes[base.digest], annotations)
+        return
+    old_index, new_index = load_index(blobs, base), load_index(blobs, new)
+    wanted = [image for image in old_index.images if image.digest in changes]
+    _check_annotations(new_index.document, old_index.document, {}, annotations)
+    for entries in (new_index.document["manifests"], new_index.images):
+        _expect(len(entries) == len(wanted), f"its index has {len(entries)} images")
+    for old, image in zip(wanted, new_index.images, strict=True):
+        same = (image.media_type, image.platform, image.annotations)
+        _expect(
+            same == (old.media_type, old.platform, old.annotations),
+            f"its index tells of {image.platform} otherwise than the base's",
+        )
+        _check_image(load_image(blobs, old), blobs, image, changes[old.digest], annotations)
+
+
+def _check_image(
+    base: Image, blobs: Blobs, root: Descriptor, change: Change, annotations: Mapping[str, str]
+) -> None:
+    new = load_image(blobs, root)
+    _check_manifest(base, new)
+    _check_annotations(new.manifest.document, base.manifest.document, change.labels, annotations)
+    _check_config(base, new, change)
+    for descriptor in (new.descriptor, new.manifest.config, *new.manifest.layers):
+        blobs.check(descriptor)
+    tar = read_blob(blobs, new.manifest.layers[-1])
+    # Plain by its media type, so that the blob is the tar.
+    diff_id = f"sha256:{hashlib.sha256(tar).hexdigest()}"
+    _expect(new.config.diff_ids[-1] == diff_id, "the last diff_id is not the added layer's")
+    _check_entries(_entries(tar), change)
+
+
+def _check_manifest(base: Image, new: Image) -> None:
+    old, manifest = base.manifest, new.manifest
+    _expect(_rest(manifest.document) == _rest(old.document), "its manifest has other fields")
+    _expect(manifest.layers[:-1] == old.layers, "the base's layers are no strict prefix of its")
+    _expect(manifest.config.media_type == old.config.media_type, "its config's media type changed")
+    plain = DOCKER_LAYER if manifest.media_type == DOCKER_MANIFEST else OCI_LAYER
+    added = manifest.layers[-1].media_type
+    _expect(added == plain, f"the added layer's media type is {added}")
+
+
+def _rest(document: Json) -> dict[str, object]:
+    """What of a manifest is neither replaced nor the base's alone."""
+    replaced = ("config", "layers", "annotations", "subject")
+    return {key: value for key, value in document.items() if key not in replaced}
+
+
+def _check_annotations(
+    new: Json, old: Json, labels: Mapping[str, str], extra: Mapping[str, str]
+) -> None:
+    inherited = {key: labels.get(key, text) for key, text in (old.get("annotations") or {}).items()}
+    wanted = {**inherited, **extra}
+    _expect((new.get("annotations") or {}) == wanted, "its annotations are not those declared")
+
+
+def _check_config(base: Image, new: Image, change: Change) -> None:
+    old, config = base.config, new.config
+    _expect(config.diff_ids[:-1] == old.diff_ids, "the base's diff_ids are no strict prefix of its")
+    steps = len(old.history) + 1 if old.history else 0
+    _expect(len(config.history) == steps, f"its history has {len(config.history)} steps")
+    _expect(config.history[: len(old.history)] == old.history, "the base's history was changed")
+    _expect(config.labels == {**old.labels, **change.labels}, "its labels are not those declared")
+    _expect(_settings(config.document) == _settings(old.document), "its config's settings changed")
+
+
+def _settings(document: Json) -> dict[str, object]:
+    """All of a config that a new layer may not touch: entrypoint, environment, user, platform."""
+    run = {key: value for key, value in (document.get("config") or {}).items() if key != "Labels"}
+    rest = {key: value for key, value in document.items() if key not in ("history", "rootfs")}
+    return {**rest, "config": run}
+
+
+def _entries(tar: bytes) -> list[tuple[str, Facts]]:
+    """The paths of a tar, with what a layer sets at each."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(tar), mode="r:") as archive:
+            return [(f"/{header.name}", _read(archive, header)) for header in archive]
+    except tarfile.TarError as error:
+        raise broken(f"the added layer is no tar: {error}") from error
+
+
+def _read(archive: tarfile.TarFile, header: tarfile.TarInfo) -> Facts:
+    _expect(not header.uname and not header.gname, f"/{header.name} has an owner's name")
+    kind = {tarfile.REGTYPE: "file", tarfile.DIRTYPE: "directory"}.get(header.type, "odd")
+    content = archive.extractfile(header) if kind == "file" else None
+    data = content.read() if content else b""
+    return (kind, header.uid, header.gid, header.mode, header.mtime, data)
+
+
+def _check_entries(entries: list[tuple[str, Facts]], change: Change) -> None:
+    wanted = {file.path: _facts(file) for file in change.files}
+    wanted |= {_whiteout(path): ("file", 0, 0, 0, 0, b"") for path in change.bytecode}
+    stated = {directory.path: _facts(directory) for directory in change.directories}
+    wanted |= {path: facts for path, facts in stated.items() if _above(path, wanted)}
+    found = dict(entries)
+    for path, _ in entries:
+        _expect(path in wanted, f"the added layer holds {path}, which was not declared")
+    _expect(len(found) == len(entries), "the added layer holds a path twice")
+    for path, facts in wanted.items():
+        _expect(path in found, f"the added layer lacks {path}")
+        _expect(found[path] == facts, f"{path} has not the declared content, owner, mode or time")
+
+
+def _facts(entry: ImageFile | ImageDirectory) -> Facts:
+    kind, data = ("file", entry.data) if isinstance(entry, ImageFile) else ("directory", b"")
+    return (kind, entry.uid, entry.gid, entry.mode, entry.mtime, data)
+
+
+def _whiteout(path: str) -> str:
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/.wh.{name}"
+
+
+def _above(directory: str, paths: Mapping[str, object]) -> bool:
+    return any(path.startswith(f"{directory}/") for path in paths)
+
+
+def _expect(holds: bool, problem: str) -> None:
+    if not holds:
+        raise broken(f"the baked image is not as declared: {problem}")

@@ -1,0 +1,130 @@
+"""The entry of images.lock that a name means, on a platform.
+
+A name is one of:
+
+- a version: `0.23.1rc1` means the newest locked build of that version, a release or a nightly;
+- one build's version, its local part left out or not: `0.23.1rc1.dev672`;
+- an image reference as it stands in the lock: `vllm/vllm-openai:v0.23.0`;
+- a commit of vLLM, or its first seven digits and more: `93d8f834d`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from patcher.errors import BadReference, NotLocked
+from patcher.images.pins.lock import same_commit
+from patcher.images.reference import parse_reference
+from patcher.versions import base, near, parsed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from packaging.version import Version
+
+    from patcher.images.pins.lock import Entry, Lock
+    from patcher.images.reference import Platform
+
+_COMMIT = re.compile(r"g?([0-9a-f]{7,40})")
+
+# An entry, and whether the name can mean no other build.
+_Match = tuple["Entry", bool]
+
+
+def resolve(lock: Lock, name: str, platform: Platform) -> tuple[Entry, str]:
+    """The newest build that the name means and that has the platform, and the digest to pull.
+
+    Raises `NotLocked`, naming what is locked near it or for other platforms.
+    """
+    matches = _by_version(lock, name) or _by_reference(lock, name) or _by_commit(lock, name)
+    if not matches:
+        raise _unknown(lock, name)
+    usable = [
+        (entry, pin)
+        for entry, exact in matches
+        if (pin := entry.locked.pin(platform, exact=exact)) is not None
+    ]
+    if not usable:
+        raise _without_platform(lock, name, platform, [entry for entry, _ in matches])
+    entry, pin = max(usable, key=lambda pair: pair[0].key)
+    return entry, pin.digest
+
+
+def _by_version(lock: Lock, name: str) -> list[_Match]:
+    wanted = parsed(name)
+    if wanted is None:
+        return []
+    matches = [(entry, _is_build(entry.locked.version, wanted)) for entry in lock.entries]
+    return [
+        (entry, exact) for entry, exact in matches if exact or base(entry.locked.version) == wanted
+    ]
+
+
+def _is_build(locked: Version, wanted: Version) -> bool:
+    return locked == wanted or (wanted.local is None and locked.public == wanted.public)
+
+
+def _by_reference(lock: Lock, name: str) -> list[_Match]:
+    try:
+        reference = parse_reference(name)
+    except BadReference:
+        return []
+    return [(entry, True) for entry in lock.entries if entry.original.reference == reference]
+
+
+def _by_commit(lock: Lock, name: str) -> list[_Match]:
+    """Builds of one commit. Raises `NotLocked` where the digits fit several."""
+    match = _COMMIT.fullmatch(name)
+    if match is None:
+        return []
+    found = [
+        (entry, entry.locked.commit)
+        for entry in lock.entries
+        if entry.locked.commit and same_commit(entry.locked.commit, match[1])
+    ]
+    commits = sorted({commit for _, commit in found}, key=len)
+    if not all(same_commit(commit, commits[-1]) for commit in commits):
+        raise NotLocked(
+            f"{name!r} fits several commits: {', '.join(sorted(commits))}",
+            next_step="Give more digits.",
+        )
+    return [(entry, True) for entry, _ in found]
+
+
+def _unknown(lock: Lock, name: str) -> NotLocked:
+    wanted = parsed(name)
+    versions = [entry.locked.version for entry in lock.entries]
+    if wanted is None or wanted.dev is None:
+        versions = [base(version) for version in versions]
+    nearest = ", ".join(near(wanted, versions)) or "nothing"
+    return NotLocked(
+        f"{name!r} is not in images.lock",
+        next_step=f"Near it: {nearest}. All of them: `vllm-patcher lock list`",
+    )
+
+
+def _without_platform(
+    lock: Lock, name: str, platform: Platform, matched: Sequence[Entry]
+) -> NotLocked:
+    """The refusal that says what there is instead. No match has an index: one would have done."""
+    there = sorted({kind for entry in matched for kind, _ in entry.locked.pins()})
+    bases = {base(entry.locked.version) for entry in matched}
+    of_base = [entry for entry in lock.entries if base(entry.locked.version) in bases]
+    fitting = [entry for entry in of_base if entry.locked.pin(platform, exact=False)]
+    unproven = [entry for entry in matched if entry.locked.unknown]
+    if fitting:
+        next_step = f"The newest build for {platform} is {_newest(fitting)}."
+    elif unproven:
+        next_step = f"The platform of {_newest(unproven)} is not known: name that to try it."
+    else:
+        next_step = "Add such a build with `vllm-patcher lock add`."
+    return NotLocked(
+        f"{name!r} is not locked for {platform}, but for: {', '.join(there)} "
+        f"(newest: {_newest(matched)})",
+        next_step=next_step,
+    )
+
+
+def _newest(entries: Iterable[Entry]) -> str:
+    return str(max(entry.locked.version for entry in entries))

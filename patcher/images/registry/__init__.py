@@ -1,0 +1,1 @@
+"""Images in a registry, spoken to without a daemon: reading, logging in, publishing."""

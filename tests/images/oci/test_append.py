@@ -1,0 +1,320 @@
+"""One layer more: media types, indexes, annotations, history, as the base has them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import partial
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from patcher.errors import BrokenImage
+from patcher.images.oci.append import Appended, append
+from patcher.images.oci.blobs import load_image, load_index
+from patcher.images.oci.descriptor import Descriptor, dump_json, part
+from patcher.images.oci.filesystem import find_installation
+from patcher.images.oci.layer import write_tar
+from patcher.images.oci.manifest import (
+    DOCKER_CONFIG,
+    DOCKER_INDEX,
+    DOCKER_LAYER,
+    DOCKER_MANIFEST,
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_LAYER,
+    OCI_MANIFEST,
+)
+from patcher.images.oci.scan import scan_layer
+from patcher.images.oci.validate import validate
+from tests.images.conftest import TARGET, change_of, vllm_files
+
+if TYPE_CHECKING:
+    from patcher.images import Change
+
+OCI = (OCI_INDEX, OCI_MANIFEST, OCI_CONFIG, OCI_LAYER)
+DOCKER = (DOCKER_INDEX, DOCKER_MANIFEST, DOCKER_CONFIG, DOCKER_LAYER)
+EXTRA = {"org.opencontainers.image.base.name": "docker.io/vllm/vllm-openai"}
+
+
+@dataclass
+class Memory:
+    """A store of blobs in memory, as strict about what it hands out as any."""
+
+    data: dict[str, bytes] = field(default_factory=dict)
+
+    def open(self, descriptor: Descriptor) -> BytesIO:
+        return BytesIO(self.data[descriptor.digest])
+
+    def put(self, descriptor: Descriptor, data: bytes) -> None:
+        self.data[descriptor.digest] = data
+
+    def check(self, descriptor: Descriptor) -> None:
+        made = part(self.data[descriptor.digest], "").descriptor
+        if (made.digest, made.size) != (descriptor.digest, descriptor.size):
+            raise BrokenImage(f"{descriptor.digest} is not there", next_step="")
+
+    def add(self, data: bytes | dict[str, Any], media_type: str) -> dict[str, Any]:
+        """Store a blob; its descriptor as JSON."""
+        blob = part(dump_json(data) if isinstance(data, dict) else data, media_type)
+        self.put(blob.descriptor, blob.data)
+        return dict(blob.descriptor.document)
+
+    def descriptor(self, document: dict[str, Any]) -> Descriptor:
+        return Descriptor(document["mediaType"], document["digest"], document["size"])
+
+    def json(self, digest: str) -> Any:
+        return json.loads(self.data[digest])
+
+
+def add_image(
+    blobs: Memory, types: tuple[str, ...], architecture: str = "amd64", **changes: Any
+) -> dict[str, Any]:
+    """A base image of one layer; `changes` replace parts of its manifest, `settings` of its
+    config.
+    """
+    _, manifest_type, config_type, layer_type = types
+    layer = blobs.add(write_tar(vllm_files()), layer_type)
+    config = {
+        "created": "2026-01-02T03:04:05Z",
+        "architecture": architecture,
+        "os": "linux",
+        "config": {"Env": ["A=b"], "Labels": {"old": "1", "org.opencontainers.image.version": "u"}},
+        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+        "history": [{"created_by": "x"}, {"created_by": "y", "empty_layer": True}],
+        **changes.pop("settings", {}),
+    }
+    document = {
+        "schemaVersion": 2,
+        "mediaType": manifest_type,
+        "config": blobs.add(config, config_type),
+        "layers": [layer],
+        **changes,
+    }
+    return blobs.add(document, manifest_type)
+
+
+def change_for(blobs: Memory, manifest: dict[str, Any]) -> Change:
+    layers = load_image(blobs, blobs.descriptor(manifest)).manifest.layers
+    found = find_installation(
+        lambda wanted: [scan_layer(partial(blobs.open, layer), layer, wanted) for layer in layers],
+        [TARGET],
+    )
+    return change_of(found)
+
+
+def appended(blobs: Memory, root: dict[str, Any], *images: dict[str, Any]) -> Appended:
+    """Append to these images of `root`, publish, validate."""
+    base = blobs.descriptor(root)
+    changes = {image["digest"]: change_for(blobs, image) for image in images or [root]}
+    new = append(blobs, base, changes, EXTRA)
+    for blob in new.parts:
+        blobs.put(blob.descriptor, blob.data)
+    validate(blobs, base, new.root, changes, EXTRA)
+    return new
+
+
+@pytest.mark.parametrize("types", [OCI, DOCKER])
+def test_a_single_manifest_keeps_its_family_and_all_its_settings(types: tuple[str, ...]) -> None:
+    blobs = Memory()
+    root = add_image(blobs, types, annotations={"org.opencontainers.image.version": "u", "a": "b"})
+    new = appended(blobs, root)
+    assert [blob.descriptor.media_type for blob in new.parts] == [types[3], types[2], types[1]]
+    old_manifest, manifest = blobs.json(root["digest"]), blobs.json(new.root.digest)
+    assert manifest["mediaType"] == types[1]
+    assert manifest["layers"][:-1] == old_manifest["layers"]
+    assert manifest["annotations"] == {
+        "org.opencontainers.image.version": "0.23.0-patched",
+        "a": "b",
+        **EXTRA,
+    }
+    old, config = (blobs.json(each["config"]["digest"]) for each in (old_manifest, manifest))
+    assert config["rootfs"]["diff_ids"] == [layer["digest"] for layer in manifest["layers"]]
+    assert config["history"] == [
+        *old["history"],
+        {"created": "2026-01-02T03:04:05Z", "created_by": "vllm-patcher"},
+    ]
+    assert config["config"]["Labels"]["old"] == "1"
+    assert config["config"]["Labels"]["org.opencontainers.image.version"] == "0.23.0-patched"
+    for key in ("created", "architecture", "os"):
+        assert config[key] == old[key]
+    assert config["config"]["Env"] == ["A=b"]
+
+
+@pytest.mark.parametrize("types", [OCI, DOCKER])
+def test_an_index_has_each_wanted_image_replaced(types: tuple[str, ...]) -> None:
+    blobs = Memory()
+    amd, arm, ppc = (add_image(blobs, types, name) for name in ("amd64", "arm64", "ppc64le"))
+    vouch = add_image(blobs, types, "unknown")
+    entries = [
+        {**amd, "platform": {"os": "linux", "architecture": "amd64"}, "annotations": {"k": "v"}},
+        {
+            **arm,
+            "platform": {"os": "linux", "architecture": "arm64", "variant": "v8"},
+            "data": "eA==",
+        },
+        {**ppc, "platform": {"os": "linux", "architecture": "ppc64le"}},
+        {**vouch, "platform": {"os": "unknown", "architecture": "unknown"}},
+        {**vouch, "annotations": {"vnd.docker.reference.type": "attestation-manifest"}},
+    ]
+    index = {
+        "schemaVersion": 2,
+        "mediaType": types[0],
+        "manifests": entries,
+        "annotations": {"i": "x"},
+    }
+    root = blobs.add(index, types[0])
+    new = appended(blobs, root, amd, arm)
+    document = blobs.json(new.root.digest)
+    assert document["annotations"] == {"i": "x", **EXTRA}
+    made = [blob.descriptor for blob in new.parts if blob.descriptor.media_type == types[1]]
+    assert document["manifests"] == [
+        {**entries[0], "digest": made[0].digest, "size": made[0].size},
+        {**arm, "platform": entries[1]["platform"], "digest": made[1].digest, "size": made[1].size},
+    ]
+    assert new.parts[-1].descriptor == new.root
+    layers = {
+        blob.descriptor.digest for blob in new.parts if blob.descriptor.media_type == types[3]
+    }
+    assert len(layers) == 1, "platforms that share the file share the layer"
+
+
+def test_the_same_inputs_give_the_same_bytes() -> None:
+    one, two = Memory(), Memory()
+    assert appended(one, add_image(one, OCI)).root == appended(two, add_image(two, OCI)).root
+
+
+def test_an_oci_1_0_manifest_without_a_media_type_stays_without() -> None:
+    blobs = Memory()
+    image = add_image(blobs, OCI)
+    document = blobs.json(image["digest"])
+    del document["mediaType"]
+    new = appended(blobs, blobs.add(document, OCI_MANIFEST))
+    assert "mediaType" not in blobs.json(new.root.digest)
+
+
+@pytest.mark.parametrize("absent", ["history", "created", "config"])
+def test_what_the_base_does_not_state_is_not_made_up(absent: str) -> None:
+    blobs = Memory()
+    image = add_image(blobs, OCI)
+    document = blobs.json(image["digest"])
+    config = blobs.json(document["config"]["digest"])
+    del config[absent]
+    document["config"] = blobs.add(config, OCI_CONFIG)
+    new = appended(blobs, blobs.add(document, OCI_MANIFEST))
+    made = blobs.json(blobs.json(new.root.digest)["config"]["digest"])
+    if absent == "config":
+        assert made["config"].keys() == {"Labels"}
+    else:
+        assert absent not in made
+
+
+def test_what_the_base_referred_to_is_not_referred_to_again() -> None:
+    blobs = Memory()
+    root = add_image(blobs, OCI, subject=blobs.add(b"", OCI_MANIFEST))
+    assert "subject" not in blobs.json(appended(blobs, root).root.digest)
+
+
+BROKEN: list[tuple[str, dict[str, Any]]] = [
+    ("schemaVersion 1, not 2", {"schemaVersion": 1}),
+    ("schemaVersion is true or false", {"schemaVersion": True}),
+    ("it has manifests as well", {"manifests": []}),
+    ("inside, .* outside", {"mediaType": DOCKER_MANIFEST}),
+    ("layers is missing", {"layers": None}),
+    ("layer 0 is a text", {"layers": ["x"]}),
+    ("config is a list", {"config": []}),
+    ("'sha512:00' is no digest", {"layers": [{"digest": "sha512:00"}]}),
+    ("../../etc", {"layers": [{"digest": "sha256:../../etc"}]}),
+    ("-1 bytes", {"layers": [{"digest": f"sha256:{'0' * 64}", "size": -1}]}),
+    (
+        "foreign",
+        {
+            "layers": [
+                {
+                    "digest": f"sha256:{'0' * 64}",
+                    "size": 1,
+                    "mediaType": f"{DOCKER_LAYER}.gzip",
+                    "urls": ["http://x"],
+                }
+            ]
+        },
+    ),
+    (
+        "foreign or unknown",
+        {
+            "layers": [
+                {
+                    "digest": f"sha256:{'0' * 64}",
+                    "size": 1,
+                    "mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+                }
+            ]
+        },
+    ),
+    ("annotations: a is a whole number", {"annotations": {"a": 1}}),
+    ("0 layers in the manifest, 1 in the config", {"layers": []}),
+]
+
+
+@pytest.mark.parametrize(("said", "changes"), BROKEN)
+def test_a_broken_manifest_is_refused(said: str, changes: dict[str, Any]) -> None:
+    blobs = Memory()
+    with pytest.raises(BrokenImage, match=said):
+        load_image(blobs, blobs.descriptor(add_image(blobs, OCI, **changes)))
+
+
+@pytest.mark.parametrize(
+    ("said", "config"),
+    [
+        ("rootfs is missing", {"rootfs": None}),
+        ("diff_ids is an object", {"rootfs": {"diff_ids": {}}}),
+        ("'x' is no digest", {"rootfs": {"diff_ids": ["x"]}}),
+        ("history tells of 2 layers", {"history": [{}, {}]}),
+        ("history is a text", {"history": "x"}),
+        ("Labels: a is missing", {"config": {"Labels": {"a": None}}}),
+        ("os is missing", {"os": None}),
+        ("architecture is a whole number", {"architecture": 64}),
+    ],
+)
+def test_a_broken_config_is_refused(said: str, config: dict[str, Any]) -> None:
+    blobs = Memory()
+    with pytest.raises(BrokenImage, match=said):
+        load_image(blobs, blobs.descriptor(add_image(blobs, OCI, settings=config)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b"{" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"a": 1, "a": 2}',
+        b'{"a": NaN}',
+        b'{"a": 1e999}',
+        b'{"a": ' + b"9" * 5000 + b"}",
+    ],
+)
+def test_json_that_readers_could_differ_on_is_refused(data: bytes) -> None:
+    blobs = Memory()
+    with pytest.raises(BrokenImage):
+        load_image(blobs, blobs.descriptor(blobs.add(data, OCI_MANIFEST)))
+
+
+def test_a_platform_that_index_and_config_differ_on_is_refused() -> None:
+    blobs = Memory()
+    image = add_image(blobs, OCI, "amd64")
+    entry = {**image, "platform": {"os": "linux", "architecture": "arm64"}}
+    root = blobs.add({"schemaVersion": 2, "manifests": [entry]}, OCI_INDEX)
+    [listed] = load_index(blobs, blobs.descriptor(root)).images
+    with pytest.raises(BrokenImage, match="index says linux/arm64, config says linux/amd64"):
+        load_image(blobs, listed)
+
+
+def test_an_artifact_that_is_no_container_image_is_refused() -> None:
+    blobs = Memory()
+    chart = ("", OCI_MANIFEST, "application/vnd.cncf.helm.config.v1+json", OCI_LAYER)
+    with pytest.raises(BrokenImage, match="no container image's config"):
+        load_image(blobs, blobs.descriptor(add_image(blobs, chart)))

@@ -1,0 +1,378 @@
+"""Reading files out of layers: against a plain model, and against hostile tars."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gzip
+import importlib.util
+import io
+import re
+import tarfile
+import tracemalloc
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from patcher.errors import BrokenImage, FileAbsent, PatcherError, Unreadable
+from patcher.images import ImageDirectory, ImageFile, Installation
+from patcher.images.oci.descriptor import part
+from patcher.images.oci.filesystem import OTHER, at, find_installation
+from patcher.images.oci.manifest import OCI_LAYER
+from patcher.images.oci.scan import Traces, Wanted, scan_layer
+from tests.images.conftest import CACHE, SITE, TARGET, vllm_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Entry = tuple[str, bytes, str]
+"""A tar entry: name, type, and the data of a file or the target of a link."""
+
+FILE, DIRECTORY, LINK, HARD = tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
+
+
+def tar(entries: Iterable[Entry]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, kind, text in entries:
+            header = tarfile.TarInfo(name)
+            header.type = kind
+            header.uid, header.gid, header.mode, header.mtime = 7, 8, 0o751, 9
+            data = text.encode() if kind == FILE else b""
+            header.size = len(data)
+            header.linkname = "" if kind == FILE else text
+            archive.addfile(header, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def scan(layer: bytes, wanted: Wanted) -> Traces:
+    return scan_layer(lambda: io.BytesIO(layer), part(layer, OCI_LAYER).descriptor, wanted)
+
+
+def find(*layers: bytes, targets: tuple[str, ...] = (TARGET,)) -> Installation:
+    """The installation in these layers, the lowest first."""
+    return find_installation(
+        lambda wanted: [scan(layer, wanted) for layer in reversed(layers)], targets
+    )
+
+
+def vllm(site: str = SITE) -> bytes:
+    names = [file.path.replace(SITE, site).lstrip("/") for file in vllm_files()]
+    texts = [file.data.decode() for file in vllm_files()]
+    return tar((name, FILE, text) for name, text in zip(names, texts, strict=True))
+
+
+PATH = f"{SITE}/{TARGET}"
+NAME = PATH.lstrip("/")
+PYC = f"{CACHE}/probe.cpython-312.pyc"
+
+
+# --- The model: a dictionary, to which layers are applied from the bottom up.
+
+NAMES = st.sampled_from("abc")
+TREES: st.SearchStrategy[object] = st.recursive(
+    st.just("file"), lambda inner: st.dictionaries(NAMES, inner, max_size=3), max_leaves=6
+)
+LAYERS = st.lists(
+    st.tuples(
+        st.dictionaries(NAMES, TREES, max_size=3),
+        st.lists(st.lists(NAMES, min_size=1, max_size=3), max_size=2),
+        st.lists(st.lists(NAMES, max_size=2), max_size=1),
+    ),
+    min_size=1,
+    max_size=4,
+)
+Tree = dict[str, object]
+
+
+def flatten(tree: Tree, above: str = "") -> dict[str, bool]:
+    """Each path of a tree, and whether it is a file."""
+    flat: dict[str, bool] = {}
+    for name, inner in tree.items():
+        flat[f"{above}/{name}"] = not isinstance(inner, dict)
+        if isinstance(inner, dict):
+            flat |= flatten(inner, f"{above}/{name}")
+    return flat
+
+
+def remove(model: dict[str, tuple[bool, int]], path: str, *, itself: bool) -> None:
+    for known in list(model):
+        if known.startswith(f"{path}/") or (itself and known == path):
+            del model[known]
+
+
+def apply(
+    model: dict[str, tuple[bool, int]],
+    number: int,
+    layer: tuple[Tree, list[list[str]], list[list[str]]],
+) -> None:
+    tree, whiteouts, opaque = layer
+    for parts in whiteouts:
+        remove(model, "/" + "/".join(parts), itself=True)
+    for parts in opaque:
+        remove(model, "".join(f"/{part}" for part in parts), itself=False)
+    for path, is_file in flatten(tree).items():
+        if is_file or model.get(path, (False, 0))[0]:
+            remove(model, path, itself=True)
+        model[path] = (is_file, number)
+
+
+def render(number: int, layer: tuple[Tree, list[list[str]], list[list[str]]]) -> bytes:
+    tree, whiteouts, opaque = layer
+    entries: list[Entry] = [
+        (path, FILE if is_file else DIRECTORY, str(number) if is_file else "")
+        for path, is_file in flatten(tree).items()
+    ]
+    entries += [("/".join([*parts[:-1], f".wh.{parts[-1]}"]), FILE, "") for parts in whiteouts]
+    entries += [("/".join([*parts, ".wh..wh..opq"]), FILE, "") for parts in opaque]
+    return tar((name.lstrip("/"), kind, text) for name, kind, text in entries)
+
+
+@given(LAYERS)
+def test_layers_show_what_applying_them_from_the_bottom_up_shows(
+    layers: list[tuple[Tree, list[list[str]], list[list[str]]]],
+) -> None:
+    model: dict[str, tuple[bool, int]] = {}
+    for number, layer in enumerate(layers):
+        apply(model, number, layer)
+    every = {path for layer in layers for path in flatten(layer[0])}
+    wanted = Wanted((), frozenset(every))
+    scanned = [scan(render(number, layer), wanted) for number, layer in enumerate(layers)]
+    for path in every:
+        entry = at(scanned[::-1], path)
+        if path not in model:
+            assert entry is None, path
+        elif model[path][0]:
+            assert isinstance(entry, ImageFile)
+            assert entry.data == str(model[path][1]).encode()
+        else:
+            assert isinstance(entry, ImageDirectory)
+
+
+# --- What images hold.
+
+
+@pytest.mark.parametrize("site", [SITE, "/opt/venv/lib/python3.13/site-packages"])
+def test_the_root_is_found_wherever_it_is(site: str) -> None:
+    assert find(tar([]), vllm(site), tar([("etc/x", FILE, "")])).root == site
+
+
+@pytest.mark.parametrize("prefix", ["", "./"])
+def test_owner_mode_and_time_are_the_entrys(prefix: str) -> None:
+    upper = tar([(f"{prefix}usr/", DIRECTORY, ""), (f"{prefix}{NAME}", FILE, "new")])
+    found = find(vllm(), upper)
+    assert found.files == {TARGET: ImageFile(PATH, b"new", 7, 8, 0o751, 9)}
+    assert found.directories[0] == ImageDirectory("/usr", 7, 8, 0o751, 9)
+    assert found.directories[1] == ImageDirectory("/usr/local", 0, 0, 0o755, 0)
+    assert found.directories[-1].path == PATH.rpartition("/")[0]
+
+
+def test_bytecode_of_any_layer_counts_until_a_whiteout() -> None:
+    cache = CACHE.lstrip("/")
+    lower = tar([(PYC.lstrip("/"), FILE, "x"), (f"{cache}/probe.cpython-313.pyc", FILE, "x")])
+    assert find(lower, vllm()).bytecode == {
+        TARGET: (PYC, PYC.replace("312", "313")),
+    }
+    upper = tar([(f"{cache}/.wh.probe.cpython-312.pyc", FILE, "")])
+    assert find(lower, vllm(), upper).bytecode == {TARGET: (PYC.replace("312", "313"),)}
+    opaque = tar([(f"{cache}/.wh..wh..opq", FILE, "")])
+    assert find(lower, vllm(), opaque).bytecode == {TARGET: ()}
+    assert find(lower, vllm(), opaque).directories[-1].path == PATH.rpartition("/")[0]
+
+
+def test_a_target_that_was_removed_is_absent() -> None:
+    folder, name = NAME.rsplit("/", 1)
+    assert find(vllm(), tar([(f"{folder}/.wh.{name}", FILE, "")])).files == {}
+
+
+def test_vllm_that_was_removed_is_absent() -> None:
+    with pytest.raises(FileAbsent):
+        find(vllm(), tar([(f"{SITE.lstrip('/')}/.wh.vllm", FILE, "")]))
+
+
+def test_vllm_whose_directory_became_a_file_is_absent() -> None:
+    with pytest.raises(FileAbsent):
+        find(vllm(), tar([("usr/local/lib", FILE, "")]))
+
+
+def test_two_roots_are_refused_by_name() -> None:
+    with pytest.raises(BrokenImage, match=r"twice: in /opt/site-packages and in /usr/local"):
+        find(vllm(), vllm("/opt/site-packages"))
+
+
+def test_files_that_are_hard_links_into_a_cache() -> None:
+    """As uv installs them: the cache's name may come first, and is nothing that is looked for."""
+    cached = [("root/.cache/a", FILE, "data"), ("root/.cache/b", HARD, "root/.cache/a")]
+    assert find(vllm(), tar([*cached, (NAME, HARD, "root/.cache/b")])).files[TARGET].data == b"data"
+
+
+def test_files_that_are_symbolic_links_into_a_cache() -> None:
+    links = [("cache", LINK, "root/.cache"), ("root/.cache/a", FILE, "data")]
+    upper = tar([*links, (NAME, LINK, "/cache/../.cache/./a")])
+    file = find(vllm(), upper).files[TARGET]
+    assert (file.path, file.data) == (PATH, b"data")
+    relative = tar([*links, (NAME, LINK, "../" * 20 + "cache/a")])
+    assert find(vllm(), relative).files[TARGET].data == b"data"
+
+
+def test_a_name_given_twice_counts_the_last_time() -> None:
+    assert find(vllm(), tar([(NAME, FILE, "1"), (NAME, FILE, "2")])).files[TARGET].data == b"2"
+
+
+def test_a_link_that_takes_a_files_place_in_the_same_layer_counts() -> None:
+    upper = tar([("opt/a", FILE, "there"), (NAME, FILE, "old"), (NAME, LINK, "/opt/a")])
+    assert find(vllm(), upper).files[TARGET].data == b"there"
+
+
+def test_memory_does_not_grow_with_the_files_of_a_layer() -> None:
+    layer = tar((f"usr/share/{number}", FILE, "") for number in range(10_000))
+    tracemalloc.start()
+    scan(layer, Wanted((TARGET,)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_gzip_of_one_member_and_of_several(members: int) -> None:
+    plain = vllm()
+    size = len(plain) // members + 1
+    parts = [gzip.compress(plain[place : place + size]) for place in range(0, len(plain), size)]
+    assert len(parts) == members
+    assert find(b"".join(parts)).version == "0.23.0"
+
+
+def zstd() -> Any:
+    names = [name for name in ("compression.zstd", "backports.zstd") if has_module(name)]
+    return importlib.import_module(names[0]) if names else None
+
+
+def has_module(name: str) -> bool:
+    with contextlib.suppress(ModuleNotFoundError):
+        return importlib.util.find_spec(name) is not None
+    return False
+
+
+def test_zstd_is_read_where_python_can_and_else_refused_with_the_way_out() -> None:
+    if zstd() is None:
+        with pytest.raises(Unreadable, match=r"pip install backports\.zstd"):
+            find(b"\x28\xb5\x2f\xfd" + bytes(20))
+        return
+    packed = zstd().compress(vllm())
+    assert find(packed).version == "0.23.0"
+    for damaged in (packed[:-9], packed[:40] + bytes(20) + packed[60:]):
+        with pytest.raises(BrokenImage):
+            find(damaged)
+
+
+# --- Hostile and damaged layers.
+
+DEVICE = tarfile.CHRTYPE
+
+HOSTILE: list[tuple[str, list[Entry]]] = [
+    ("named '/etc/passwd'", [("/etc/passwd", FILE, "")]),
+    ("named 'a/../../b'", [("a/../../b", FILE, "")]),
+    ("whiteout named 'a/.wh.'", [("a/.wh.", FILE, "")]),
+    ("whiteout named '.wh...'", [(".wh...", FILE, "")]),
+    ("no regular file", [(NAME, DEVICE, "")]),
+    ("no regular file", [(NAME, DIRECTORY, "")]),
+    ("hard link to /etc/shadow", [(NAME, HARD, "etc/shadow")]),
+    ("hard link", [(NAME, HARD, NAME)]),
+    ("named '../x'", [(NAME, HARD, "../x")]),
+    ("in a circle", [(NAME, LINK, NAME.rsplit("/", 1)[1])]),
+    ("is no directory", [(NAME.rsplit("/", 1)[0], LINK, "/elsewhere"), (NAME, FILE, "x")]),
+]
+
+
+@pytest.mark.parametrize(("said", "entries"), HOSTILE)
+def test_a_hostile_layer_is_one_clear_error(said: str, entries: list[Entry]) -> None:
+    with pytest.raises(BrokenImage, match=re.escape(said)):
+        find(vllm(), tar(entries))
+
+
+def test_a_symbolic_link_below_the_root_is_refused() -> None:
+    with pytest.raises(BrokenImage, match="/usr/local is no directory"):
+        find(tar([("usr/local", LINK, "/opt")]), vllm())
+
+
+def test_a_layer_that_inflates_without_end_is_refused_in_little_memory() -> None:
+    header = tarfile.TarInfo("big")
+    header.size = 1 << 40
+    zeros = gzip.compress(bytes(1 << 24))
+    bomb = gzip.compress(header.tobuf(tarfile.GNU_FORMAT)) + zeros * 40
+    tracemalloc.start()
+    with pytest.raises(BrokenImage, match="over 200 times its size"):
+        find(bomb)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000_000
+
+
+def test_a_pax_record_that_claims_any_size_is_not_believed() -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 1 << 34
+    with pytest.raises(BrokenImage, match="17179869184 bytes where a few are expected"):
+        find(header.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+
+
+def test_a_long_chain_of_pax_records_is_refused() -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 0
+    with pytest.raises(BrokenImage, match="recursion"):
+        find(header.tobuf(tarfile.GNU_FORMAT) * 5000)
+
+
+@pytest.mark.parametrize("time", ["inf", "nan", "1e400"])
+def test_a_time_that_is_no_time_is_no_traceback(time: str) -> None:
+    header = tarfile.TarInfo(NAME)
+    header.pax_headers = {"mtime": time}
+    with pytest.raises(BrokenImage):
+        find(vllm(), header.tobuf(tarfile.PAX_FORMAT) + bytes(1024))
+
+
+def test_an_entry_of_negative_size_is_no_endless_loop() -> None:
+    header = tarfile.TarInfo("x")
+    header.pax_headers = {"size": "-2048"}
+    with pytest.raises(BrokenImage):
+        find(header.tobuf(tarfile.PAX_FORMAT) + bytes(4096))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_layer_that_ends_early_is_never_half_believed(packed: bool) -> None:
+    whole = gzip.compress(vllm()) if packed else vllm()
+    descriptor = part(whole, OCI_LAYER).descriptor
+    for end in range(0, len(whole), 37 if packed else 256):
+        with pytest.raises(BrokenImage):
+            scan_layer(functools.partial(io.BytesIO, whole[:end]), descriptor, Wanted((TARGET,)))
+
+
+def test_a_damaged_header_in_the_middle_is_not_taken_for_the_end() -> None:
+    plain = vllm()
+    assert find(plain).files
+    place = plain.index(NAME.encode())
+    with pytest.raises(BrokenImage, match="damaged header"):
+        find(plain[:place] + b"X" + plain[place + 1 :])
+
+
+@given(st.binary(max_size=2000))
+def test_any_bytes_at_all_are_read_or_refused(data: bytes) -> None:
+    with pytest.raises(PatcherError):
+        find(data)
+
+
+@given(st.data())
+def test_any_damage_to_a_layer_is_read_or_refused(data: st.DataObject) -> None:
+    layer = bytearray(vllm())
+    for place in data.draw(st.lists(st.integers(0, len(layer) - 1), min_size=1, max_size=4)):
+        layer[place] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(PatcherError):
+        assert find(bytes(layer)).root
+
+
+def test_other_entries_stand_in_the_way_as_such() -> None:
+    traces = scan(tar([("a", DEVICE, ""), ("b", FILE, "unwanted")]), Wanted(()))
+    assert at([traces], "/a") is OTHER
+    assert at([traces], "/b") is OTHER
+    assert at([traces], "/c") is None

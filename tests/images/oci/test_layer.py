@@ -1,0 +1,92 @@
+"""The thin layer's bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from patcher.errors import BrokenImage
+from patcher.images import Change, ImageDirectory, ImageFile
+from patcher.images.oci.layer import parents, thin_layer, write_tar
+
+FILE = ImageFile("/opt/site/x.py", b"X = 1\n", uid=5, gid=6, mode=0o640, mtime=1_700_000_000)
+DIRECTORIES = (
+    ImageDirectory("/opt", uid=0, gid=0, mode=0o755, mtime=1),
+    ImageDirectory("/opt/site", uid=1, gid=2, mode=0o2775, mtime=2),
+    ImageDirectory("/opt/site/__pycache__", uid=3, gid=4, mode=0o700, mtime=3),
+)
+CHANGE = Change((FILE,), ("/opt/site/__pycache__/x.cpython-312.pyc",), DIRECTORIES, {})
+
+
+def members(layer: bytes) -> list[tarfile.TarInfo]:
+    with tarfile.open(fileobj=io.BytesIO(layer)) as archive:
+        return archive.getmembers()
+
+
+def test_the_entries_and_their_owners_modes_and_times() -> None:
+    facts = [(m.name, m.type, m.uid, m.gid, m.mode, m.mtime) for m in members(thin_layer(CHANGE))]
+    assert facts == [
+        ("opt", b"5", 0, 0, 0o755, 1),
+        ("opt/site", b"5", 1, 2, 0o2775, 2),
+        ("opt/site/__pycache__", b"5", 3, 4, 0o700, 3),
+        ("opt/site/__pycache__/.wh.x.cpython-312.pyc", b"0", 0, 0, 0, 0),
+        ("opt/site/x.py", b"0", 5, 6, 0o640, 1_700_000_000),
+    ]
+    assert all(not m.uname and not m.gname for m in members(thin_layer(CHANGE)))
+
+
+def test_directories_that_nothing_is_written_below_are_left_alone() -> None:
+    only_file = Change((FILE,), (), DIRECTORIES, {})
+    assert [m.name for m in members(thin_layer(only_file))] == ["opt", "opt/site", "opt/site/x.py"]
+
+
+def test_these_bytes_stay_what_they_are() -> None:
+    """A digest written down: another Python or another tarfile must not change a layer."""
+    digest = hashlib.sha256(thin_layer(CHANGE)).hexdigest()
+    assert digest == "57d9fc2052ef09fed0b9defdcdd8acee5810992f01567a045a59848b4647bd5b"
+
+
+@given(st.permutations([FILE, *DIRECTORIES]))
+def test_the_order_of_the_entries_given_does_not_matter(entries: list[ImageFile]) -> None:
+    assert write_tar(entries) == write_tar([FILE, *DIRECTORIES])
+
+
+@pytest.mark.parametrize(
+    "path", [f"/{'d' * 90}/{'n' * 200}.py", "/opt/größe.py", "/opt/\udcff.py", f"/{'a/' * 200}x"]
+)
+@pytest.mark.parametrize("number", [0, 0o7777777 + 1, 2**40])
+def test_what_ustar_cannot_hold_reads_back_whole(path: str, number: int) -> None:
+    file = ImageFile(path, b"data", uid=number, gid=number, mode=0o644, mtime=number)
+    [member] = members(write_tar([file]))
+    assert (f"/{member.name}", member.uid, member.gid, member.mtime) == (path, *[number] * 3)
+    assert write_tar([file]) == write_tar([file])
+
+
+@pytest.mark.parametrize("path", ["x", "/", "/a/../b", "/a//b", "/a/", "//a", "", "/."])
+def test_a_path_that_is_not_absolute_and_plain_is_refused(path: str) -> None:
+    with pytest.raises(BrokenImage, match="no absolute, plain path"):
+        write_tar([ImageFile(path, b"", 0, 0, 0o644, 0)])
+
+
+def test_a_path_given_twice_is_refused() -> None:
+    with pytest.raises(BrokenImage, match="twice"):
+        write_tar([FILE, FILE])
+
+
+def test_a_file_named_like_a_whiteout_is_refused() -> None:
+    with pytest.raises(BrokenImage, match="whiteout"):
+        thin_layer(Change((ImageFile("/.wh.x", b"", 0, 0, 0o644, 0),), (), (), {}))
+
+
+def test_a_directory_that_is_not_described_is_refused() -> None:
+    with pytest.raises(BrokenImage, match="owner and mode of /opt/site are not known"):
+        thin_layer(Change((FILE,), (), DIRECTORIES[:1], {}))
+
+
+def test_parents_are_outermost_first_and_once() -> None:
+    assert parents(["/a/b/x", "/a/c/x", "/y"]) == ["/a", "/a/b", "/a/c"]

@@ -1,0 +1,343 @@
+"""The OCI layout, with the tools that read it: skopeo, a Docker daemon, a registry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import py_compile
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from patcher.errors import BadReference, BrokenImage, FileAbsent, Unreadable, Unwritable
+from patcher.files import write_atomically
+from patcher.images import ImageFile
+from patcher.images.oci.assemble import write_base
+from patcher.images.oci.layout import open_layout
+from patcher.images.oci.manifest import OCI_MANIFEST
+from patcher.images.oci.store import existing_layout
+from patcher.images.reference import Platform, host_platform
+from tests.conftest import missing
+from tests.images.conftest import CACHE, SITE, TARGET, change_of, installed_file, vllm_files
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import docker
+
+AMD64 = Platform("linux", "amd64")
+PYC = f"{CACHE}/probe.{sys.implementation.cache_tag}.pyc"
+RUN: Mapping[str, object] = {
+    "Entrypoint": ["/usr/local/bin/python3", "-c"],
+    "Env": [f"PYTHONPATH={SITE}"],
+    "User": "1234:1234",
+    "WorkingDir": "/usr",
+    "Labels": {"org.opencontainers.image.version": "24.04", "kept": "yes"},
+}
+
+
+def base_layout(path: Path, files: Sequence[ImageFile] | None = None, name: str = "base") -> Path:
+    write_base(path, files or vllm_files(), AMD64, RUN, name)
+    return path
+
+
+def bake(path: Path, names: Sequence[str] = ("patched",)) -> str:
+    image = open_layout(path, None, "base")
+    result = image.bake(change_of(image.installation([TARGET])))
+    result.tag(names)
+    return result.digest
+
+
+def skopeo(*arguments: str) -> bytes:
+    if shutil.which("skopeo") is None:
+        missing("skopeo is not installed (apt-get install skopeo)")
+    done = subprocess.run(["skopeo", *arguments], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
+
+
+def blob(path: Path, digest: str) -> bytes:
+    data = (path / "blobs" / digest.replace(":", "/")).read_bytes()
+    assert f"sha256:{hashlib.sha256(data).hexdigest()}" == digest
+    return data
+
+
+def snapshot(path: Path) -> dict[str, bytes]:
+    files = [file for file in path.rglob("*") if file.is_file()]
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+def unchecked_bytecode(tmp_path: Path, source: bytes) -> ImageFile:
+    """Bytecode that Python runs without a look at the source beside it."""
+    (tmp_path / "probe.py").write_bytes(source)
+    py_compile.compile(
+        str(tmp_path / "probe.py"),
+        cfile=str(tmp_path / "probe.pyc"),
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+    )
+    return installed_file(PYC.removeprefix(f"{SITE}/"), (tmp_path / "probe.pyc").read_bytes())
+
+
+def test_what_was_baked_reads_back_and_the_base_still_does(tmp_path: Path) -> None:
+    path = base_layout(tmp_path / "layout", [*vllm_files(), ImageFile(PYC, b"", 0, 0, 0o644, 1)])
+    base = open_layout(path, AMD64, "base")
+    before = base.installation([TARGET, "vllm/absent.py"])
+    assert before.root == SITE
+    assert before.version == "0.23.0"
+    assert before.bytecode == {TARGET: (PYC,)}
+    result = base.bake(change_of(before))
+    result.tag(["0.23.0-0123", "0.23.0-patched"])
+    after = result.installation([TARGET, "vllm/absent.py"])
+    file = after.files[TARGET]
+    assert file.data == b"ANSWER = 'new'\n"
+    assert (file.uid, file.gid, file.mode) == (1234, 1234, 0o640)
+    assert after.bytecode == {TARGET: ()}
+    reopened = open_layout(path, None, "0.23.0-patched")
+    assert reopened.digest == result.digest
+    assert reopened.installation([TARGET]).files == {TARGET: file}
+    assert reopened.labels["kept"] == "yes"
+    assert reopened.labels["org.opencontainers.image.version"] == "0.23.0-patched"
+    assert open_layout(path, None, "base").installation([TARGET]).files == before.files
+
+
+def test_the_layout_is_what_the_specification_says(tmp_path: Path) -> None:
+    path = base_layout(tmp_path / "layout")
+    digest = bake(path)
+    assert json.loads((path / "oci-layout").read_bytes()) == {"imageLayoutVersion": "1.0.0"}
+    index = json.loads((path / "index.json").read_bytes())
+    assert index["schemaVersion"] == 2
+    assert [entry["annotations"] for entry in index["manifests"]] == [
+        {"org.opencontainers.image.ref.name": "base"},
+        {"org.opencontainers.image.ref.name": "patched"},
+    ]
+    raw = skopeo("inspect", "--raw", f"oci:{path}:patched")
+    assert raw == blob(path, digest)
+    manifest = json.loads(raw)
+    assert manifest["schemaVersion"] == 2
+    assert manifest["mediaType"] == OCI_MANIFEST
+    for descriptor in (*index["manifests"], manifest["config"], *manifest["layers"]):
+        assert descriptor.keys() >= {"mediaType", "digest", "size"}
+        assert len(blob(path, descriptor["digest"])) == descriptor["size"]
+    config = json.loads(blob(path, manifest["config"]["digest"]))
+    assert {"architecture", "os", "rootfs"} <= config.keys()
+    assert config["rootfs"]["type"] == "layers"
+    assert len(config["rootfs"]["diff_ids"]) == len(config["history"]) == len(manifest["layers"])
+    assert json.loads(skopeo("inspect", f"oci:{path}:patched"))["Layers"] == [
+        layer["digest"] for layer in manifest["layers"]
+    ]
+
+
+def test_the_same_digest_in_another_process_clock_zone_locale_and_umask(tmp_path: Path) -> None:
+    first = bake(base_layout(tmp_path / "first"))
+    program = (
+        "import os, sys; from pathlib import Path; os.umask(0o077)\n"
+        "from tests.images.oci.test_layout import bake, base_layout\n"
+        "print(bake(base_layout(Path(sys.argv[1]))), end='')"
+    )
+    root = Path(__file__).parents[3]
+    environment = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "PYTHONHASHSEED": "7"}
+    second = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "second"],
+        env={**os.environ, **environment, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert second == first
+    assert snapshot(tmp_path / "second") == snapshot(tmp_path / "first")
+
+
+def test_a_second_bake_changes_no_byte(tmp_path: Path) -> None:
+    path = base_layout(tmp_path / "layout")
+    bake(path)
+    before = snapshot(path)
+    bake(path)
+    assert snapshot(path) == before
+
+
+def test_a_name_that_moves_keeps_its_place_and_the_others(tmp_path: Path) -> None:
+    path = base_layout(tmp_path / "layout")
+    bake(path, ["moving"])
+    image = open_layout(path, None, "base")
+    found = image.installation([TARGET])
+    newer = image.bake(change_of(found, b"ANSWER = 'newer'\n"))
+    newer.tag(["moving"])
+    names = [entry.annotations for entry in existing_layout(path).entries()]
+    assert [name["org.opencontainers.image.ref.name"] for name in names] == ["base", "moving"]
+    assert open_layout(path, None, "moving").digest == newer.digest
+
+
+def test_discard_leaves_what_was_there_before(tmp_path: Path) -> None:
+    path = base_layout(tmp_path / "layout")
+    before = snapshot(path)
+    image = open_layout(path, None, "base")
+    image.bake(change_of(image.installation([TARGET]))).discard()
+    assert snapshot(path) == before
+
+
+def test_discard_takes_nothing_from_a_name(tmp_path: Path) -> None:
+    path = base_layout(tmp_path / "layout")
+    image = open_layout(path, None, "base")
+    result = image.bake(change_of(image.installation([TARGET])))
+    result.tag(["patched"])
+    result.discard()
+    assert open_layout(path, None, "patched").installation([TARGET])
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("write", range(4))
+def test_an_interrupted_write_leaves_the_old_names_and_no_new_blob(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException, write: int
+) -> None:
+    """Layer, config, manifest and index.json are four writes; each is stopped in turn."""
+    path = base_layout(tmp_path / "layout")
+    index = (path / "index.json").read_bytes()
+    before = snapshot(path)
+    real, calls = os.fsync, iter(range(100))
+
+    def stop(descriptor: int) -> None:
+        # write_atomically syncs the file and its directory: every second call is a file's.
+        if next(calls) == 2 * write:
+            raise fault
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", stop)
+    with pytest.raises((Unwritable, KeyboardInterrupt)):
+        bake(path)
+    monkeypatch.undo()
+    assert (path / "index.json").read_bytes() == index
+    assert not list(path.rglob("*.tmp"))
+    if write < 3:
+        assert snapshot(path) == before
+    bake(path)
+    assert open_layout(path, None, "patched").installation([TARGET])
+
+
+def test_a_result_that_does_not_validate_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = base_layout(tmp_path / "layout")
+    before = snapshot(path)
+    real = write_atomically
+    monkeypatch.setattr(
+        "patcher.images.oci.store.write_atomically", lambda blob, data: real(blob, data + b" ")
+    )
+    with pytest.raises(BrokenImage):
+        bake(path)
+    assert snapshot(path) == before
+
+
+@pytest.mark.parametrize(
+    ("platform", "name", "said"),
+    [
+        (None, None, "several images are not named"),
+        (None, "other", "no image is other"),
+        (Platform("linux", "arm64"), "base", "no image is base linux/arm64"),
+    ],
+)
+def test_an_image_that_is_not_told_apart_is_refused_with_what_is_there(
+    tmp_path: Path, platform: Platform | None, name: str | None, said: str
+) -> None:
+    path = base_layout(tmp_path / "layout")
+    bake(path)
+    with pytest.raises(BadReference, match=said) as caught:
+        open_layout(path, platform, name)
+    assert "base (linux/amd64), patched (linux/amd64)" in caught.value.next_step
+
+
+@pytest.mark.parametrize("name", ["", "a b", "-a", "a..b", "a\n", "é"])
+def test_a_name_that_no_layout_can_have_is_refused(tmp_path: Path, name: str) -> None:
+    path = base_layout(tmp_path / "layout")
+    before = (path / "index.json").read_bytes()
+    with pytest.raises(BadReference):
+        bake(path, ["good", name])
+    assert (path / "index.json").read_bytes() == before
+
+
+def test_no_layout_at_all(tmp_path: Path) -> None:
+    with pytest.raises(Unreadable, match="cannot be read as an image layout"):
+        open_layout(tmp_path, None, None)
+
+
+def test_a_layout_of_another_version(tmp_path: Path) -> None:
+    path = base_layout(tmp_path / "layout")
+    (path / "oci-layout").write_text('{"imageLayoutVersion": "2.0.0"}')
+    with pytest.raises(BrokenImage, match=r"version '2\.0\.0'"):
+        open_layout(path, None, None)
+
+
+def test_an_image_without_vllm(tmp_path: Path) -> None:
+    path = base_layout(tmp_path / "layout", [ImageFile("/etc/passwd", b"", 0, 0, 0o644, 0)])
+    with pytest.raises(FileAbsent, match="no vLLM is installed"):
+        open_layout(path, None, None).installation([TARGET])
+
+
+def test_a_damaged_base_layer_is_found_when_it_is_read(tmp_path: Path) -> None:
+    path = base_layout(tmp_path / "layout")
+    largest = max((path / "blobs").rglob("*"), key=lambda file: file.stat().st_size)
+    largest.write_bytes(largest.read_bytes().replace(b"'old'", b"'0ld'"))
+    with pytest.raises(BrokenImage, match="other bytes"):
+        open_layout(path, None, "base").installation([TARGET])
+
+
+def rootfs_files(root: Path) -> list[ImageFile]:
+    return [
+        ImageFile(
+            f"/{file.relative_to(root)}", file.read_bytes(), 0, 0, file.stat().st_mode & 0o777, 0
+        )
+        for file in root.rglob("*")
+        if file.is_file()
+    ]
+
+
+@pytest.fixture(scope="module")
+def runnable(python_rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A layout with `base` and `patched`; the base holds unchecked bytecode of the old source."""
+    tmp_path = tmp_path_factory.mktemp("runnable")
+    stale = unchecked_bytecode(tmp_path, b"ANSWER = 'stale'\n")
+    files = [*rootfs_files(python_rootfs), *vllm_files(), stale]
+    write_base(tmp_path / "layout", files, host_platform(), RUN, "base")
+    bake(tmp_path / "layout")
+    return tmp_path / "layout"
+
+
+ASK = "from vllm.model_executor.layers.attention import probe; print(probe.ANSWER)"
+
+
+def run_in(client: docker.DockerClient, name: str, layout: Path, source: str) -> tuple[str, Any]:
+    """What Python says in a container of an image that skopeo copied into the daemon."""
+    host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    skopeo("copy", "--quiet", "--dest-daemon-host", host, source, f"docker-daemon:{name}")
+    try:
+        said = client.containers.run(name, [ASK], network_mode="none", remove=True)
+        return said.decode().strip(), client.images.get(name).attrs
+    finally:
+        client.images.remove(name, force=True)
+
+
+def test_a_container_of_it_runs_the_patched_source(
+    runnable: Path, daemon: docker.DockerClient
+) -> None:
+    old, _ = run_in(daemon, "oci-layout-test:base", runnable, f"oci:{runnable}:base")
+    assert old == "stale"
+    new, image = run_in(daemon, "oci-layout-test:patched", runnable, f"oci:{runnable}:patched")
+    assert new == "new"
+    assert {key: image["Config"][key] for key in RUN if key != "Labels"} == {
+        key: value for key, value in RUN.items() if key != "Labels"
+    }
+    assert image["Config"]["Labels"]["org.opencontainers.image.version"] == "0.23.0-patched"
+
+
+def test_a_registry_takes_it_under_the_same_digest(runnable: Path, registry: str) -> None:
+    there = f"docker://{registry}/vllm:patched"
+    # Without this skopeo compresses the plain layer on its way to a registry: another digest.
+    copy = ("copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false")
+    skopeo(*copy, f"oci:{runnable}:patched", there)
+    raw = skopeo("inspect", "--raw", "--tls-verify=false", there)
+    digest = open_layout(runnable, None, "patched").digest
+    assert f"sha256:{hashlib.sha256(raw).hexdigest()}" == digest

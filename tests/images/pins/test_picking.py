@@ -1,0 +1,144 @@
+"""Which build a name means on a platform, and what a refusal says instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import patcher
+from patcher.errors import NotLocked
+from patcher.images.pins.lock import Lock
+from patcher.images.pins.lockfile import load
+from patcher.images.pins.picking import resolve
+from patcher.images.reference import Platform
+from tests.images.locks import AMD64, ARM64, LOCKS, digest, entry
+
+S390X = Platform("linux", "s390x")
+LOCK = Lock(
+    (
+        entry("0.22.0", "a/b:old", unknown=1),
+        entry("0.23.0", "a/b:v0.23.0", index=2, amd64=3),
+        entry("0.23.1rc1.dev9+gaaaaaaaaa", "a/b:n9", commit="aaaaaaaaa1", index=4),
+        entry("0.23.1rc1.dev10+gbbbbbbbbb", "a/b:n10", commit="b" * 40, amd64=5),
+        entry("0.23.1rc1.dev11+gccccccccc", "a/b:n11", commit="ccccccccc", unknown=6),
+        entry("0.23.1rc1.dev12+gaaaaaaaab", "g.io/c/d:n", commit="aaaaaaaab2", arm64=7),
+        entry("0.24.0", "a/b:v0.24.0", index=8),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "platform", "number"),
+    [
+        ("0.23.1rc1", AMD64, 5),
+        ("0.23.1rc1", ARM64, 7),
+        ("0.23.1rc1", S390X, 4),
+        ("0.23.1rc1.dev9", AMD64, 4),
+        ("0.23.1rc1.dev9+gaaaaaaaaa", ARM64, 4),
+        ("0.23.1rc1.dev11", AMD64, 6),
+        ("0.23.1rc1.dev11+gccccccccc", ARM64, 6),
+        ("ccccccc", AMD64, 6),
+        ("gccccccccc", AMD64, 6),
+        ("c" * 9 + "d" * 31, AMD64, 6),
+        ("b" * 40, AMD64, 5),
+        ("aaaaaaaab", ARM64, 7),
+        ("a/b:n11", AMD64, 6),
+        ("docker.io/a/b:n10", AMD64, 5),
+        ("g.io/c/d:n", ARM64, 7),
+        ("0.23.0", AMD64, 3),
+        ("0.23.0", ARM64, 2),
+        ("0.23", AMD64, 3),
+        ("v0.23.0", AMD64, 3),
+        ("0.22.0", AMD64, 1),
+    ],
+)
+def test_a_name_picks_the_newest_build_with_the_platform(
+    name: str, platform: Platform, number: int
+) -> None:
+    found, pinned = resolve(LOCK, name, platform)
+    assert pinned == digest(number)
+    assert pinned in {pin.digest for _, pin in found.locked.pins()}
+
+
+@pytest.mark.parametrize(
+    ("name", "platform", "says"),
+    [
+        ("0.23.2", AMD64, "Near it: 0.23.0, 0.23.1rc1, 0.24.0"),
+        ("0.23.1rc1.dev13", AMD64, "0.23.1rc1.dev12+gaaaaaaaab, 0.24.0"),
+        ("nonsense", AMD64, "Near it: 0.22.0, 0.23.0, 0.23.1rc1, 0.24.0"),
+        ("a/b:gone", AMD64, "is not in images.lock"),
+        ("deadbeef", AMD64, "is not in images.lock"),
+        ("aaaaaaaa", AMD64, "fits several commits: aaaaaaaaa1, aaaaaaaab2"),
+        ("0.23.1rc1.dev12", AMD64, "for: linux/arm64 (newest: 0.23.1rc1.dev12+gaaaaaaaab)"),
+        ("0.23.1rc1.dev12", AMD64, "newest build for linux/amd64 is 0.23.1rc1.dev10+gbbbbbbbbb"),
+        ("0.23.1rc1.dev10", S390X, "newest build for linux/s390x is 0.23.1rc1.dev9+gaaaaaaaaa"),
+    ],
+)
+def test_a_name_that_means_nothing_here_is_answered_with_what_is_near(
+    name: str, platform: Platform, says: str
+) -> None:
+    with pytest.raises(NotLocked) as caught:
+        resolve(LOCK, name, platform)
+    assert says in str(caught.value)
+
+
+def test_a_build_of_unknown_kind_is_offered_where_nothing_else_is() -> None:
+    lock = Lock((entry("0.23.1rc1.dev11", unknown=1), entry("0.23.1rc1.dev12", "a/b", arm64=2)))
+    with pytest.raises(NotLocked, match=r"platform of 0\.23\.1rc1\.dev11 is not known") as caught:
+        resolve(lock, "0.23.1rc1", AMD64)
+    assert "linux/arm64, unknown" in caught.value.problem
+
+
+def test_where_nothing_fits_the_way_to_add_is_named() -> None:
+    with pytest.raises(NotLocked, match="lock add"):
+        resolve(Lock((entry("0.23.0", arm64=1),)), "0.23.0", AMD64)
+    with pytest.raises(NotLocked, match="Near it: nothing"):
+        resolve(Lock(), "0.23.0", AMD64)
+
+
+@given(LOCKS, st.text(max_size=30) | st.sampled_from(["0.1", "1.0rc1", "abcdef0"]))
+def test_any_name_is_resolved_or_not_locked(lock: Lock, name: str) -> None:
+    try:
+        found, pinned = resolve(lock, name, AMD64)
+    except NotLocked:
+        return
+    assert pinned in {pin.digest for _, pin in found.locked.pins()}
+
+
+@given(LOCKS)
+def test_each_build_is_picked_by_its_full_version_and_its_reference(lock: Lock) -> None:
+    for known in lock.entries:
+        pin = known.locked.pin(AMD64, exact=True)
+        if pin is None:
+            continue
+        found, _ = resolve(lock, str(known.locked.version), AMD64)
+        assert found.locked.version.public == known.locked.version.public
+        assert resolve(lock, str(known.original.reference), AMD64)
+
+
+SHIPPED = load(Path(patcher.__file__).parents[1] / "images.lock")
+
+
+@pytest.mark.parametrize(
+    ("name", "platform", "version", "repository"),
+    [
+        ("0.23.1rc1", AMD64, "0.23.1rc1.dev672+g93d8f834d", "vllm/vllm-openai"),
+        (
+            "0.23.1rc1",
+            ARM64,
+            "0.23.1rc1.dev1551+g61aca5d75.d20260727",
+            "spark-arena/dgx-vllm-eugr-nightly",
+        ),
+        ("0.23.1rc1.dev672", ARM64, "0.23.1rc1.dev672+g93d8f834d", "vllm/vllm-openai"),
+        ("09663ab", AMD64, "0.23.1rc1.dev714+g09663abde", "vllm/vllm-openai"),
+        ("vllm/vllm-openai:v0.23.0", AMD64, "0.23.0", "vllm/vllm-openai"),
+    ],
+)
+def test_the_shipped_lock_answers_the_names_that_people_use(
+    name: str, platform: Platform, version: str, repository: str
+) -> None:
+    found, _ = resolve(SHIPPED, name, platform)
+    assert (str(found.locked.version), found.original.reference.repository) == (version, repository)

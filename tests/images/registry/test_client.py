@@ -1,0 +1,441 @@
+"""The registry client against the real registry, and against one that misbehaves."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tracemalloc
+from dataclasses import replace
+from typing import TYPE_CHECKING, BinaryIO
+
+import pytest
+
+from patcher.errors import BrokenImage, NotInRegistry, RegistryFailed, Unreadable
+from patcher.images.oci.blobs import Verified, load_image, load_index, read_blob
+from patcher.images.oci.descriptor import Part, part
+from patcher.images.oci.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from patcher.images.reference import parse_reference
+from patcher.images.registry.client import Registry, Upload, open_registry
+from patcher.images.registry.http import Http
+from tests.images.auth_servers import docker_config
+from tests.images.indexes import add_index
+from tests.images.oci.test_append import DOCKER, OCI, Memory, add_image
+from tests.images.scripted import HANG_UP, Reply, Script, Seen, in_turn, serving
+from tests.registries import LOSE, LOSE_ANSWER, PASS, proxy_of, upload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+BLOB = part(os.urandom(300_000), "application/octet-stream")
+DIGEST = BLOB.descriptor.digest
+MANIFEST = part(b'{"schemaVersion":2}', OCI_MANIFEST)
+WAIT_NOT: Callable[[float], None] = lambda _: None  # noqa: E731
+
+
+def at(host: str, name: str = "a/b", **rights: object) -> Registry:
+    return open_registry(parse_reference(f"{host}/{name}"), Http(wait=WAIT_NOT), **rights)  # type: ignore[arg-type]
+
+
+def read(registry: Registry, start: int = 0) -> bytes:
+    with registry.open(BLOB.descriptor, start) as stream:
+        return stream.read()
+
+
+@pytest.mark.parametrize("types", [OCI, DOCKER])
+def test_an_index_is_read_down_to_its_layers(registry: str, types: tuple[str, ...]) -> None:
+    blobs = Memory()
+    root = add_index(blobs, types)
+    name = f"read/{types[0].split('.')[2]}"
+    upload(registry, name, blobs.data, root)
+    there = at(registry, name)
+    found = there.manifest(root["digest"]).descriptor
+    assert found.document == root
+    assert there.head(root["digest"]) == found
+    images = load_index(there, found).images
+    assert [str(image.platform) for image in images] == ["linux/amd64", "linux/arm64"]
+    for image in images:
+        for layer in load_image(there, image).manifest.layers:
+            assert read_blob(there, layer) == blobs.data[layer.digest]
+
+
+def test_what_was_published_is_there_under_its_names(registry: str) -> None:
+    blobs = Memory()
+    root = add_image(blobs, OCI)
+    upload(registry, "named", blobs.data, root)
+    there = at(registry, "named", push=True)
+    manifest = part(blobs.data[root["digest"]], root["mediaType"])
+    assert there.head("one") is None
+    for tag in ("one", "two"):
+        there.put_manifest(tag, manifest)
+    assert there.tags() == ["one", "two"]
+    assert there.manifest("two") == manifest
+    assert there.head("two") == manifest.descriptor
+
+
+def test_what_is_not_there_is_said_by_name(registry: str) -> None:
+    there = at(registry, "nothing/here")
+    with pytest.raises(NotInRegistry, match="nothing/here has no v1: HTTP 404"):
+        there.manifest("v1")
+    with pytest.raises(NotInRegistry, match="nothing/here has no list"):
+        there.tags()
+    with pytest.raises(BrokenImage, match=f"nothing/here has no {DIGEST}"):
+        there.open(BLOB.descriptor)
+    with pytest.raises(BrokenImage, match=f"nothing/here has no {DIGEST}"):
+        there.check(BLOB.descriptor)
+    with pytest.raises(BrokenImage, match="has no sha256"):
+        there.open(MANIFEST.descriptor)
+
+
+def test_a_blob_is_sent_once_and_mounted_beside(registry: str) -> None:
+    with proxy_of(registry) as proxy:
+        source = at(proxy.address, "mount/from", push=True)
+        source.put(BLOB.descriptor, BLOB.data)
+        sent = proxy.sent
+        source.put(BLOB.descriptor, BLOB.data)
+        assert proxy.sent == sent == BLOB.descriptor.size
+        target = at(proxy.address, "mount/to", push=True, mount_from=("mount/from",))
+        assert not target.has(BLOB.descriptor)
+        assert target.mount(BLOB.descriptor, "mount/from") is None
+        target.check(BLOB.descriptor)
+        assert (read(target), read(target, 299_999)) == (BLOB.data, BLOB.data[-1:])
+        assert proxy.sent == sent
+
+
+def test_a_registry_that_does_not_mount_gives_an_upload_to_use(registry: str) -> None:
+    with proxy_of(registry) as proxy:
+        at(proxy.address, "no-mount/from", push=True).put(BLOB.descriptor, BLOB.data)
+        proxy.refuse_mounts = True
+        proxy.forget()
+        target = at(proxy.address, "no-mount/to", push=True)
+        opened = target.mount(BLOB.descriptor, "no-mount/from")
+        assert isinstance(opened, Upload)
+        steps: list[int] = []
+        target.upload(BLOB.descriptor, lambda start: bytes_of(start), opened, steps.append)
+        assert sum(steps) == BLOB.descriptor.size
+        assert len(proxy.methods("POST")) == 1
+        assert read(target) == BLOB.data
+
+
+def bytes_of(start: int) -> BinaryIO:
+    return io.BytesIO(BLOB.data[start:])
+
+
+def test_a_source_that_is_not_there_is_not_mounted(registry: str) -> None:
+    target = at(registry, "mount/alone", push=True)
+    opened = target.mount(part(b"nowhere", "x/y").descriptor, "mount/nothing")
+    assert isinstance(opened, Upload)
+
+
+@pytest.mark.parametrize("fate", [LOSE, LOSE_ANSWER])
+def test_an_upload_survives_each_of_its_requests_being_lost(registry: str, fate: str) -> None:
+    for lost in range(1, 4):
+        blob = part(os.urandom(100_000), "application/octet-stream")
+        with proxy_of(registry) as proxy:
+            proxy.decide = lambda number, *_, lost=lost: fate if number == lost else PASS
+            target = at(proxy.address, "lossy", push=True)
+            steps: list[int] = []
+            target.upload(blob.descriptor, reader(blob.data), progress=steps.append)
+            # Where only the answer was lost, the bytes are found there, and not sent again.
+            found = fate == LOSE_ANSWER and lost == 2
+            assert len(proxy.methods("PUT")) == (2 if lost == 2 and not found else 1)
+            assert sum(steps) == (0 if found else 100_000)
+            assert at(registry, "lossy").has(blob.descriptor)
+
+
+def reader(data: bytes) -> Callable[[int], BinaryIO]:
+    return lambda start: io.BytesIO(data[start:])
+
+
+def test_a_source_that_lies_stores_nothing(registry: str) -> None:
+    target = at(registry, "liars", push=True)
+    for data in (BLOB.data[:-1] + b"!", BLOB.data[:-1], b""):
+        with pytest.raises(BrokenImage):
+            target.upload(BLOB.descriptor, reader(data))
+        assert not target.has(BLOB.descriptor)
+
+
+def test_a_blob_goes_from_registry_to_registry_in_constant_memory(registry: str) -> None:
+    blob = part(os.urandom(24 << 20), "application/octet-stream")
+    source, target = at(registry, "big/from", push=True), at(registry, "big/to", push=True)
+    source.put(blob.descriptor, blob.data)
+    tracemalloc.start()
+    target.upload(blob.descriptor, lambda start: source.open(blob.descriptor, start))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert target.has(blob.descriptor)
+    assert peak < 4 << 20
+
+
+# --- Faults that no real registry shows.
+
+
+def with_digest(data: Part, **headers: str | None) -> Reply:
+    stated: dict[str, str | None] = {
+        "Content-Type": data.descriptor.media_type,
+        "Docker-Content-Digest": data.descriptor.digest,
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
+    return Reply(headers={k: v for k, v in stated.items() if v is not None}, body=data.data)
+
+
+def test_a_digest_that_is_not_stated_is_computed() -> None:
+    with serving(in_turn(with_digest(MANIFEST, Docker_Content_Digest=None))) as server:
+        assert at(server.host).manifest("v1") == MANIFEST
+        assert at(server.host).head("v1") == MANIFEST.descriptor
+        assert [seen.method for seen in server.seen] == ["GET", "HEAD", "GET"]
+
+
+def test_a_digest_of_another_kind_is_computed_anew() -> None:
+    other = f"sha512:{hashlib.sha512(MANIFEST.data).hexdigest()}"
+    with serving(in_turn(with_digest(MANIFEST, Docker_Content_Digest=other))) as server:
+        assert at(server.host).head("v1") == MANIFEST.descriptor
+
+
+@pytest.mark.parametrize("name", ["v1", MANIFEST.descriptor.digest])
+def test_other_bytes_than_stated_are_refused(name: str) -> None:
+    altered = replace(MANIFEST, data=MANIFEST.data + b" ")
+    with (
+        serving(in_turn(with_digest(altered))) as server,
+        pytest.raises(BrokenImage, match="came with other bytes"),
+    ):
+        at(server.host).manifest(name)
+
+
+def test_another_digest_than_was_asked_for_is_refused() -> None:
+    asked = part(b"{}", OCI_MANIFEST).descriptor.digest
+    with serving(in_turn(with_digest(MANIFEST))) as server:
+        with pytest.raises(BrokenImage, match="it states sha256"):
+            at(server.host).head(asked)
+        with pytest.raises(BrokenImage, match="came with other bytes"):
+            at(server.host).manifest(asked)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b'{"schemaVersion":2,"manifests":[]}', OCI_INDEX),
+        (b'{"schemaVersion":2,"layers":[]}', OCI_MANIFEST),
+        (b'{"schemaVersion":2,"mediaType":"%s"}' % DOCKER_MANIFEST.encode(), DOCKER_MANIFEST),
+    ],
+)
+def test_a_manifest_without_a_type_says_itself_what_it_is(data: bytes, kind: str) -> None:
+    untyped = part(data, "application/json; charset=utf-8")
+    with serving(in_turn(with_digest(untyped))) as server:
+        assert at(server.host).head("v1") == part(data, kind).descriptor
+
+
+def test_all_four_types_are_accepted() -> None:
+    with serving(in_turn(with_digest(MANIFEST))) as server:
+        at(server.host).manifest("v1")
+        accepted = server.seen[0].headers["accept"].split(", ")
+    assert set(accepted) == {OCI[0], OCI[1], DOCKER[0], DOCKER[1]}
+
+
+def test_tags_come_in_pages() -> None:
+    def script(seen: Seen) -> Reply:
+        if "last=" in seen.path:
+            return Reply(body=b'{"tags": ["c"]}')
+        link = '<https://evil.test/v2/x/tags/list?last=b&n=2>; rel="next"'
+        return Reply(headers={"Link": link}, body=b'{"tags": ["a", "b"]}')
+
+    with serving(script) as server:
+        assert at(server.host).tags() == ["a", "b", "c"]
+        assert server.seen[1].path == "/v2/a/b/tags/list?last=b&n=2"
+
+
+def test_pages_without_end_are_an_error() -> None:
+    link: dict[str, str | None] = {"Link": '<?n=1>; rel="next"'}
+    with (
+        serving(in_turn(Reply(headers=link, body=b'{"tags": null}'))) as server,
+        pytest.raises(RegistryFailed, match="has no end"),
+    ):
+        at(server.host).tags()
+
+
+def ranged(cuts: list[int]) -> Script:
+    """Serves BLOB by Range, and cuts each answer off after so many bytes, until none is left."""
+
+    def script(seen: Seen) -> Reply:
+        first = int(seen.headers.get("range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        rest = BLOB.data[first:]
+        size = len(BLOB.data)
+        headers: dict[str, str | None] = {"Content-Range": f"bytes {first}-{size - 1}/{size}"}
+        sent = cuts.pop(0) if cuts else None
+        return Reply(206, headers, rest, sent) if first else Reply(200, {}, rest, sent)
+
+    return script
+
+
+def test_a_blob_is_taken_up_where_the_connection_broke() -> None:
+    with serving(ranged([100_000, 0, 50_000])) as server:
+        assert read(at(server.host)) == BLOB.data
+        ranges = [seen.headers.get("range") for seen in server.seen]
+    assert ranges[0] is None
+    assert ranges[1] == ranges[2] == "bytes=100000-"
+    assert ranges[3] == "bytes=150000-"
+
+
+def test_a_server_without_ranges_is_read_from_the_start_again() -> None:
+    cuts: list[int | None] = [100_000, 200_000, None]
+    with serving(lambda _: Reply(body=BLOB.data, sent=cuts.pop(0))) as server:
+        assert read(at(server.host)) == BLOB.data
+
+
+def test_a_blob_may_come_without_a_length() -> None:
+    length: dict[str, str | None] = {"Content-Length": None}
+    replies = [Reply(200, length, BLOB.data[:9]), Reply(200, length, BLOB.data)]
+    with serving(in_turn(*replies)) as server:
+        assert read(at(server.host)) == BLOB.data
+
+
+def test_a_connection_that_always_breaks_ends() -> None:
+    with (
+        serving(ranged([1] * 1000)) as server,
+        pytest.raises(RegistryFailed, match="broke off too often"),
+    ):
+        read(at(server.host))
+    assert len(server.seen) == 50
+
+
+def test_a_blob_that_stops_is_an_error_that_says_where() -> None:
+    with (
+        serving(in_turn(Reply(200, {}, BLOB.data, 7), Reply(503))) as server,
+        pytest.raises(RegistryFailed, match="HTTP 503, 5 times"),
+    ):
+        read(at(server.host))
+
+
+@pytest.mark.parametrize("size", [299_999, 300_001, 0])
+def test_a_length_that_lies_is_refused_at_once(size: int) -> None:
+    lie: dict[str, str | None] = {"Content-Length": str(size)}
+    with (
+        serving(in_turn(Reply(200, lie, BLOB.data))) as server,
+        pytest.raises(BrokenImage, match=f"states {size} bytes, not 300000"),
+    ):
+        read(at(server.host))
+
+
+def test_another_part_than_was_asked_for_is_refused() -> None:
+    part_of: dict[str, str | None] = {"Content-Range": "bytes 5-299999/300000"}
+    replies = in_turn(Reply(200, {}, BLOB.data, 9), Reply(206, part_of, BLOB.data[5:]))
+    with serving(replies) as server, pytest.raises(BrokenImage, match="another part"):
+        read(at(server.host))
+
+
+def test_an_altered_blob_is_found_out() -> None:
+    altered = BLOB.data[:1000] + b"?" + BLOB.data[1001:]
+    with serving(in_turn(Reply(body=altered))) as server:
+        stream = Verified(at(server.host).open(BLOB.descriptor), BLOB.descriptor)
+        with pytest.raises(BrokenImage, match="has other bytes"):
+            stream.finish()
+
+
+def test_a_blob_of_another_size_is_not_there() -> None:
+    with (
+        serving(in_turn(Reply(body=b"four"))) as server,
+        pytest.raises(BrokenImage, match="has 4 bytes there, not 300000"),
+    ):
+        at(server.host).check(BLOB.descriptor)
+
+
+def test_a_blob_may_lie_on_another_host() -> None:
+    with serving(in_turn(Reply(body=BLOB.data))) as storage:
+        there: dict[str, str | None] = {"Location": f"{storage.url}/blob?signature=x"}
+        with serving(in_turn(Reply(307, there))) as server:
+            assert read(at(server.host)) == BLOB.data
+
+
+def test_a_long_body_that_is_refused_goes_in_chunks() -> None:
+    stored = bytearray()
+
+    def script(seen: Seen) -> Reply:
+        place: dict[str, str | None] = {"Location": f"/v2/a/b/blobs/uploads/7?at={len(stored)}"}
+        if seen.method == "HEAD":
+            return Reply(404)
+        if seen.method == "POST":
+            stored.clear()
+            return Reply(202, place)
+        if len(seen.body) > 4 << 20:
+            return Reply(413)
+        if seen.method == "PATCH":
+            first = seen.headers["content-range"].partition("-")[0]
+            assert int(first) == len(stored)
+            stored.extend(seen.body)
+            place["Location"] = f"/v2/a/b/blobs/uploads/7?at={len(stored)}"
+            return Reply(202, place)
+        return Reply(201)
+
+    blob = part(os.urandom(9 << 20), "application/octet-stream")
+    with serving(script) as server:
+        steps: list[int] = []
+        at(server.host, push=True).upload(blob.descriptor, reader(blob.data), None, steps.append)
+        assert bytes(stored) == blob.data
+        # The whole body was on its way before it was refused: that is taken back.
+        assert sum(steps) == len(blob.data)
+        last = server.seen[-1]
+    assert (last.method, last.body) == ("PUT", b"")
+    assert f"at={len(blob.data)}&digest=sha256%3A" in last.path
+
+
+def test_an_upload_to_another_host_takes_no_secret_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(seen: Seen) -> Reply:
+        if "authorization" not in seen.headers:
+            return Reply(401, {"WWW-Authenticate": 'Basic realm="x"'})
+        there = f"{storage.url}/upload?signature=x"
+        return Reply(404) if seen.method == "HEAD" else Reply(202, {"Location": there})
+
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    with serving(in_turn(Reply(201))) as storage, serving(script) as server:
+        docker_config(tmp_path, server.host)
+        at(server.host, push=True).put(BLOB.descriptor, BLOB.data)
+        [sent] = storage.seen
+    assert sent.body == BLOB.data
+    assert "authorization" not in sent.headers
+
+
+@pytest.mark.parametrize("place", ["http://elsewhere.test/upload", "ftp://x/y", None])
+def test_an_upload_goes_to_no_unsafe_place(place: str | None) -> None:
+    with (
+        serving(in_turn(Reply(404), Reply(202, {"Location": place}))) as server,
+        pytest.raises(RegistryFailed, match="place for"),
+    ):
+        at(server.host, push=True).put(BLOB.descriptor, BLOB.data)
+
+
+def test_a_manifest_that_is_stored_as_another_is_an_error() -> None:
+    other = Reply(201, {"Docker-Content-Digest": DIGEST})
+    with (
+        serving(in_turn(other)) as server,
+        pytest.raises(BrokenImage, match=f"{DIGEST} was stored"),
+    ):
+        at(server.host, push=True).put_manifest("v1", MANIFEST)
+
+
+def test_a_refusal_is_told_in_the_registrys_words() -> None:
+    said = {"errors": [{"code": "MANIFEST_INVALID", "message": "no \x1b[2J config"}]}
+    with serving(in_turn(Reply(400, body=json.dumps(said).encode()))) as server:
+        with pytest.raises(RegistryFailed) as raised:
+            at(server.host, push=True).put_manifest("v1", MANIFEST)
+        assert "HTTP 400 (MANIFEST_INVALID: no \\x1b[2J config)" in raised.value.problem
+
+
+def test_a_registry_that_is_gone_is_unreadable() -> None:
+    # What reads images knows of `Unreadable` alone.
+    with (
+        serving(in_turn(HANG_UP)) as server,
+        pytest.raises(Unreadable, match="the connection broke, 5 times"),
+    ):
+        at(server.host).manifest("v1")
+
+
+def test_a_manifest_is_read_once() -> None:
+    with serving(in_turn(with_digest(MANIFEST))) as server:
+        there = at(server.host)
+        there.manifest("v1")
+        assert read_blob(there, MANIFEST.descriptor) == MANIFEST.data
+        assert len(server.seen) == 1

@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+
+from patcher.errors import RegistryFailed, UsageError
+from patcher.images.registry.addresses import is_loopback
+from patcher.images.registry.faults import Fault
+from patcher.images.registry.http import Http, HttpSettings, Request
+from tests.conftest import free_port
+from tests.images.certificates import make_certificate
+from tests.images.scripted import HANG_UP, Reply, Server, in_turn, serving
+
+AUTHORIZATION = "Bearer s3cr3t-t0k3n"
+OK = Reply(body=b"fine")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_certificate(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def waits() -> list[float]:
+    return []
+
+
+@pytest.fixture
+def http(waits: list[float]) -> Http:
+    return Http(wait=waits.append)
+
+
+def get(server: Server, authorization: str | None = None) -> Request:
+    return Request("GET", f"{server.url}/v2/", authorization=authorization)
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_what_may_pass_is_tried_again(http: Http, waits: list[float], status: int) -> None:
+    with serving(in_turn(Reply(status), Reply(status), OK)) as server:
+        assert http.ask(get(server)).body == b"fine"
+    assert waits == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 405, 501])
+def test_what_stays_is_not_tried_again(http: Http, waits: list[float], status: int) -> None:
+    with serving(in_turn(Reply(status))) as server:
+        assert http.ask(get(server)).status == status
+        assert (len(server.seen), waits) == (1, [])
+
+
+def test_trying_ends_and_says_how_often_and_what_the_server_said(
+    http: Http, waits: list[float]
+) -> None:
+    said = b'{"errors": [{"code": "UNAVAILABLE", "message": "being\\u001b[31m repaired"}]}'
+    with serving(in_turn(Reply(503, body=said))) as server:
+        with pytest.raises(RegistryFailed) as raised:
+            http.ask(get(server))
+        assert len(server.seen) == 5
+    assert waits == [0.5, 1.0, 2.0, 4.0]
+    wanted = r"HTTP 503 (UNAVAILABLE: being\x1b[31m repaired), 5 times"
+    assert raised.value.problem == f"{server.host}: {wanted}"
+
+
+@pytest.mark.parametrize(
+    ("stated", "waited"),
+    [("7", 7.0), ("0", 0.5), (" 3 ", 3.0), ("soon", 0.5), ("-1", 0.5), ("1e999", 0.5), ("", 0.5)],
+)
+def test_a_wish_to_wait_is_honoured(
+    http: Http, waits: list[float], stated: str, waited: float
+) -> None:
+    with serving(in_turn(Reply(429, {"Retry-After": stated}), OK)) as server:
+        http.ask(get(server))
+    assert waits == [waited]
+
+
+def test_a_wish_to_wait_may_be_a_date(http: Http, waits: list[float]) -> None:
+    date = formatdate(time.time() + 60, usegmt=True)
+    with serving(in_turn(Reply(503, {"Retry-After": date}), OK)) as server:
+        http.ask(get(server))
+    assert 30 < waits[0] <= 60
+
+
+def test_a_wish_to_wait_for_hours_is_the_error(http: Http, waits: list[float]) -> None:
+    with serving(in_turn(Reply(429, {"Retry-After": "21600"}))) as server:
+        with pytest.raises(RegistryFailed, match="HTTP 429; it asks to wait 21600 s"):
+            http.ask(get(server))
+        assert (len(server.seen), waits) == (1, [])
+
+
+def test_a_connection_that_breaks_is_made_anew(http: Http, waits: list[float]) -> None:
+    with serving(in_turn(HANG_UP, Reply(body=b"fine", sent=2), OK)) as server:
+        assert http.ask(get(server)).body == b"fine"
+    assert waits == [0.5, 1.0]
+
+
+def test_a_body_that_always_ends_early_is_an_error(http: Http) -> None:
+    with (
+        serving(in_turn(Reply(headers={"Content-Length": "9"}, body=b"fine", sent=4))) as server,
+        pytest.raises(RegistryFailed, match="the connection broke, 5 times"),
+    ):
+        http.ask(get(server))
+
+
+def test_nobody_listening_is_an_error_that_says_so(http: Http) -> None:
+    with pytest.raises(RegistryFailed, match="the connection is refused, 5 times"):
+        http.ask(Request("GET", f"http://127.0.0.1:{free_port()}/"))
+
+
+def test_an_answer_without_end_is_cut_off(http: Http) -> None:
+    with (
+        serving(in_turn(Reply(body=bytes((8 << 20) + 1)))) as server,
+        pytest.raises(RegistryFailed, match="over 8388608 bytes"),
+    ):
+        http.ask(get(server))
+
+
+def test_a_secret_follows_a_redirect_on_the_same_host_only(http: Http) -> None:
+    with serving(in_turn(OK)) as storage:
+        there = Reply(307, {"Location": f"{storage.url}/blob"})
+        script = in_turn(Reply(307, {"Location": "/elsewhere"}), there)
+        with serving(script) as server:
+            assert http.ask(get(server, AUTHORIZATION)).body == b"fine"
+            assert [seen.headers.get("authorization") for seen in server.seen] == [
+                AUTHORIZATION,
+                AUTHORIZATION,
+            ]
+        assert [seen.headers.get("authorization") for seen in storage.seen] == [None]
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ("/v2/", "redirects without end"),
+        ("http://registry.test/x", "redirects to registry.test, which is not safe"),
+        ("file:///etc/passwd", "not safe"),
+        ("http://user:s3cr3t-p4ss@registry.test/x", "redirects to registry.test, which"),
+    ],
+)
+def test_a_redirect_that_leads_nowhere_good_is_refused(http: Http, there: str, said: str) -> None:
+    with (
+        serving(in_turn(Reply(302, {"Location": there}))) as server,
+        pytest.raises(RegistryFailed, match=said) as raised,
+    ):
+        http.ask(get(server))
+    assert "s3cr3t" not in str(raised.value)
+
+
+def test_a_redirect_makes_no_other_request_of_a_post(http: Http) -> None:
+    with (
+        serving(in_turn(Reply(302, {"Location": "/x"}))) as server,
+        pytest.raises(RegistryFailed, match="redirects a POST"),
+    ):
+        http.ask(Request("POST", f"{server.url}/v2/", body=b"data"))
+
+
+def test_a_307_repeats_a_post_with_its_body(http: Http) -> None:
+    with serving(in_turn(Reply(307, {"Location": "/x"}), OK)) as server:
+        http.ask(Request("POST", f"{server.url}/v2/", body=b"data"))
+        assert [(seen.path, seen.body) for seen in server.seen] == [
+            ("/v2/", b"data"),
+            ("/x", b"data"),
+        ]
+
+
+def test_an_address_that_is_a_key_to_a_blob_is_never_shown(http: Http) -> None:
+    key = "X-Amz-Signature=abcdef0123456789"
+    dead = f"http://127.0.0.1:{free_port()}/blob?{key}"
+    with (
+        serving(in_turn(Reply(307, {"Location": dead}))) as server,
+        pytest.raises(RegistryFailed) as raised,
+    ):
+        http.ask(get(server))
+    shown = "".join(traceback.format_exception(raised.value))
+    assert "abcdef0123456789" not in shown
+    assert "refused" in shown
+
+
+def test_a_server_that_sends_a_secret_back_does_not_make_us_show_it(http: Http) -> None:
+    http.keyring.keep("s3cr3t-t0k3n")
+    said = b'{"errors": [{"code": "X", "message": "bad token s3cr3t-t0k3n"}]}'
+    with serving(in_turn(Reply(500, body=said))) as server:
+        with pytest.raises(RegistryFailed, match=r"bad token \*\*\*") as raised:
+            http.ask(get(server))
+        assert "s3cr3t" not in "".join(traceback.format_exception(raised.value))
+
+
+def test_netrc_gives_no_password_away(
+    http: Http, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password s3cr3t-p4ss\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with serving(in_turn(OK)) as server:
+        http.ask(get(server))
+        assert "authorization" not in server.seen[0].headers
+
+
+def test_no_proxy_stands_before_loopback(http: Http, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    with serving(in_turn(OK)) as server:
+        assert http.ask(get(server)).body == b"fine"
+
+
+def test_a_certificate_that_is_not_trusted_ends_it_at_once(
+    http: Http, waits: list[float], certificate: Path
+) -> None:
+    with serving(in_turn(OK), certificate) as server:
+        with pytest.raises(RegistryFailed, match="certificate is not trusted") as raised:
+            http.ask(get(server, AUTHORIZATION))
+        assert (server.seen, waits) == ([], [])
+    assert "--ca-file" in raised.value.next_step
+
+
+def test_a_certificate_of_another_name_is_not_trusted(certificate: Path) -> None:
+    http = Http(HttpSettings(certificate.with_name("ca.pem")), wait=lambda _: None)
+    with serving(in_turn(OK), certificate) as server:
+        port = server.host.partition(":")[2]
+        with pytest.raises(RegistryFailed, match="certificate is not trusted"):
+            http.ask(Request("GET", f"https://localhost:{port}/"))
+
+
+def test_an_authority_is_trusted_that_is_named(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = certificate.with_name("ca.pem")
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    with serving(in_turn(OK), certificate) as server:
+        assert Http(HttpSettings(authority)).ask(get(server)).body == b"fine"
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority))
+        assert Http().ask(get(server)).body == b"fine"
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", os.devnull)
+        assert Http().ask(get(server)).body == b"fine"
+
+
+@pytest.mark.parametrize("content", [None, "no certificate\n"])
+def test_a_file_of_no_certificates_is_refused(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UsageError, match=r"ca\.pem cannot be read as certificates"):
+        Http(HttpSettings(file))
+
+
+def test_tls_is_told_from_plain_http_on_loopback(http: Http, certificate: Path) -> None:
+    with serving(in_turn(OK)) as plain, serving(in_turn(OK), certificate) as tls:
+        assert http.base(plain.host) == plain.url
+        assert http.base(tls.host) == tls.url
+        assert (plain.seen, tls.seen) == ([], [])
+
+
+def test_plain_http_is_spoken_only_where_asked() -> None:
+    http = Http(HttpSettings(plain_http=frozenset({"registry.test", "other.test:5000"})))
+    assert http.base("ghcr.io") == "https://ghcr.io"
+    assert http.base("docker.io") == "https://registry-1.docker.io"
+    assert http.base("registry.test:80") == "http://registry.test:80"
+    assert http.base("other.test:5000") == "http://other.test:5000"
+    assert http.base("other.test") == "https://other.test"
+    assert not http.may_send_to("http://ghcr.io/token")
+    assert not http.may_send_to("http://127.0.0.1.evil.test/")
+    assert not http.may_send_to("ftp://ghcr.io/")
+
+
+@pytest.mark.parametrize(
+    ("host", "is_it"),
+    [
+        ("localhost", True),
+        ("localhost:5000", True),
+        ("a.localhost:5000", True),
+        ("127.8.9.1", True),
+        ("[::1]:5000", True),
+        ("localhost.evil.test", False),
+        ("10.0.0.1:5000", False),
+        ("ghcr.io", False),
+    ],
+)
+def test_loopback_is_this_machine_alone(host: str, is_it: bool) -> None:
+    assert is_loopback(host) is is_it
+
+
+def test_a_fault_that_cannot_pass_is_not_repeated(http: Http, waits: list[float]) -> None:
+    def once() -> None:
+        raise Fault("no", passing=False)
+
+    with pytest.raises(RegistryFailed, match=r"^x: no\."):
+        http.persist("https://x/", once)
+    assert waits == []

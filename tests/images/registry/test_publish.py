@@ -1,0 +1,393 @@
+"""Publishing, with real registries: order, mounts, streams, repetition, and every cut."""
+
+from __future__ import annotations
+
+import functools
+import json
+import resource
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import pytest
+
+from patcher.errors import BrokenImage, PatcherError, Unwritable
+from patcher.images.daemon.calls import Progress
+from patcher.images.oci.append import Appended, append
+from patcher.images.oci.descriptor import Descriptor
+from patcher.images.oci.manifest import INDEXES, MANIFESTS
+from patcher.images.oci.store import create_layout
+from patcher.images.oci.validate import validate
+from patcher.images.reference import parse_reference
+from patcher.images.registry.client import open_registry
+from patcher.images.registry.http import Http
+from patcher.images.registry.publish import Plan, ReadBack, Sent, plan, send
+from patcher.images.registry.transfer import InLayout, InRegistry
+from tests.conftest import real_registry
+from tests.images.indexes import add_index, changes_for
+from tests.images.oci.test_append import DOCKER, EXTRA, OCI, Memory
+from tests.registries import (
+    LOSE,
+    LOSE_ANSWER,
+    PASS,
+    Proxy,
+    fetch,
+    proxy_of,
+    put_manifest,
+    upload,
+)
+
+if TYPE_CHECKING:
+    from patcher.images import Change
+    from patcher.images.registry.transfer import Source, Target
+
+BASE, OURS = "base/vllm", "patched/vllm"
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base, and what it becomes."""
+
+    blobs: Memory
+    root: Descriptor
+    changes: dict[str, Change]
+    appended: Appended
+
+    def publish(
+        self, source: Source, target: Target, names: tuple[str, ...] = ("fixed", "moving")
+    ) -> tuple[Plan, Sent]:
+        """As the main job does it."""
+        todo = plan(source, target, self.appended, names)
+        sent = send(todo, source, target, lambda _: None)
+        base = {self.root.digest, *self.changes}
+        base |= {self.blobs.json(digest)["config"]["digest"] for digest in self.changes}
+        back = ReadBack(target, source, frozenset(base))
+        validate(back, self.root, self.appended.root, self.changes, EXTRA)
+        target.name(todo.root, todo.names)
+        return todo, sent
+
+    @property
+    def borrowed(self) -> set[str]:
+        """The digests of the base's layers."""
+        manifests = (self.blobs.json(digest) for digest in self.changes)
+        return {layer["digest"] for manifest in manifests for layer in manifest["layers"]}
+
+
+def make_base(types: tuple[str, ...] = OCI, *, single: bool = False, filler: int = 10_000) -> Base:
+    """An index of two images, each with a layer of `filler` bytes; or only the first of these."""
+    blobs = Memory()
+    root = blobs.descriptor(add_index(blobs, types, filler=filler))
+    changes = changes_for(blobs, root)
+    if single:
+        root = blobs.descriptor(blobs.json(root.digest)["manifests"][0])
+        changes = {root.digest: changes[root.digest]}
+    return Base(blobs, root, changes, append(blobs, root, changes, EXTRA))
+
+
+@functools.cache
+def client() -> Http:
+    """It does not wait between attempts."""
+    return Http(wait=lambda _: None)
+
+
+def store(host: str, repository: str, *, push: bool = False, mount: str = "") -> InRegistry:
+    reference = parse_reference(f"{host}/{repository}")
+    beside = (mount,) if mount else ()
+    return InRegistry(open_registry(reference, client(), push=push, mount_from=beside))
+
+
+@pytest.fixture
+def base(request: pytest.FixtureRequest) -> Base:
+    return make_base(getattr(request, "param", OCI))
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[str]:
+    """A registry of this test's own."""
+    with real_registry(tmp_path / "registry") as address:
+        yield address
+
+
+@pytest.fixture
+def proxy(host: str) -> Iterator[Proxy]:
+    with proxy_of(host) as proxy:
+        yield proxy
+
+
+def served(host: str, base: Base) -> None:
+    upload(host, BASE, base.blobs.data, _document(base.root))
+
+
+def _document(root: Descriptor) -> dict[str, Any]:
+    return {"mediaType": root.media_type, "digest": root.digest, "size": root.size}
+
+
+def is_whole(host: str, repository: str, digest: str) -> bool:
+    """Does everything that a manifest or index leads to lie in the repository?"""
+    data = fetch(host, repository, "manifests", digest)
+    if data is None:
+        return False
+    document = json.loads(data)
+    leaves = [*document.get("layers", ()), *([document["config"]] if "config" in document else [])]
+    return all(
+        is_whole(host, repository, child["digest"]) for child in document.get("manifests", ())
+    ) and all(fetch(host, repository, "blobs", leaf["digest"]) is not None for leaf in leaves)
+
+
+@pytest.mark.parametrize("base", [OCI, DOCKER], indirect=True)
+def test_in_one_registry_the_base_is_mounted_and_the_names_come_last(
+    base: Base, host: str, proxy: Proxy
+) -> None:
+    served(host, base)
+    source = store(proxy.address, BASE)
+    target = store(proxy.address, OURS, push=True, mount=BASE)
+    todo, sent = base.publish(source, target)
+    assert {blob.digest for blob in todo.borrowed} == base.borrowed
+    assert sent.streamed == 0
+    assert sent.parts == sum(
+        {p.descriptor.digest: len(p.data) for p in base.appended.parts}.values()
+    )
+    assert sum("mount=" in seen for seen in proxy.methods("POST")) == len(base.borrowed)
+    manifests = [
+        seen.rpartition("/")[2]
+        for seen in proxy.seen
+        if seen.startswith("PUT /v2/") and "/manifests/" in seen
+    ]
+    new = [
+        p.descriptor.digest
+        for p in base.appended.parts
+        if p.descriptor.media_type in INDEXES | MANIFESTS
+    ]
+    assert manifests == [*new, "fixed", "moving"]
+    assert fetch(host, OURS, "manifests", "moving") == base.appended.parts[-1].data
+    assert is_whole(host, OURS, "fixed")
+
+
+@pytest.mark.parametrize("base", [OCI, DOCKER], indirect=True)
+def test_from_one_registry_to_another_the_base_is_streamed_through(
+    base: Base, host: str, tmp_path: Path
+) -> None:
+    served(host, base)
+    with real_registry(tmp_path / "other") as other:
+        _, sent = base.publish(store(host, BASE), store(other, OURS, push=True))
+        assert sent.streamed == sum(len(base.blobs.data[digest]) for digest in base.borrowed)
+        assert is_whole(other, OURS, "moving")
+        for digest in base.borrowed:
+            assert fetch(other, OURS, "blobs", digest) == base.blobs.data[digest]
+
+
+def test_a_registry_that_does_not_mount_is_sent_the_bytes(
+    base: Base, host: str, proxy: Proxy
+) -> None:
+    served(host, base)
+    proxy.refuse_mounts = True
+    target = store(proxy.address, OURS, push=True, mount=BASE)
+    _, sent = base.publish(store(proxy.address, BASE), target)
+    assert sent.streamed == sum(len(base.blobs.data[digest]) for digest in base.borrowed)
+    assert is_whole(host, OURS, "moving")
+
+
+def test_publishing_again_sends_nothing(base: Base, host: str, proxy: Proxy) -> None:
+    served(host, base)
+    target = store(proxy.address, OURS, push=True, mount=BASE)
+    base.publish(store(proxy.address, BASE), target)
+    proxy.forget()
+    again, sent = base.publish(store(proxy.address, BASE), store(proxy.address, OURS, push=True))
+    assert again.nothing
+    assert sent == Sent()
+    assert proxy.methods("POST", "PUT", "PATCH", "DELETE") == []
+
+
+def test_a_plan_counts_the_bytes_and_writes_nothing(base: Base, host: str, proxy: Proxy) -> None:
+    served(host, base)
+    target = store(proxy.address, OURS, push=True, mount=BASE)
+    todo = plan(store(proxy.address, BASE), target, base.appended, ("fixed", "moving"))
+    assert todo.part_bytes == sum(
+        {part.descriptor.digest: len(part.data) for part in base.appended.parts}.values()
+    )
+    assert todo.borrowed_bytes == sum(len(base.blobs.data[digest]) for digest in base.borrowed)
+    assert todo.names == ("fixed", "moving")
+    assert proxy.methods("POST", "PUT", "PATCH", "DELETE") == []
+    assert fetch(host, OURS, "manifests", "fixed") is None
+
+
+def test_the_base_itself_is_published_with_its_attestations(base: Base, host: str) -> None:
+    served(host, base)
+    source, target = store(host, BASE), store(host, OURS, push=True, mount=BASE)
+    todo = plan(source, target, Appended(base.root, ()), ("fixed",))
+    send(todo, source, target, lambda _: None)
+    target.name(todo.root, todo.names)
+    assert fetch(host, OURS, "manifests", "fixed") == base.blobs.data[base.root.digest]
+    entries = base.blobs.json(base.root.digest)["manifests"]
+    assert len(entries) == 4
+    assert is_whole(host, OURS, "fixed")
+
+
+def test_a_layer_that_lies_elsewhere_is_not_passed_on(host: str) -> None:
+    base = make_base()
+    manifest = base.blobs.json(next(iter(base.changes)))
+    manifest["layers"][0]["urls"] = ["https://elsewhere.example/layer"]
+    root = base.blobs.descriptor(base.blobs.add(manifest, manifest["mediaType"]))
+    with pytest.raises(BrokenImage, match="foreign"):
+        plan(Opened(base.blobs), store(host, OURS, push=True), Appended(root, ()), ())
+
+
+def test_a_layer_that_is_cut_on_the_way_is_taken_up_where_it_broke(
+    host: str, proxy: Proxy, tmp_path: Path
+) -> None:
+    base = make_base(single=True, filler=3_000_000)
+    served(host, base)
+    cut: set[str] = set()
+
+    def halve(path: str, chunk: bytes) -> bytes:
+        if len(chunk) < 1 << 16 or path in cut:
+            return chunk
+        cut.add(path)
+        return chunk[: len(chunk) // 2]
+
+    proxy.edit = halve
+    with real_registry(tmp_path / "other") as other:
+        _, sent = base.publish(store(proxy.address, BASE), store(other, OURS, push=True))
+        assert is_whole(other, OURS, "moving")
+    assert cut
+    assert proxy.received < 1.1 * sent.streamed
+
+
+@dataclass
+class Opened:
+    """Blobs in memory as a source; `short` leaves bytes away, `altered` changes one."""
+
+    blobs: Memory
+    short: int = 0
+    altered: bool = False
+
+    def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
+        data = self.blobs.data[descriptor.digest][start:]
+        if descriptor.media_type.endswith(".tar"):
+            data = data[: len(data) - self.short]
+            data = bytes([data[0] ^ 1]) + data[1:] if self.altered else data
+        return BytesIO(data)
+
+    def put(self, descriptor: Descriptor, data: bytes) -> None:
+        self.blobs.put(descriptor, data)
+
+    def check(self, descriptor: Descriptor) -> None:
+        self.blobs.check(descriptor)
+
+
+@pytest.mark.parametrize("damage", [{"altered": True}, {"short": 1}])
+@pytest.mark.parametrize("where", ["registry", "layout"])
+def test_a_blob_damaged_on_the_way_is_one_error_and_nothing_is_named(
+    base: Base, host: str, tmp_path: Path, damage: dict[str, Any], where: str
+) -> None:
+    layout = InLayout(create_layout(tmp_path / "layout"))
+    target = store(host, OURS, push=True) if where == "registry" else layout
+    with pytest.raises(BrokenImage):
+        base.publish(Opened(base.blobs, **damage), target)
+    assert target.named("fixed") is None
+    assert not any(target.has(part.descriptor) for part in base.appended.parts)
+    assert list((tmp_path / "layout").rglob("*.tmp")) == []
+    base.publish(Opened(base.blobs), target)
+    assert target.named("moving") == base.appended.root.digest
+
+
+def test_into_a_layout_and_from_one_layout_to_another(base: Base, tmp_path: Path) -> None:
+    first, second = (InLayout(create_layout(tmp_path / name)) for name in ("first", "second"))
+    todo = plan(Opened(base.blobs), first, Appended(base.root, ()), ("base",))
+    send(todo, Opened(base.blobs), first, lambda _: None)
+    first.name(todo.root, todo.names)
+    _, sent = base.publish(first, second)
+    assert sent.streamed == sum(len(base.blobs.data[digest]) for digest in base.borrowed)
+    assert second.named("moving") == base.appended.root.digest
+    again, sent = base.publish(first, second)
+    assert again.nothing
+    assert sent == Sent()
+    for digest in base.borrowed:
+        blob = tmp_path / "second" / "blobs" / digest.replace(":", "/")
+        assert blob.read_bytes() == base.blobs.data[digest]
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """The kernel lets no file grow over 4 KB: as near to a full disk as a test may come."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_takes_no_more_is_one_error_and_leaves_no_part(
+    base: Base, tmp_path: Path, small_files: None
+) -> None:
+    target = InLayout(create_layout(tmp_path / "layout"))
+    with pytest.raises(Unwritable, match="File too large"):
+        base.publish(Opened(base.blobs), target)
+    assert target.named("fixed") is None
+    assert list((tmp_path / "layout" / "blobs").rglob("*.*")) == []
+
+
+def test_a_watcher_sees_every_byte_of_what_is_streamed(base: Base, host: str) -> None:
+    steps: list[Progress] = []
+    target = store(host, OURS, push=True)
+    todo = plan(Opened(base.blobs), target, base.appended, ())
+    send(todo, Opened(base.blobs), target, steps.append)
+    last = {step.layer: (step.current, step.total) for step in steps}
+    assert {total for _, total in last.values()} == {blob.size for blob in todo.borrowed}
+    assert all(current == total for current, total in last.values())
+
+
+@pytest.mark.parametrize(("fate", "mounts"), [(LOSE, False), (LOSE_ANSWER, True)])
+def test_one_lost_connection_anywhere_is_mended_at_once(
+    host: str, proxy: Proxy, fate: str, mounts: bool
+) -> None:
+    served(host, base := make_base(single=True))
+    proxy.refuse_mounts = not mounts
+    mount = BASE if mounts else ""
+    repository = iter(f"{OURS}/{number}" for number in range(1000))
+    base.publish(
+        store(proxy.address, BASE), store(proxy.address, next(repository), push=True, mount=mount)
+    )
+    requests = len(proxy.seen)
+    for cut in range(1, requests + 1):
+        name = next(repository)
+        proxy.forget()
+        proxy.decide = lambda number, *_, cut=cut: fate if number == cut else PASS
+        base.publish(store(proxy.address, BASE), store(proxy.address, name, push=True, mount=mount))
+        assert len(proxy.seen) > cut
+        assert is_whole(host, name, "moving")
+
+
+@pytest.mark.parametrize("mounts", [True, False])
+def test_killed_at_any_request_the_name_is_the_old_image_or_the_new_and_a_second_run_finishes(
+    host: str, proxy: Proxy, mounts: bool
+) -> None:
+    served(host, base := make_base(single=not mounts))
+    old = Memory()
+    old_root = add_index(old, OCI, filler=100)
+    proxy.refuse_mounts = not mounts
+    mount = BASE if mounts else ""
+    cut = 0
+    while True:
+        cut += 1
+        name = f"{OURS}/{cut}"
+        upload(host, name, old.data, old_root)
+        put_manifest(host, name, "moving", old_root["mediaType"], old.data[old_root["digest"]])
+        proxy.forget()
+        proxy.decide = lambda number, *_, cut=cut: PASS if number < cut else LOSE
+        target = store(proxy.address, name, push=True, mount=mount)
+        try:
+            base.publish(store(proxy.address, BASE), target)
+        except PatcherError:
+            pass
+        else:
+            break
+        here = fetch(host, name, "manifests", "moving")
+        assert here in (old.data[old_root["digest"]], base.appended.parts[-1].data)
+        assert is_whole(host, name, "moving")
+        proxy.decide = lambda *_: PASS
+        base.publish(store(proxy.address, BASE), store(proxy.address, name, push=True, mount=mount))
+        assert fetch(host, name, "manifests", "moving") == base.appended.parts[-1].data
+        assert is_whole(host, name, "moving")
+    assert cut > 20

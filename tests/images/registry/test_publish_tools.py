@@ -1,0 +1,343 @@
+"""The whole command's job on a real registry, and what other tools make of the result."""
+
+from __future__ import annotations
+
+import json
+import os
+import py_compile
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from patcher.commands.publishing import publish_to
+from patcher.destinations import locked, publish_job
+from patcher.errors import BadReference, NotLocked
+from patcher.images.pins.lock import Entry, Lock, Locked, Original, Pin
+from patcher.images.pins.lockfile import save
+from patcher.images.reference import parse_platform, parse_reference
+from patcher.images.registry.http import HttpSettings
+from patcher.patch import select
+from patcher.publish import Order
+from patcher.versions import parsed
+from tests.conftest import TARGET, missing, real_registry
+from tests.images.conftest import SITE, installed_file
+from tests.images.indexes import add_index
+from tests.images.oci.test_append import DOCKER, OCI, Memory
+from tests.images.oci.test_layout import rootfs_files
+from tests.images.registry.test_publish import is_whole
+from tests.registries import fetch, proxy_of, upload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import docker
+
+    from patcher.images import ImageFile
+    from patcher.published import Published
+
+SOURCE = b"""\
+class Packed:
+    params_dtype = "the fallback"
+
+
+class MLA:
+    kv_b_proj = Packed()
+
+    def dtype(self):
+        return self.kv_b_proj.weight.dtype
+"""
+ASK = (
+    "from vllm.model_executor.layers.attention.mla_attention import MLA\n"
+    "try: print(MLA().dtype())\n"
+    "except AttributeError as error: print('crash:', error)"
+)
+RUN = {
+    "Entrypoint": ["/usr/local/bin/python3", "-c"],
+    "Env": [f"PYTHONPATH={SITE}"],
+    "User": "1234:1234",
+}
+TAG = "0.23.0-patched"
+
+
+def files_of(root: Path, folder: Path) -> list[ImageFile]:
+    """A root that runs Python, a vLLM that crashes, and bytecode of it that is never checked."""
+    source, code = folder / "mla_attention.py", folder / "mla_attention.pyc"
+    source.write_bytes(SOURCE)
+    unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    py_compile.compile(str(source), str(code), invalidation_mode=unchecked)
+    target = Path(TARGET)
+    name = f"__pycache__/mla_attention.{sys.implementation.cache_tag}.pyc"
+    return [
+        *rootfs_files(root),
+        *(installed_file(f"{each}/__init__.py", b"") for each in target.parents if each.name),
+        installed_file("vllm/_version.py", b"__version__ = version = '0.23.0'\n"),
+        installed_file(TARGET, SOURCE, mode=0o644, owner=1234),
+        installed_file(f"{target.parent}/{name}", code.read_bytes()),
+    ]
+
+
+@dataclass(frozen=True)
+class World:
+    """A base in a registry, locked, and a cache of this test's own."""
+
+    host: str
+    lock: Path
+    root: dict[str, Any]
+
+    def publish(self, to: str, **order: Any) -> Published:
+        said = Order(**{"patches": select([]), "repository": "", **order})
+        return publish_job("0.23.0", to, self.lock, said, HttpSettings(), lambda _: None)
+
+
+def write_lock(path: Path, host: str, digest: str) -> Path:
+    version = parsed("0.23.0")
+    assert version is not None
+    reference = parse_reference(f"{host}/base/vllm:v0.23.0")
+    save(path, Lock((Entry(Original("0.23.0", reference), Locked(version, index=Pin(digest))),)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with real_registry(tmp_path_factory.mktemp("registry")) as address:
+        yield address
+
+
+@pytest.fixture(params=[OCI, DOCKER], ids=["oci", "docker"], scope="module")
+def world(
+    request: pytest.FixtureRequest,
+    host: str,
+    python_rootfs: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> World:
+    folder = tmp_path_factory.mktemp("world")
+    blobs = Memory()
+    root = add_index(blobs, request.param, files_of(python_rootfs, folder), RUN)
+    upload(host, "base/vllm", blobs.data, root)
+    return World(host, write_lock(folder / "images.lock", host, root["digest"]), root)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def run(*command: str) -> str:
+    if shutil.which(command[0]) is None:
+        missing(f"{command[0]} is not installed (apt-get install {command[0]})")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def place(world: World, kind: str) -> str:
+    return f"{world.host}/{kind}/{world.root['digest'][7:19]}"
+
+
+def test_a_daemon_pulls_it_and_a_container_runs_the_patched_source(
+    world: World, daemon: docker.DockerClient
+) -> None:
+    report = world.publish(to := place(world, "pulled"))
+    for name, said in (
+        (f"{world.host}/base/vllm@{world.root['digest']}", "crash: 'Packed' object has no"),
+        (f"{to}:{TAG}", "the fallback"),
+    ):
+        image = daemon.images.pull(name)
+        try:
+            output = daemon.containers.run(image, [ASK], network_mode="none", remove=True)
+            assert output.decode().startswith(said)
+        finally:
+            daemon.images.remove(str(image.id), force=True)
+    assert image.attrs["RepoDigests"] == [f"{to}@{report.digest}"]
+
+
+def test_skopeo_copies_every_platform_of_it(world: World, tmp_path: Path) -> None:
+    report = world.publish(to := place(world, "copied"))
+    layout = (
+        f"oci:{tmp_path}/copy:it" if "oci" in world.root["mediaType"] else f"dir:{tmp_path}/copy"
+    )
+    run("skopeo", "copy", "--all", "--src-tls-verify=false", f"docker://{to}:{TAG}", layout)
+    raw = run("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{to}:{TAG}")
+    assert [entry["digest"] for entry in json.loads(raw)["manifests"]] == [
+        image.digest for image in report.platforms
+    ]
+
+
+def test_buildah_reads_it(world: World, tmp_path: Path) -> None:
+    report = world.publish(to := place(world, "built"))
+    storage = ["--root", f"{tmp_path}/root", "--runroot", f"{tmp_path}/run"]
+    buildah = ["buildah", *storage, "--storage-driver", "vfs"]
+    run(*buildah, "pull", "--quiet", "--tls-verify=false", f"{to}:{TAG}")
+    found = json.loads(run(*buildah, "inspect", "--type", "image", f"{to}:{TAG}"))
+    assert found["FromImageDigest"] in {image.digest for image in report.platforms}
+    assert found["OCIv1"]["config"]["Labels"]["dev.vllm-patcher.patches"] == "kv-b-proj-dtype@1"
+
+
+@pytest.fixture(scope="module")
+def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """The client's command for a containerd of this test's own."""
+    if shutil.which("containerd") is None or os.geteuid() != 0:
+        missing("containerd is not installed, or this user may not run it")
+    folder = tmp_path_factory.mktemp("containerd")
+    config, socket = folder / "config.toml", folder / "sock"
+    config.write_text(
+        f'version = 2\nroot = "{folder}/root"\nstate = "{folder}/state"\n'
+        'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+        f'[grpc]\naddress = "{socket}"\n'
+    )
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(["containerd", "--config", config], stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 30
+        while not socket.exists():
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline, "containerd never listened"
+        yield ["ctr", "--address", str(socket)]
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def test_containerd_pulls_every_platform_of_it(world: World, containerd: list[str]) -> None:
+    report = world.publish(to := place(world, "contained"))
+    name = f"{to}:{TAG}"
+    pull = ["images", "pull", "--plain-http", "--all-platforms", "--snapshotter", "native"]
+    run(*containerd, *pull, name)
+    assert report.digest in run(*containerd, "images", "ls", f"name=={name}")
+    present = run(*containerd, "content", "ls", "-q").split()
+    assert {image.digest for image in report.platforms} <= set(present)
+
+
+def test_a_second_run_reads_and_sends_next_to_nothing(world: World, tmp_path: Path) -> None:
+    with proxy_of(world.host) as proxy:
+        through = World(
+            proxy.address,
+            write_lock(tmp_path / "images.lock", proxy.address, world.root["digest"]),
+            world.root,
+        )
+        to = place(through, "twice")
+        first = through.publish(to)
+        layer = max(proxy.received, 1)
+        proxy.forget()
+        again = through.publish(to)
+        assert (again.digest, again.moved, again.sent.parts) == (first.digest, (), 0)
+        assert proxy.methods("POST", "PUT", "PATCH") == []
+        assert proxy.received < layer / 100, "the layers were read once, and their facts kept"
+
+
+def test_what_is_printed(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    order, to = Order(select([]), ""), place(world, "printed")
+    publish_to("0.23.0", to, world.lock, order, HttpSettings(), as_data=True)
+    said = json.loads(capsys.readouterr().out)
+    assert said["tags"][1] == f"{to}:{TAG}"
+    assert said["sent"]["parts"] == said["lacking"] < said["received"]
+    publish_to("0.23.0", to, world.lock, order, HttpSettings(), as_data=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert f"image    {said['digest']}" in lines
+    assert lines[-1] == "sent     nothing: all of it was there already"
+
+
+def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(
+    world: World, own_cache: Path
+) -> None:
+    own_cache.write_text("a file where the folder should be")
+    report = world.publish(place(world, "uncached"))
+    assert is_whole(world.host, place(world, "uncached").partition("/")[2], report.digest)
+
+
+def test_a_dry_run_needs_no_write_and_makes_none(world: World) -> None:
+    with proxy_of(world.host) as proxy:
+        to = place(World(proxy.address, world.lock, world.root), "dry")
+        report = world.publish(to, dry_run=True)
+        assert report.lacking > 0
+        assert proxy.methods("POST", "PUT", "PATCH", "DELETE") == []
+
+
+def test_from_the_registry_into_a_layout_that_skopeo_reads(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "boxed"
+    dry = world.publish(f"oci:{folder}:mine", dry_run=True)
+    assert not folder.exists()
+    report = world.publish(f"oci:{folder}:mine")
+    assert (dry.digest, dry.base_lacking) == (report.digest, report.sent.streamed)
+    assert report.tags[1] == f"oci:{folder}:mine"
+    inspect = ["skopeo", "inspect", "--override-os", "linux", "--override-arch", "arm64"]
+    said = json.loads(run(*inspect, f"oci:{folder}:mine"))
+    assert said["Architecture"] == "arm64"
+    assert said["Labels"]["org.opencontainers.image.base.digest"] == world.root["digest"]
+    again = world.publish(f"oci:{folder}:mine")
+    assert (again.digest, again.sent.parts, again.sent.streamed) == (report.digest, 0, 0)
+
+
+def test_an_oci_base_has_the_same_digest_in_a_registry_and_in_a_layout(
+    world: World, tmp_path: Path
+) -> None:
+    boxed, sent = world.publish(f"oci:{tmp_path / 'boxed'}"), world.publish(place(world, "same"))
+    assert boxed.base_digest == sent.base_digest == world.root["digest"]
+    assert [image.base_digest for image in boxed.platforms] == [
+        image.base_digest for image in sent.platforms
+    ]
+    assert (boxed.digest == sent.digest) is ("oci" in world.root["mediaType"])
+
+
+def test_from_a_layout_into_a_registry(world: World, tmp_path: Path) -> None:
+    world.publish(f"oci:{tmp_path / 'boxed'}")
+    told: list[str] = []
+    order = Order(select([]), "", allow_clean=True)
+    name = f"oci:{tmp_path / 'boxed'}:{TAG}"
+    with real_registry(tmp_path / "other") as other:
+        report = publish_job(name, f"{other}/x", world.lock, order, HttpSettings(), told.append)
+        assert fetch(other, "x", "manifests", TAG) is not None
+        assert is_whole(other, "x", report.digest)
+
+
+@pytest.mark.parametrize(
+    ("to", "said"),
+    [
+        (f"127.0.0.1:1/x@sha256:{'0' * 64}", "which only content decides"),
+        ("127.0.0.1:1/UPPER", "lower case"),
+    ],
+)
+def test_a_place_that_cannot_be_published_to(world: World, to: str, said: str) -> None:
+    with pytest.raises(BadReference, match=said):
+        world.publish(to)
+
+
+def test_no_platform_means_the_newest_index_and_one_means_that_index_too() -> None:
+    entries = [
+        _entry("0.23.1rc1.dev1", index="1"),
+        _entry("0.23.1rc1.dev2", index="2", arm64="3"),
+        _entry("0.23.1rc1.dev3", arm64="4"),
+    ]
+    lock, arm = Lock(tuple(entries)), parse_platform("linux/arm64")
+    assert locked(lock, "0.23.1rc1", None) == (entries[1], _digest("2"))
+    assert locked(lock, "0.23.1rc1.dev2", arm) == (entries[1], _digest("2"))
+    assert locked(lock, "0.23.1rc1", arm) == (entries[2], _digest("4"))
+    assert locked(lock, "0.23.1rc1.dev3", None) == (entries[2], _digest("4"))
+    with pytest.raises(NotLocked, match=r"'0\.9' is not in images\.lock"):
+        locked(lock, "0.9", None)
+
+
+def test_platforms_without_an_index_are_asked_for_one_by_one() -> None:
+    lock = Lock((_entry("0.23.0", amd64="1", arm64="2"),))
+    with pytest.raises(NotLocked, match="without an index"):
+        locked(lock, "0.23.0", None)
+
+
+def _digest(digit: str) -> str:
+    return f"sha256:{digit * 64}"
+
+
+def _entry(version: str, index: str | None = None, **platforms: str) -> Entry:
+    known = parsed(version)
+    assert known is not None
+    pins = {parse_platform(f"linux/{key}"): Pin(_digest(d)) for key, d in platforms.items()}
+    whole = Pin(_digest(index)) if index else None
+    reference = parse_reference(f"vllm/vllm-openai:{version}")
+    return Entry(Original(version, reference), Locked(known, index=whole, platforms=pins))
