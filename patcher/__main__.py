@@ -47,7 +47,7 @@ def _tell(error: PatcherError, arguments: list[str]) -> int:
     if "--json" in arguments:
         from patcher.report import error_json
 
-        click.echo(error_json(error))
+        click.echo(error_json(error, arguments))
     click.echo(f"error: {error.problem}", err=True)
     click.echo(f" next: {error.next_step}", err=True)
     return int(error.exit_code)

@@ -25,6 +25,7 @@ from patcher.images.registry.transfer import InLayout, InRegistry
 from patcher.origin import Origin
 from patcher.progress import moving
 from patcher.publish import Order, publish
+from patcher.versions import base
 
 if TYPE_CHECKING:
     from patcher.build import Say
@@ -53,7 +54,8 @@ def publish_job(
     if isinstance(target, InLayout):
         origin = _in_oci(origin)
     with moving("copying") as show:
-        said = dataclasses.replace(order, repository=repository, tag=tag)
+        newest = is_newest(name, lock, order.platform)
+        said = dataclasses.replace(order, repository=repository, tag=tag, newest=newest)
         done = publish(origin, said, target, say, show)
     return dataclasses.replace(done, received=sum(end.tally.received for end in ends))
 
@@ -102,6 +104,16 @@ def locked(lock: Lock, name: str, platform: Platform | None) -> tuple[Entry, str
             next_step="Give one of them as --platform.",
         )
     return entry, digest
+
+
+def is_newest(name: str, path: Path, platform: Platform | None) -> bool:
+    """Does a name mean what its version alone means: the newest locked build? A layout does."""
+    if name.startswith(_LAYOUT):
+        return True
+    lock = load(path)
+    entry, _ = locked(lock, name, platform)
+    newest, _ = locked(lock, str(base(entry.locked.version)), platform)
+    return newest.key == entry.key
 
 
 def _layout_origin(spec: str) -> Origin:

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 class Order:
     """What to publish, and where to. `repository` stands before the tags in the report.
 
-    `platform` picks one image of an index; `tag` stands in for the moving tag.
+    `platform` picks one image of an index; `tag` stands in for the moving tag, which only the
+    newest build of a version has: of an older one it stays where it is.
     """
 
     patches: Sequence[Patch]
@@ -47,6 +48,7 @@ class Order:
     tag: str | None = None
     allow_clean: bool = False
     dry_run: bool = False
+    newest: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,7 @@ def publish(origin: Origin, order: Order, target: Target, say: Say, watch: Watch
     """
     work = _work(origin, order, say)
     start = time.monotonic()
-    wanted = (work.tags.fixed, order.tag or work.tags.moving)
-    todo = plan(origin.source, target, work.appended, wanted)
+    todo = plan(origin.source, target, work.appended, _wanted(order, work.tags))
     if order.dry_run:
         return _report(origin, order, work, todo, start)
     say(_sending(todo))
@@ -80,6 +81,12 @@ def publish(origin: Origin, order: Order, target: Target, say: Say, watch: Watch
     say("read back from where it was published: as declared, and no unguarded read")
     target.name(todo.root, todo.names)
     return _report(origin, order, work, todo, start, sent, after)
+
+
+def _wanted(order: Order, tags: Names) -> tuple[str, ...]:
+    """The tags to set, the fixed one first."""
+    moving = order.tag or (tags.moving if order.newest else None)
+    return (tags.fixed, moving) if moving else (tags.fixed,)
 
 
 def _work(origin: Origin, order: Order, say: Say) -> _Work:
@@ -214,7 +221,7 @@ def _report(
             _image_report(found, origin.pin(found.digest), result.digest, verdicts)
             for found, result, verdicts in zip(work.found, _results(work), judged, strict=True)
         ),
-        tags=tuple(f"{before}{tag}" for tag in (work.tags.fixed, order.tag or work.tags.moving)),
+        tags=tuple(f"{before}{tag}" for tag in _wanted(order, work.tags)),
         moved=tuple(f"{before}{tag}" for tag in todo.names),
         lacking=todo.part_bytes,
         base_lacking=todo.borrowed_bytes,

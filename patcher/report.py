@@ -40,10 +40,11 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def error_json(error: PatcherError) -> str:
-    """An error as a JSON document, for a caller that asked for JSON."""
+def error_json(error: PatcherError, arguments: Sequence[str]) -> str:
+    """An error as a JSON document, for a caller that asked for JSON; and what was called."""
     said = {"kind": type(error).__name__, "problem": error.problem, "next_step": error.next_step}
-    return as_json("error", error=said, exit=int(error.exit_code))
+    called = [printable(each) for each in arguments]
+    return as_json("error", error=said, arguments=called, exit=int(error.exit_code))
 
 
 def exit_for(verdicts: Iterable[Verdict]) -> Exit:

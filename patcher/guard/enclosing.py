@@ -16,7 +16,7 @@ from patcher.guard import AttributeGuard
 Ancestors = Sequence[cst.CSTNode]
 Path = tuple[str, ...]
 
-HARMLESS_CALLS = frozenset({"hasattr", "getattr", "isinstance", "len", "type"})
+HARMLESS_CALLS = frozenset({"hasattr", "getattr", "isinstance"})
 # Nodes that run code, or bind names, in ways that could undo what a test has shown.
 DISTURBING = (
     cst.Await, cst.Yield, cst.With, cst.For, cst.CompFor, cst.Import, cst.ImportFrom, cst.Del,
@@ -181,6 +181,9 @@ def _is_calm_around(parent: cst.CSTNode, child: cst.CSTNode, passed: set[cst.CST
         return child is parent.test or _is_calm(parent.test, passed)
     if isinstance(parent, cst.Assign) and child is parent.value:
         return True  # the targets are stored to afterwards
+    operations = cst.Comparison | cst.BinaryOperation | cst.BooleanOperation
+    if isinstance(parent, operations) and child is parent.left:
+        return True  # and so is the right side evaluated
     return _is_calm(parent, passed)
 
 
@@ -211,10 +214,14 @@ def _is_caught(node: cst.CSTNode, ancestors: Ancestors) -> bool:
     child = node
     for parent in reversed(ancestors):
         match parent:
+            case cst.Try(body=body, handlers=[]) if child is body:
+                return False
             case cst.Try(body=body, handlers=[first, *_]) if child is body:
                 caught = first.type
-                if isinstance(caught, cst.Name) and caught.value == "AttributeError":
-                    return not _hands_on(first)
+                named = isinstance(caught, cst.Name) and caught.value == "AttributeError"
+                return named and not _hands_on(first)
+            case cst.With() | cst.Finally() | cst.ExceptHandler() | cst.TryStar():
+                return False
             case cst.FunctionDef() | cst.Lambda() | cst.ClassDef() | cst.GeneratorExp():
                 return False
             case _:
@@ -225,6 +232,10 @@ def _is_caught(node: cst.CSTNode, ancestors: Ancestors) -> bool:
 
 def _hands_on(node: cst.CSTNode) -> bool:
     """Whether a handler may let the error out again: by a name, a raise, or code it calls."""
-    kinds = (cst.Raise, cst.AsName, cst.Await, cst.Yield, cst.With)
+    kinds = (
+        cst.Raise, cst.Assert, cst.AsName, cst.Await, cst.Yield, cst.With, cst.For, cst.CompFor,
+        cst.Import, cst.ImportFrom, cst.ClassDef, cst.StarredElement, cst.In, cst.NotIn, cst.Tuple,
+        cst.List,
+    )  # fmt: skip
     acts = isinstance(node, kinds) or (isinstance(node, cst.Call) and _disturbs(node))
     return acts or any(_hands_on(child) for child in node.children)

@@ -53,7 +53,7 @@ class Evaluator(Walk):
             return self._load(self.path(node.value))
         return OTHER
 
-    def _judge(self, node: ast.Attribute, base: Value) -> None:
+    def _judge(self, node: ast.expr, base: Value) -> None:
         safe = self.caught or (base.held is Held.YES and not base.nothing)
         self.judged[node] = self.judged.get(node, True) and safe
 
@@ -131,6 +131,12 @@ class Evaluator(Walk):
                 return Value(test=about is not None, about=about)
             case ast.Name(id="getattr"), [_, asked, *_] if _is(asked, self.rule.receiver):
                 return Value(layer=True)
+            case ast.Name(id="getattr"), [_, asked, *default] if _is(asked, self.rule.member):
+                if arguments[0].held is not Held.NO:
+                    # With a default it asks None too; an attribute must still have been there.
+                    base = replace(arguments[0], nothing=arguments[0].nothing and not default)
+                    self._judge(node, base)
+                return OTHER
             case ast.Name(id="getattr"), [subject, asked, *default]:
                 wanted = arguments[0].layer and _is(asked, self.rule.attribute)
                 return self._getattr(self.path(subject), default) if wanted else OTHER
@@ -202,7 +208,9 @@ class Evaluator(Walk):
         hidden = {name.id for name in targets if isinstance(name, ast.Name)}
         self.facts = self.facts.without_names(hidden)
         for name in hidden & outside.names.keys():
-            self.facts = self.facts.with_name(name, outside.names[name].detached())
+            value = outside.names[name].detached()
+            value = self.exposed(value) if name in self.names.shared | self.free else value
+            self.facts = self.facts.with_name(name, value)
         return OTHER
 
     visit_SetComp = visit_DictComp = visit_ListComp

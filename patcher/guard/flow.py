@@ -9,12 +9,17 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
-from patcher.guard.facts import OTHER, join_all
+from patcher.guard.facts import OTHER, Facts, join_all
 from patcher.guard.state import Floor
 from patcher.guard.statements import Statements
 
 Try = ast.Try | ast.TryStar
-HANDS_ON = (ast.Raise, ast.Await, ast.Yield, ast.YieldFrom, ast.With, ast.AsyncWith)
+# What in a handler may let an error out: that one, or another in its place.
+HANDS_ON = (
+    ast.Raise, ast.Assert, ast.Await, ast.Yield, ast.YieldFrom, ast.With, ast.AsyncWith, ast.For,
+    ast.AsyncFor, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Import,
+    ast.ImportFrom, ast.ClassDef, ast.Starred, ast.In, ast.NotIn,
+)  # fmt: skip
 
 
 @dataclass
@@ -23,17 +28,20 @@ class Flow(Statements):
 
     def visit_With(self, node: ast.With | ast.AsyncWith) -> None:
         """Entering and leaving run code; any manager may swallow what the body raises."""
-        caught = self.caught
+        caught, marks = self.caught, self._marks()
         for item in node.items:
             self.visit(item.context_expr)
             self.lose_paths()
             if item.optional_vars is not None:
                 self.bind(item.optional_vars, OTHER)
-            self.caught = self.caught or self._suppresses(item.context_expr)
+            # A manager further in may turn the error into another, which nobody waits for.
+            self.caught = self._suppresses(item.context_expr)
         floor = self._lay_floor()
         self.block(node.body)
         self.floors.pop()
         self.caught = caught
+        for exits, mark in self._exits_since(marks):
+            exits[mark:] = [facts.without_paths() for facts in exits[mark:]]
         self.facts = self.facts.join(floor.facts)
         self.lose_paths()
 
@@ -53,30 +61,38 @@ class Flow(Statements):
     def visit_Try(self, node: Try) -> None:
         """Body, handlers and else; then `finally`, once for every kind of way out."""
         floor = self._lay_floor()
-        marks = [(len(loop.breaks), len(loop.continues)) for loop in self.loops]
+        marks = self._marks()
         self._attempt(node)
         self.floors.pop()
         if not node.finalbody:
             return
         normal, self.facts = self.facts, floor.facts
         self.block(node.finalbody)
-        for loop, (breaks, continues) in zip(self.loops, marks, strict=True):
-            for exits, mark in ((loop.breaks, breaks), (loop.continues, continues)):
-                # A break or continue from inside runs `finally` first, and sees its effects.
-                if exits[mark:]:
-                    exits.append(self.facts)
+        for exits, mark in self._exits_since(marks):
+            # A break or continue from inside runs `finally` first, and sees its effects.
+            if exits[mark:]:
+                exits.append(self.facts)
         self.facts = normal
         if not normal.dead:
             self.block(node.finalbody)
 
     visit_TryStar = visit_Try
 
+    def _marks(self) -> list[int]:
+        return [len(exits) for exits, _ in self._exits_since()]
+
+    def _exits_since(self, marks: list[int] | None = None) -> list[tuple[list[Facts], int]]:
+        """Every loop's breaks and continues, each with how many there were at the marks."""
+        exits = [way for loop in self.loops for way in (loop.breaks, loop.continues)]
+        return list(zip(exits, marks or [0] * len(exits), strict=True))
+
     def _attempt(self, node: Try) -> None:
-        caught, self.caught = self.caught, self.caught or self._catches(node)
+        # What this `try` does not catch it may turn into another error on its way out.
+        caught, self.caught = self.caught, self._catches(node)
         floor = self._lay_floor()
         self.block(node.body)
         self.floors.pop()
-        self.caught = caught
+        self.caught = caught and not node.finalbody
         self.block(node.orelse)
         ends = [self.facts]
         asked = floor.facts
@@ -89,6 +105,7 @@ class Flow(Statements):
                 self.bind_name(handler.name, OTHER)
             self.block(handler.body)
             ends.append(self.facts)
+        self.caught = caught
         self.facts = join_all(ends)
 
     def _lay_floor(self) -> Floor:
@@ -106,7 +123,8 @@ class Flow(Statements):
             found = list(self.names.exceptions(handler.type))
             if not any(one is None or self._is_caught(one) for one in found):
                 continue
-            if handler.name or any(self._hands_on(part) for part in ast.walk(handler)):
+            parts = [part for statement in handler.body for part in ast.walk(statement)]
+            if handler.name or any(self._hands_on(part) for part in parts):
                 return False
             if any(one is not None and self._is_caught(one) for one in found):
                 return True
@@ -115,6 +133,8 @@ class Flow(Statements):
     def _hands_on(self, node: ast.AST) -> bool:
         if isinstance(node, ast.Call):
             return not self.names.is_harmless(node.func)
+        if isinstance(node, ast.Tuple | ast.List):
+            return isinstance(node.ctx, ast.Store)  # unpacking iterates
         return isinstance(node, HANDS_ON)
 
     @staticmethod

@@ -69,7 +69,9 @@ class Value:
         """See `Replacement.render`."""
         test = f"if {_hasattr(self.receiver, self.rule, self.style)}"
         otherwise = f"else {self.receiver}.{self.rule.fallback}"
-        inline = f"({self.read} {test} {otherwise})"
+        # `return(x.weight.dtype)`: libcst could not parse the longer form without a space.
+        space = " " if self.before.startswith("(") and _ends_in_word(prefix) else ""
+        inline = f"{space}({self.read} {test} {otherwise})"
         if self.style.in_string or _fits(prefix, inline, suffix):
             return inline
         indent = newline + _indentation(prefix)
@@ -78,8 +80,8 @@ class Value:
             return lines
         if _operand_line(prefix) and COMPARED.match(suffix):
             # The operator goes on a line of its own; the space before it is part of its indent.
-            return f"({lines}){indent[:-1]}"
-        return f"({lines})"
+            return f"{space}({lines}){indent[:-1]}"
+        return f"{space}({lines})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +99,13 @@ class Gate:
         line = NEWLINE.split(prefix)[-1]
         split = _operand_line(prefix) == "and" and not self.style.in_string
         between = newline + line if split else " and "
-        space = " " if line[-1:].isidentifier() or line[-1:].isdigit() else ""
+        space = " " if _ends_in_word(line) else ""
         guards = [_hasattr(receiver, self.rule, self.style) for receiver in self.receivers]
         return space + between.join([*guards, self.before])
+
+
+def _ends_in_word(text: str) -> bool:
+    return text[-1:].isidentifier() or text[-1:].isdigit()
 
 
 def _hasattr(receiver: str, rule: AttributeGuard, style: Style) -> str:

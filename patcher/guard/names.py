@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 # Builtins that cannot delete or replace a layer's attribute. Any other call may.
-HARMLESS = frozenset({"callable", "getattr", "hasattr", "id", "isinstance", "len", "range", "type"})
+HARMLESS = frozenset({"callable", "getattr", "hasattr", "id", "isinstance", "range"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,12 +46,13 @@ class Walk(ast.NodeVisitor):
 
     rule: AttributeGuard
     names: ModuleNames
-    judged: dict[ast.Attribute, bool] = field(default_factory=dict)
+    judged: dict[ast.expr, bool] = field(default_factory=dict)
     later: list[Later] = field(default_factory=list)
     floors: list[Floor] = field(default_factory=list)
     ever: dict[str, Value] = field(default_factory=dict)
     caught: bool = False
     in_class: bool = False
+    free: set[str] = field(default_factory=set)
     _facts: Facts = field(default_factory=Facts)
 
     @property
@@ -88,10 +89,11 @@ class Walk(ast.NodeVisitor):
     def bind_name(self, name: str, value: Value) -> None:
         """Bind a name anew."""
         self.facts = self.facts.without_names([name]).with_name(name, value)
-        worst = self._exposed(value) if name in self.names.shared else value.detached()
+        self.free.discard(name)
+        worst = self.exposed(value) if name in self.names.shared else value.detached()
         self.ever[name] = self.ever.get(name, worst).join(worst)
 
-    def _exposed(self, value: Value) -> Value:
+    def exposed(self, value: Value) -> Value:
         """A value in a name that any call may bind anew: by now it may be None."""
         return replace(value.detached(), nothing=value.nothing or value.held is not Held.NO)
 
@@ -118,8 +120,9 @@ class Walk(ast.NodeVisitor):
     def lose_paths(self) -> None:
         """Code ran that cannot be seen: it may have altered every layer and every shared name."""
         facts = self.facts.without_paths()
-        for name in self.names.shared & facts.names.keys():
-            facts = facts.with_name(name, self._exposed(facts.names[name]))
+        # A name of an outer function is shared with it: the owner may run meanwhile.
+        for name in (self.names.shared | self.free) & facts.names.keys():
+            facts = facts.with_name(name, self.exposed(facts.names[name]))
         self.facts = facts
 
     def lose_attribute(self, attribute: str) -> None:
@@ -130,11 +133,12 @@ class Walk(ast.NodeVisitor):
 
     def iterate(self, iterable: ast.expr) -> None:
         """One step of a loop. A range runs no code of anybody's."""
-        match iterable:
-            case ast.Call(func=func) if self.names.is_builtin(func, "range"):
-                pass
-            case _:
-                self.lose_paths()
+        if not self.is_range(iterable):
+            self.lose_paths()
+
+    def is_range(self, iterable: ast.expr) -> bool:
+        """Whether a loop's iterable is a call of the builtin `range`."""
+        return isinstance(iterable, ast.Call) and self.names.is_builtin(iterable.func, "range")
 
     def until_stable(self) -> Iterator[None]:
         """Repeat a loop's body until another round would start from the same facts."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from patcher.guard.evaluate import Evaluator
-from patcher.guard.facts import DEAD, OTHER, Facts, join_all
+from patcher.guard.facts import DEAD, OTHER, Facts, Held, Value, join_all
 from patcher.guard.names import bound_by
 from patcher.guard.state import Later
 
@@ -127,6 +127,10 @@ class Statements(Evaluator):
             self.visit(part)
         self.lose_paths()
         before, outer, self.in_class = self.facts, self.in_class, True
+        for name in {name for child in ast.walk(node) for name in bound_by(child)}:
+            # Until the body binds it, the name is the module's, and not the function's.
+            held = self.facts.names.get(name, OTHER)
+            self.facts = self.facts.with_name(name, self.exposed(held))
         self.block(node.body)
         self.facts, self.in_class = before, outer
         self.lose_paths()
@@ -135,7 +139,7 @@ class Statements(Evaluator):
     def run_later(self, task: Later) -> None:
         """Run a body that was put off, in a fresh scope."""
         names = {name: value.detached() for name, value in task.outer.items()}
-        self.ever = dict(names)
+        self.ever, self.free = dict(names), set(names)
         self.facts = Facts(names=names)
         match task.node:
             case ast.Lambda(args=arguments, body=body):
@@ -189,9 +193,22 @@ class Statements(Evaluator):
             self.bind(node.target, OTHER)
             self._round(node.body)
         self.iterate(node.iter)
+        if not self.is_range(node.iter):
+            # A generator that is left half-way runs its `finally`.
+            leaves = self.loops[-1].breaks
+            leaves[:] = [facts.without_paths() for facts in leaves]
         self._leave(node.orelse)
 
     visit_AsyncFor = visit_For
+
+    def _captured(self, subject: Value, pattern: ast.pattern) -> Value:
+        """What a name in a pattern may hold: the subject, or a part that the pattern names."""
+        parts = list(ast.walk(pattern))
+        words = {word for part in parts for word in getattr(part, "kwd_attrs", ())}
+        words |= {part.value for part in parts if isinstance(part, ast.Constant)}
+        held = Held.UNPROVEN if self.rule.attribute in words else subject.held
+        layer = subject.layer or self.rule.receiver in words
+        return Value(layer=layer, held=held, nothing=subject.nothing)
 
     def _round(self, body: Sequence[ast.stmt]) -> None:
         self.block(body)
@@ -204,11 +221,14 @@ class Statements(Evaluator):
 
     def visit_Match(self, node: ast.Match) -> None:
         """A pattern may run code of the subject's class; a failed one may have bound its names."""
-        self.visit(node.subject)
+        subject = self.visit(node.subject)
         for case in node.cases:
             if any(isinstance(part, UNPACKING) for part in ast.walk(case.pattern)):
                 self.lose_paths()
-            self._rebind(case.pattern)
+            captured = self._captured(subject, case.pattern)
+            for part in ast.walk(case.pattern):
+                for name in bound_by(part):
+                    self.bind_name(name, captured)
         ends = []
         for case in node.cases:
             self.visit(case.pattern)

@@ -11,14 +11,20 @@ It may be strict, and never is it lenient:
   code we cannot see: a call, an import, `with`, `await`, `yield`, iteration but over `range`.
 - Nothing is known at the start of a function, lambda, generator expression or class body: they
   run at another time. A read that no path reaches counts as unguarded.
-- A handler that binds the error, raises, yields or calls anything may hand the error on: it is
-  no guard. Neither is `try ... finally: return`, nor `except*`.
+- A handler that binds the error, raises, asserts, yields, loops, imports or calls anything may
+  hand the error on: it is no guard. Neither is `try ... finally: return`, nor `except*`. A `try`
+  or `with` between the read and the handler may turn the error into another.
 - An annotation is read as if it were evaluated now and at any other time. A class that is raised
   is called. A pattern for a class, a mapping or a sequence runs code of the subject.
 - `hasattr` counts only where the module binds that name nowhere.
 
-Not followed: a layer or weight that is handed to another function, or stored in a container, an
-attribute or a global of another function; names made of strings (`attrgetter`, `eval`).
+Taken for granted: attribute loads, subscript loads, operators, formatting and truth of a value
+(`__getattr__`, `__eq__`, `__bool__`, `__del__`, ...) alter no layer; nobody stores None to the
+attribute, or replaces a builtin from outside the module.
+
+Not followed: a layer or weight that is handed to another function (also as the default of a
+parameter), or stored in a container, an attribute or a global of another function; names made of
+strings (`attrgetter`, `eval`).
 """
 
 from __future__ import annotations
@@ -39,7 +45,7 @@ from patcher.guard.names import scan
 # over it (a SystemError, seen once on 3.11.7 with eight threads); they share warnings' filters too.
 PARSING = threading.Lock()
 
-Judged = dict[ast.Attribute, bool]
+Judged = dict[ast.expr, bool]
 
 # Where a node says a name that may be the receiver's.
 _SAYS = {ast.Attribute: "attr", ast.Name: "id", ast.Constant: "value"}
@@ -56,7 +62,7 @@ def verify(source: bytes, rule: AttributeGuard) -> tuple[Read, ...]:
     try:
         nodes = _all_nodes(tree)
         judged = _judge(tree, nodes, rule)
-        reads = {node: judged.get(node, False) for node in _written(nodes, rule)}
+        reads: Judged = {node: judged.get(node, False) for node in _written(nodes, rule)}
         reads |= {node: False for node, safe in judged.items() if not safe}
         lines = _lines(source) if reads else []
         return tuple(sorted(_read(nodes, lines, node, safe) for node, safe in reads.items()))
@@ -113,7 +119,11 @@ def _mentions(nodes: list[ast.AST], receiver: str) -> list[int]:
     return [
         node.lineno
         for node in nodes
-        if isinstance(node, ast.expr) and getattr(node, _SAYS.get(type(node), ""), None) == receiver
+        if isinstance(node, ast.expr | ast.pattern)
+        and (
+            getattr(node, _SAYS.get(type(node), ""), None) == receiver
+            or receiver in getattr(node, "kwd_attrs", ())
+        )
     ]
 
 
@@ -139,12 +149,12 @@ def _lines(source: bytes) -> list[str]:
     return importlib.util.decode_source(source).split("\n")
 
 
-def _read(nodes: list[ast.AST], lines: list[str], node: ast.Attribute, guarded: bool) -> Read:
+def _read(nodes: list[ast.AST], lines: list[str], node: ast.expr, guarded: bool) -> Read:
     before = lines[node.lineno - 1].encode()[: node.col_offset].decode()
     return Read(node.lineno, len(before) + 1, _function(nodes, node), ast.unparse(node), guarded)
 
 
-def _function(nodes: list[ast.AST], node: ast.Attribute) -> str:
+def _function(nodes: list[ast.AST], node: ast.expr) -> str:
     """The qualified name of the innermost def or class around a node."""
     names = [
         scope.name

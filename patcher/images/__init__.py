@@ -1,8 +1,8 @@
 """The images floor: what a container image is, and the ways to put one thin layer on it.
 
-The seam is `BaseImage` and `BakedImage`; `daemon.engine` (a daemon) and `oci.layout` (an OCI layout)
-implement it. The data that cross the seam are below. Nothing here knows of patches: an image
-hands out files, and takes a `Change`.
+The seam is `BaseImage` and `BakedImage`; `daemon.engine` and `oci.layout` implement it. The data
+that cross the seam are below. Nothing here knows of patches: an image hands out files, and takes a
+`Change`.
 """
 
 from __future__ import annotations
