@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-import click
-
-from patcher.errors import Exit, PatcherError, Undecided
+from patcher.errors import Exit, PatcherError, Undecided, UsageError
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
@@ -16,6 +14,9 @@ def main() -> None:
     """Run `vllm-patcher`. No traceback ever reaches the user."""
     try:
         sys.exit(_run(sys.argv[1:]))
+    except KeyboardInterrupt:
+        # In the very first moments, while modules are still imported.
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has gone; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -23,6 +24,8 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    import click
+
     from patcher.cli import cli
 
     try:
@@ -31,6 +34,9 @@ def _run(arguments: list[str]) -> int:
         return result if isinstance(result, int) else Exit.OK
     except click.ClickException as error:
         error.show()
+        if "--json" in arguments:
+            said = UsageError(error.format_message(), next_step="See --help.")
+            click.echo(_as_json(said, arguments))
         return error.exit_code if error.exit_code == Exit.USAGE else Exit.UNDECIDED
     except PatcherError as error:
         return _tell(error, arguments)
@@ -45,12 +51,16 @@ def _run(arguments: list[str]) -> int:
 
 def _tell(error: PatcherError, arguments: list[str]) -> int:
     if "--json" in arguments:
-        from patcher.report import error_json
-
-        click.echo(error_json(error, arguments))
-    click.echo(f"error: {error.problem}", err=True)
-    click.echo(f" next: {error.next_step}", err=True)
+        print(_as_json(error, arguments))
+    print(f"error: {error.problem}", file=sys.stderr)
+    print(f" next: {error.next_step}", file=sys.stderr)
     return int(error.exit_code)
+
+
+def _as_json(error: PatcherError, arguments: list[str]) -> str:
+    from patcher.report import error_json
+
+    return error_json(error, arguments)
 
 
 def _unexpected(error: Exception) -> PatcherError:

@@ -64,6 +64,16 @@ def add_to_lock(path: Path, version: str, reference: str, settings: HttpSettings
     return entry
 
 
+def others_of(path: Path, version: str, reference: str) -> tuple[str, ...]:
+    """Other references that the lock has for a version: a name can mean but one of them."""
+    if not path.exists():
+        return ()
+    asked = str(parse_reference(reference))
+    known = [entry for entry in load(path).entries if entry.original.version == version]
+    references = [str(entry.original.reference) for entry in known]
+    return tuple(other for other in references if other != asked)
+
+
 def drifts_of(lock: Lock, settings: HttpSettings) -> tuple[Drifted, ...]:
     """What the registries say of the lock's pins today."""
     return tuple(check_pins(lock, partial(open_registry, http=Http(settings))))

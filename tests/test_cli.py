@@ -132,6 +132,18 @@ def test_a_wrong_call_is_told_with_the_next_step(
     assert "Traceback" not in ran.stderr
 
 
+def test_a_call_that_click_refuses_is_json_too() -> None:
+    ran = run("verify", "--json")
+    assert (ran.returncode, json.loads(ran.stdout)["error"]["kind"]) == (2, "UsageError")
+
+
+def test_a_second_image_of_a_locked_version_is_mentioned(tmp_path: Path) -> None:
+    digest = "sha256:" + "0" * 64
+    for name in ("a.example/vllm", "b.example/vllm"):
+        ran = run("lock", "add", "0.23.0", f"{name}@{digest}", "--offline", cwd=tmp_path)
+    assert f"note: 0.23.0 is locked as a.example/vllm@{digest} too" in ran.stderr
+
+
 def test_an_error_is_json_too_where_json_was_asked(tmp_path: Path) -> None:
     ran = run("verify", "no/such.py", "--json", cwd=tmp_path)
     document = json.loads(ran.stdout)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from patcher.commands.options import EPILOG as COMMON_EPILOG
 from patcher.commands.options import json_option, lock_option, lock_path, patch_option, say
 from patcher.errors import Exit, UsageError
 from patcher.files import write_atomically
@@ -240,12 +241,12 @@ def _watching(verb: str) -> Iterator[Watch]:
         yield watch
 
 
-@click.group("cache", epilog=EPILOG)
+@click.group("cache", epilog=COMMON_EPILOG)
 def cache_group() -> None:
     """What was read before, kept by content in the user's cache folder."""
 
 
-@cache_group.command("clear", epilog=EPILOG)
+@cache_group.command("clear", epilog=COMMON_EPILOG)
 @json_option
 def cache_clear(as_data: bool) -> None:
     """Forget every verdict and every file of an image that was kept."""

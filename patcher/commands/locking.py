@@ -65,11 +65,16 @@ def lock_add(
     Write a nightly's whole version: 0.23.1rc1.dev672+g93d8f834d, not 0.23.1rc1, which would sort
     above all of them. With --offline a digest (...@sha256:...) is taken at its word.
     """
-    from patcher.engines import add_to_lock
+    from patcher.engines import add_to_lock, others_of
     from patcher.report import entry_json, lock_table
 
     settings = None if offline else http_settings(ca_file, plain_http)
+    others = others_of(lock or Path("images.lock"), version, reference)
     entry = add_to_lock(lock or Path("images.lock"), version, reference, settings)
+    for other in others:
+        say(
+            f"note: {version} is locked as {other} too; a name in images.lock picks only one of them"
+        )
     if as_data:
         click.echo(as_json("lock add", image=entry_json(entry)))
     else:

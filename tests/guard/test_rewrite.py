@@ -109,6 +109,18 @@ def test_a_long_line_is_broken_as_the_file_is_indented() -> None:
     )
 
 
+def test_what_follows_a_keyword_without_a_space_can_be_rewritten_again() -> None:
+    source = f"def f(self):\n    return({READ})\n"
+    rewritten = rewrite(source.encode(), RULE).data
+    assert rewritten.startswith(b"def f(self):\n    return (\n")
+    assert rewrite(rewritten, RULE).edits == ()
+
+
+def test_a_call_after_the_read_does_not_undo_its_guard() -> None:
+    once = rewrite(f"d = self and {READ} == effect(1)\n".encode(), RULE).data
+    assert rewrite(once, RULE).edits == ()
+
+
 def test_a_continued_line_is_not_broken() -> None:
     source = f"x = some_flag \\\n    and {READ} == b\n"
     assert rewrite(source.encode(), RULE).data.decode() == (

@@ -98,6 +98,11 @@ def _unknown(lock: Lock, name: str) -> NotLocked:
     if wanted is None or wanted.dev is None:
         versions = [base(version) for version in versions]
     nearest = ", ".join(near(wanted, versions)) or "nothing"
+    if "/" in name:
+        return NotLocked(
+            f"{name!r} is not in images.lock",
+            next_step=f"Lock it under its version first: `vllm-patcher lock add VERSION {name}`",
+        )
     return NotLocked(
         f"{name!r} is not in images.lock",
         next_step=f"Near it: {nearest}. All of them: `vllm-patcher lock list`",
