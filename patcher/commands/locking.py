@@ -72,9 +72,7 @@ def lock_add(
     others = others_of(lock or Path("images.lock"), version, reference)
     entry = add_to_lock(lock or Path("images.lock"), version, reference, settings)
     for other in others:
-        say(
-            f"note: {version} is locked as {other} too; a name in images.lock picks only one of them"
-        )
+        say(f"note: {version} is locked as {other} too; a name picks one of them")
     if as_data:
         click.echo(as_json("lock add", image=entry_json(entry)))
     else:
