@@ -12,8 +12,8 @@ from patcher.errors import NotPython, RewriteRefused
 from patcher.guard.layout import NEWLINE
 
 
-def parse(source: bytes) -> cst.Module:
-    """Parse a file's bytes.
+def parse(source: bytes) -> tuple[cst.Module, str]:
+    """Parse a file's bytes; gives the module and its text.
 
     Raises `NotPython` where Python itself cannot read them, `RewriteRefused` where only libcst
     cannot, or would not reproduce them (libcst 1.9 turns CR-only newlines into nothing).
@@ -27,9 +27,11 @@ def parse(source: bytes) -> cst.Module:
         # Not only its own errors: a TypeError for `return(lambda:x)()`, seen with 1.9.0.
         reason = f"libcst cannot parse it ({type(error).__name__})"
         raise _refused(_first_failing(source, tree), reason) from error
-    if module.bytes != source:
-        raise _refused(_first_difference(source, module.bytes), "libcst would alter its bytes")
-    return module
+    text = module.code  # a walk over the tree each time it is asked for
+    again = text.encode(module.encoding)
+    if again != source:
+        raise _refused(_first_difference(source, again), "libcst would alter its bytes")
+    return module, text
 
 
 def line_of(prefix: str) -> int:

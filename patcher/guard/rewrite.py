@@ -61,10 +61,10 @@ def rewrite(source: bytes, rule: AttributeGuard) -> Rewritten:
     Raises `RewriteRefused`, with line and reason, for a read that must not be touched and for a
     file that libcst cannot reproduce byte for byte; `NotPython` for bytes that are no source.
     """
-    module = parse(source)
+    module, text = parse(source)
     # Looking at every name costs as much as all the rest, and hardly ever is there cause to.
-    trusted = not ODD_HASATTR.search(module.code) or is_builtin(module, "hasattr")
-    marker = _Marker(rule, module, _unused(module.code), trusted)
+    trusted = not ODD_HASATTR.search(text) or is_builtin(module, "hasattr")
+    marker = _Marker(rule, module, _unused(text), trusted)
     template = module.visit(marker).code
     pieces = re.split(rf"\({marker.stem}(\d+)\)", template)
     return _splice(module, pieces, marker.places)
