@@ -263,3 +263,19 @@ def test_a_patched_tag_is_published_without_a_daemon(world: Callable[..., World]
     assert [image["platform"] for image in first["platforms"]] == ["linux/amd64", "linux/arm64"]
     judged = run("verify", f"{target}:0.23.1rc1-patched", DOCKER_HOST=nowhere)
     assert (judged.returncode, judged.stdout) == (0, ""), judged.stderr
+
+
+def test_an_image_of_ours_is_not_taken_for_upstreams_fix(world: Callable[..., World]) -> None:
+    here = world()
+    target = here.base.replace("/base/", "/ours/")
+    nowhere = "unix:///no-daemon.sock"
+    place = ["--lock", str(here.lock)]
+    run("image", "0.23.1rc1", "--to", target, *place, DOCKER_HOST=nowhere)
+    ours = f"{target}:0.23.1rc1-patched"
+    locked = run("lock", "add", VERSION, ours, *place)
+    assert locked.returncode == 0, locked.stderr
+    said = run("landed", "--images", *place, "--json", DOCKER_HOST=nowhere)
+    findings = json.loads(said.stdout)
+    assert said.returncode == 3
+    assert "was patched by vllm-patcher" in said.stdout + said.stderr
+    assert '"clean"' not in json.dumps(findings)

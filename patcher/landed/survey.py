@@ -14,12 +14,21 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from patcher.cache import Cache, default_folder
-from patcher.errors import DaemonFailed, NoDaemon, PatcherError, UsageError, printable
+from patcher.errors import (
+    DaemonFailed,
+    NoDaemon,
+    PatcherError,
+    Unreadable,
+    UsageError,
+    printable,
+)
+from patcher.images.naming import OURS
 from patcher.landed import Finding, Notice, Say, Scope, Watch
 from patcher.landed.memory import Memory
 from patcher.landed.threads import in_order
 from patcher.patch import Patch, Status, Verdict, data_path, judge
 from patcher.sources.everywhere import FOLDERS, everywhere, notices
+from patcher.sources.image import ImageSource
 from patcher.sources.index import releases
 from patcher.sources.path import TreeSource
 from patcher.sources.spec import open_source
@@ -123,7 +132,18 @@ def _images(lock: Path) -> Iterator[_Job]:
 
 
 def _open_image(entry: Entry) -> Source:
-    """A locked image: from the local daemon, where it costs nothing, or else from its registry."""
+    """A locked image of upstream's. Raises `Unreadable` for one that this program has patched."""
+    source = _opened_image(entry)
+    if isinstance(source, ImageSource) and f"{OURS}.patches" in source.image.labels:
+        raise Unreadable(
+            f"{source.label} was patched by vllm-patcher, and says nothing of upstream",
+            next_step="Lock the image that it was made from.",
+        )
+    return source
+
+
+def _opened_image(entry: Entry) -> Source:
+    """From the local daemon, where it costs nothing, or else from its registry."""
     from patcher.sources.remote import open_registry_source
 
     _, pin = next(entry.locked.pins())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from patcher.errors import BrokenImage, DaemonFailed, FileAbsent, Unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from patcher.images import Installation
 
@@ -19,6 +19,11 @@ class Readable(Protocol):
 
     @property
     def digest(self) -> str:
+        """See `BaseImage`."""
+        ...
+
+    @property
+    def labels(self) -> Mapping[str, str]:
         """See `BaseImage`."""
         ...
 
