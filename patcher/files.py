@@ -32,6 +32,16 @@ def write_atomically(path: Path, data: bytes) -> None:
         ) from error
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory and those above. Raises `Unwritable`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unwritable(
+            f"{path} cannot be made: {error.strerror}", next_step="Give another directory."
+        ) from error
+
+
 def _replace(real: Path, data: bytes) -> None:
     old = _stat(real)
     partial = real.with_name(f".{real.name[:100]}.{secrets.token_hex(8)}.tmp")

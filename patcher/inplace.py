@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patcher.errors import Unwritable
-from patcher.files import write_atomically
+from patcher.files import make_directory, write_atomically
 from patcher.patch import Patch, apply
 from patcher.sources.path import FileSource, PathSource, open_path, stale_bytecode
 
@@ -80,7 +80,7 @@ def patch_path(path: Path, patches: Sequence[Patch], output: Path | None) -> tup
     if output is not None:
         places = {target: _place(source, output, target) for target in contents}
         for target, data in contents.items():
-            _make_folder(places[target].parent)
+            make_directory(places[target].parent)
             write_atomically(places[target], data)
         return tuple(Done(places[target], edits[target], ()) for target in contents)
     changed = {source.locate(target): data for target, data in contents.items() if edits[target]}
@@ -93,12 +93,3 @@ def patch_path(path: Path, patches: Sequence[Patch], output: Path | None) -> tup
 
 def _place(source: PathSource, output: Path, target: str) -> Path:
     return output if isinstance(source, FileSource) else output / target
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Unwritable(
-            f"{folder} cannot be made: {error.strerror}", next_step="Choose another place."
-        ) from error

@@ -12,8 +12,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from patcher.errors import BadReference, Unreadable, Unwritable
-from patcher.files import write_atomically
+from patcher.errors import BadReference, Unreadable
+from patcher.files import make_directory, write_atomically
 from patcher.images.oci.blobs import Verified
 from patcher.images.oci.descriptor import Descriptor, broken, dump_json, parse_json
 from patcher.images.oci.manifest import OCI_INDEX, REF_NAME, parse_index
@@ -134,16 +134,6 @@ def existing_layout(path: Path) -> Layout:
     if marker.get("imageLayoutVersion") != _VERSION:
         raise broken(f"{path} is an image layout of version {marker.get('imageLayoutVersion')!r}")
     return Layout(path)
-
-
-def make_directory(path: Path) -> None:
-    """Make a directory and those above. Raises `Unwritable`."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Unwritable(
-            f"{path} cannot be made: {error.strerror}", next_step="Give another directory."
-        ) from error
 
 
 def _set_name(entries: list[dict[str, Any]], name: str, root: Descriptor) -> None:

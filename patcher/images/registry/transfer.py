@@ -15,11 +15,11 @@ from io import BufferedReader, BytesIO, RawIOBase
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from patcher.errors import Unreadable, Unwritable
+from patcher.files import make_directory
 from patcher.images.daemon.calls import Progress
 from patcher.images.oci.blobs import Blobs, Verified, read_blob
 from patcher.images.oci.descriptor import Part
 from patcher.images.oci.manifest import INDEXES, MANIFESTS, REF_NAME
-from patcher.images.oci.store import make_directory
 
 if TYPE_CHECKING:
     from pathlib import Path
