@@ -12,9 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from patcher.images.oci.blobs import Blobs, Image, load_image, load_index
-from patcher.images.oci.descriptor import Descriptor, Json, Part, broken, dump_json, part
+from patcher.images.oci.deflate import gzipped
+from patcher.images.oci.descriptor import Descriptor, Json, Part, broken, digest_of, dump_json, part
 from patcher.images.oci.layer import thin_layer
-from patcher.images.oci.manifest import DOCKER_LAYER, DOCKER_MANIFEST, INDEXES, OCI_LAYER, Index
+from patcher.images.oci.manifest import (
+    DOCKER_LAYER_GZIP,
+    DOCKER_MANIFEST,
+    INDEXES,
+    OCI_LAYER_GZIP,
+    Index,
+)
 
 if TYPE_CHECKING:
     from patcher.images import Change
@@ -53,8 +60,9 @@ def append(
 
 
 def _appended(image: Image, change: Change, annotations: Mapping[str, str]) -> Appended:
-    layer = part(thin_layer(change), _layer_type(image.manifest.media_type))
-    config = part(_new_config(image, change, layer), image.manifest.config.media_type)
+    tar = thin_layer(change)
+    layer = part(gzipped(tar), _layer_type(image.manifest.media_type))
+    config = part(_new_config(image, change, digest_of(tar)), image.manifest.config.media_type)
     manifest = part(
         _new_manifest(image, change, layer, config, annotations), image.manifest.media_type
     )
@@ -62,14 +70,13 @@ def _appended(image: Image, change: Change, annotations: Mapping[str, str]) -> A
 
 
 def _layer_type(manifest_type: str) -> str:
-    return DOCKER_LAYER if manifest_type == DOCKER_MANIFEST else OCI_LAYER
+    return DOCKER_LAYER_GZIP if manifest_type == DOCKER_MANIFEST else OCI_LAYER_GZIP
 
 
-def _new_config(image: Image, change: Change, layer: Part) -> bytes:
+def _new_config(image: Image, change: Change, diff_id: str) -> bytes:
     old = image.config
     run = {**(old.document.get("config") or {}), "Labels": {**old.labels, **change.labels}}
-    # The layer is not compressed: its digest is its diff_id.
-    diff_ids = [*old.diff_ids, layer.descriptor.digest]
+    diff_ids = [*old.diff_ids, diff_id]
     new = {
         **old.document,
         "config": run,

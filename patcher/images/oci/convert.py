@@ -18,11 +18,13 @@ from patcher.images.oci.manifest import (
     DOCKER_CONFIG,
     DOCKER_INDEX,
     DOCKER_LAYER,
+    DOCKER_LAYER_GZIP,
     DOCKER_MANIFEST,
     INDEXES,
     OCI_CONFIG,
     OCI_INDEX,
     OCI_LAYER,
+    OCI_LAYER_GZIP,
     OCI_MANIFEST,
     parse_index,
     parse_manifest,
@@ -37,7 +39,7 @@ _OCI_OF = {
     DOCKER_MANIFEST: OCI_MANIFEST,
     DOCKER_CONFIG: OCI_CONFIG,
     DOCKER_LAYER: OCI_LAYER,
-    f"{DOCKER_LAYER}.gzip": f"{OCI_LAYER}+gzip",
+    DOCKER_LAYER_GZIP: OCI_LAYER_GZIP,
     f"{DOCKER_LAYER}.zstd": f"{OCI_LAYER}+zstd",
 }
 

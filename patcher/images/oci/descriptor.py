@@ -50,9 +50,14 @@ def broken(problem: str) -> BrokenImage:
     )
 
 
+def digest_of(data: bytes) -> str:
+    """The digest that a descriptor gives for these bytes."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
 def part(data: bytes, media_type: str) -> Part:
     """A blob of ours with its descriptor."""
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    digest = digest_of(data)
     document = {"mediaType": media_type, "digest": digest, "size": len(data)}
     return Part(Descriptor(media_type, digest, len(data), document=document), data)
 

@@ -1,9 +1,5 @@
 """The thin layer: a tar that sets a few files, and removes their bytecode (OCI image-spec,
 layer.md).
-
-The layer stays uncompressed. The bytes that gzip writes differ between builds of zlib (zlib-ng
-writes others than zlib, and Pythons ship either), and the promise is the same digest from the
-same inputs on every machine. It costs some 70 KB on an image of 9 GB.
 """
 
 from __future__ import annotations

@@ -7,20 +7,29 @@ entries, a config by what differs from the base's.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import tarfile
+import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from patcher.images import ImageDirectory, ImageFile
 from patcher.images.oci.blobs import Blobs, Image, load_image, load_index, read_blob
-from patcher.images.oci.descriptor import broken
-from patcher.images.oci.manifest import DOCKER_LAYER, DOCKER_MANIFEST, INDEXES, OCI_LAYER
+from patcher.images.oci.descriptor import broken, digest_of
+from patcher.images.oci.manifest import (
+    DOCKER_LAYER_GZIP,
+    DOCKER_MANIFEST,
+    INDEXES,
+    OCI_LAYER_GZIP,
+)
 
 if TYPE_CHECKING:
     from patcher.images import Change
     from patcher.images.oci.descriptor import Descriptor, Json
+
+# zlib's name for a gzip file, and more than any layer that changes a few source files.
+_GZIP = 31
+_MOST_BYTES = 64 * 1024 * 1024
 
 Facts = tuple[str, int, int, int, float, bytes]
 """An entry's kind, owner, group, mode, time and content."""
@@ -65,10 +74,8 @@ def _check_image(
     _check_config(base, new, change)
     for descriptor in (new.descriptor, new.manifest.config, *new.manifest.layers):
         blobs.check(descriptor)
-    tar = read_blob(blobs, new.manifest.layers[-1])
-    # Plain by its media type, so that the blob is the tar.
-    diff_id = f"sha256:{hashlib.sha256(tar).hexdigest()}"
-    _expect(new.config.diff_ids[-1] == diff_id, "the last diff_id is not the added layer's")
+    tar = _unpacked(read_blob(blobs, new.manifest.layers[-1]))
+    _expect(new.config.diff_ids[-1] == digest_of(tar), "the last diff_id is not the added layer's")
     _check_entries(_entries(tar), change)
 
 
@@ -77,9 +84,9 @@ def _check_manifest(base: Image, new: Image) -> None:
     _expect(_rest(manifest.document) == _rest(old.document), "its manifest has other fields")
     _expect(manifest.layers[:-1] == old.layers, "the base's layers are no strict prefix of its")
     _expect(manifest.config.media_type == old.config.media_type, "its config's media type changed")
-    plain = DOCKER_LAYER if manifest.media_type == DOCKER_MANIFEST else OCI_LAYER
+    packed = DOCKER_LAYER_GZIP if manifest.media_type == DOCKER_MANIFEST else OCI_LAYER_GZIP
     added = manifest.layers[-1].media_type
-    _expect(added == plain, f"the added layer's media type is {added}")
+    _expect(added == packed, f"the added layer's media type is {added}")
 
 
 def _rest(document: Json) -> dict[str, object]:
@@ -111,6 +118,17 @@ def _settings(document: Json) -> dict[str, object]:
     run = {key: value for key, value in (document.get("config") or {}).items() if key != "Labels"}
     rest = {key: value for key, value in document.items() if key not in ("history", "rootfs")}
     return {**rest, "config": run}
+
+
+def _unpacked(layer: bytes) -> bytes:
+    """The tar, by another program than the one that packed it; nothing may stand behind it."""
+    inflater = zlib.decompressobj(_GZIP)
+    try:
+        tar = inflater.decompress(layer, _MOST_BYTES)
+    except zlib.error as error:
+        raise broken(f"the added layer is no gzip: {error}") from error
+    _expect(inflater.eof and not inflater.unused_data, "the added layer is not one gzip file")
+    return tar
 
 
 def _entries(tar: bytes) -> list[tuple[str, Facts]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,17 +14,19 @@ import pytest
 from patcher.errors import BrokenImage
 from patcher.images.oci.append import Appended, append
 from patcher.images.oci.blobs import load_image, load_index
-from patcher.images.oci.descriptor import Descriptor, dump_json, part
+from patcher.images.oci.descriptor import Descriptor, digest_of, dump_json, part
 from patcher.images.oci.filesystem import find_installation
 from patcher.images.oci.layer import write_tar
 from patcher.images.oci.manifest import (
     DOCKER_CONFIG,
     DOCKER_INDEX,
     DOCKER_LAYER,
+    DOCKER_LAYER_GZIP,
     DOCKER_MANIFEST,
     OCI_CONFIG,
     OCI_INDEX,
     OCI_LAYER,
+    OCI_LAYER_GZIP,
     OCI_MANIFEST,
 )
 from patcher.images.oci.scan import scan_layer
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 
 OCI = (OCI_INDEX, OCI_MANIFEST, OCI_CONFIG, OCI_LAYER)
 DOCKER = (DOCKER_INDEX, DOCKER_MANIFEST, DOCKER_CONFIG, DOCKER_LAYER)
+# The family of the base, and gzip: what every registry and runtime takes.
+PACKED = {OCI_LAYER: OCI_LAYER_GZIP, DOCKER_LAYER: DOCKER_LAYER_GZIP}
 EXTRA = {"org.opencontainers.image.base.name": "docker.io/vllm/vllm-openai"}
 
 
@@ -120,7 +125,8 @@ def test_a_single_manifest_keeps_its_family_and_all_its_settings(types: tuple[st
     blobs = Memory()
     root = add_image(blobs, types, annotations={"org.opencontainers.image.version": "u", "a": "b"})
     new = appended(blobs, root)
-    assert [blob.descriptor.media_type for blob in new.parts] == [types[3], types[2], types[1]]
+    made = [blob.descriptor.media_type for blob in new.parts]
+    assert made == [PACKED[types[3]], types[2], types[1]]
     old_manifest, manifest = blobs.json(root["digest"]), blobs.json(new.root.digest)
     assert manifest["mediaType"] == types[1]
     assert manifest["layers"][:-1] == old_manifest["layers"]
@@ -130,7 +136,8 @@ def test_a_single_manifest_keeps_its_family_and_all_its_settings(types: tuple[st
         **EXTRA,
     }
     old, config = (blobs.json(each["config"]["digest"]) for each in (old_manifest, manifest))
-    assert config["rootfs"]["diff_ids"] == [layer["digest"] for layer in manifest["layers"]]
+    tar = gzip.decompress(new.parts[0].data)
+    assert config["rootfs"]["diff_ids"] == [*old["rootfs"]["diff_ids"], digest_of(tar)]
     assert config["history"] == [
         *old["history"],
         {"created": "2026-01-02T03:04:05Z", "created_by": "vllm-patcher"},
@@ -175,7 +182,9 @@ def test_an_index_has_each_wanted_image_replaced(types: tuple[str, ...]) -> None
     ]
     assert new.parts[-1].descriptor == new.root
     layers = {
-        blob.descriptor.digest for blob in new.parts if blob.descriptor.media_type == types[3]
+        blob.descriptor.digest
+        for blob in new.parts
+        if blob.descriptor.media_type == PACKED[types[3]]
     }
     assert len(layers) == 1, "platforms that share the file share the layer"
 
@@ -234,7 +243,7 @@ BROKEN: list[tuple[str, dict[str, Any]]] = [
                 {
                     "digest": f"sha256:{'0' * 64}",
                     "size": 1,
-                    "mediaType": f"{DOCKER_LAYER}.gzip",
+                    "mediaType": DOCKER_LAYER_GZIP,
                     "urls": ["http://x"],
                 }
             ]

@@ -335,7 +335,7 @@ def test_a_container_of_it_runs_the_patched_source(
 
 def test_a_registry_takes_it_under_the_same_digest(runnable: Path, registry: str) -> None:
     there = f"docker://{registry}/vllm:patched"
-    # Without this skopeo compresses the plain layer on its way to a registry: another digest.
+    # The base's layer in here is plain, and skopeo would compress it: another digest.
     copy = ("copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false")
     skopeo(*copy, f"oci:{runnable}:patched", there)
     raw = skopeo("inspect", "--raw", "--tls-verify=false", there)

@@ -12,7 +12,14 @@ import pytest
 
 from patcher.errors import BrokenImage
 from patcher.images.oci.append import append
-from patcher.images.oci.manifest import DOCKER_LAYER, OCI_INDEX, OCI_LAYER, OCI_MANIFEST
+from patcher.images.oci.descriptor import digest_of
+from patcher.images.oci.manifest import (
+    DOCKER_LAYER_GZIP,
+    OCI_INDEX,
+    OCI_LAYER,
+    OCI_LAYER_GZIP,
+    OCI_MANIFEST,
+)
 from patcher.images.oci.validate import validate
 from tests.images.oci.test_append import EXTRA, OCI, Memory, add_image, change_for
 
@@ -37,7 +44,7 @@ class Baked:
         for blob in new.parts:
             self.blobs.put(blob.descriptor, blob.data)
         self.layer = layer.data
-        self.layer_type = OCI_LAYER
+        self.layer_type = OCI_LAYER_GZIP
         self.config: dict[str, Any] = self.blobs.json(config.descriptor.digest)
         self.manifest: dict[str, Any] = self.blobs.json(manifest.descriptor.digest)
 
@@ -53,8 +60,8 @@ class Baked:
         validate(self.blobs, self.base, root or self.root(), changes, EXTRA)
 
     def relayer(self, edit: Callable[[list[tuple[tarfile.TarInfo, bytes]]], None]) -> None:
-        """Write the added layer again with other entries, its diff_id right."""
-        with tarfile.open(fileobj=io.BytesIO(self.layer)) as archive:
+        """Write the added layer again with other entries."""
+        with tarfile.open(fileobj=io.BytesIO(self.layer), mode="r:gz") as archive:
             files = [(m, archive.extractfile(m)) for m in archive.getmembers()]
             members = [(member, file.read() if file else b"") for member, file in files]
         edit(members)
@@ -63,9 +70,12 @@ class Baked:
             for member, data in members:
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
-        self.layer = buffer.getvalue()
-        descriptor = self.blobs.add(self.layer, OCI_LAYER)
-        self.config["rootfs"]["diff_ids"][-1] = descriptor["digest"]
+        self.repack(buffer.getvalue())
+
+    def repack(self, tar: bytes) -> None:
+        """Let this be the added layer, its diff_id right."""
+        self.layer = gzip.compress(tar)
+        self.config["rootfs"]["diff_ids"][-1] = digest_of(tar)
 
 
 @pytest.fixture
@@ -77,15 +87,28 @@ def test_the_image_as_it_was_made_passes(baked: Baked) -> None:
     baked.validate()
 
 
-def test_a_layer_that_is_not_what_its_media_type_says(baked: Baked) -> None:
-    baked.layer = gzip.compress(baked.layer)
-    with pytest.raises(BrokenImage, match="last diff_id"):
+@pytest.mark.parametrize(
+    ("said", "pack"),
+    [
+        ("no gzip", gzip.decompress),
+        ("last diff_id", gzip.compress),
+        ("not one gzip file", lambda layer: layer + b"\0"),
+        ("not one gzip file", lambda layer: layer + gzip.compress(b"")),
+        ("not one gzip file", lambda layer: layer[:-1]),
+        ("no gzip", lambda layer: layer[:-8] + bytes(4) + layer[-4:]),
+        ("not one gzip file", lambda _: gzip.compress(bytes(65 << 20))),
+    ],
+)
+def test_a_layer_that_is_not_packed_as_its_media_type_says(
+    baked: Baked, said: str, pack: Callable[[bytes], bytes]
+) -> None:
+    baked.layer = pack(baked.layer)
+    with pytest.raises(BrokenImage, match=said):
         baked.validate()
 
 
 def test_a_layer_that_is_no_tar(baked: Baked) -> None:
-    baked.layer = b"x" * 1024
-    baked.config["rootfs"]["diff_ids"][-1] = baked.blobs.add(baked.layer, OCI_LAYER)["digest"]
+    baked.repack(b"x" * 1024)
     with pytest.raises(BrokenImage, match="no tar"):
         baked.validate()
 
@@ -173,7 +196,7 @@ DOCUMENTS: list[tuple[str, Callable[[Baked], None]]] = [
     ("other fields", set_at("manifest", "artifactType", value="x")),
     (
         "layers are no strict prefix",
-        set_at("manifest", "layers", 0, "mediaType", value=f"{OCI_LAYER}+gzip"),
+        set_at("manifest", "layers", 0, "mediaType", value=OCI_LAYER_GZIP),
     ),
     (
         "config's media type",
@@ -184,7 +207,8 @@ DOCUMENTS: list[tuple[str, Callable[[Baked], None]]] = [
             value="application/vnd.docker.container.image.v1+json",
         ),
     ),
-    ("added layer's media type", lambda baked: setattr(baked, "layer_type", DOCKER_LAYER)),
+    ("added layer's media type", lambda baked: setattr(baked, "layer_type", OCI_LAYER)),
+    ("added layer's media type", lambda baked: setattr(baked, "layer_type", DOCKER_LAYER_GZIP)),
     (
         "3 layers in the manifest",
         lambda baked: baked.manifest["layers"].insert(0, baked.manifest["layers"][0]),
