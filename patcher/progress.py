@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ def moving(doing: str) -> Iterator[Callable[[Progress], None]]:
 
     columns = (TextColumn(doing), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     layers: dict[str, tuple[int, int]] = {}
+    lock = threading.Lock()  # layers come by several threads
     console = Console(stderr=True)
     # Where nobody watches, rich would still print an empty line.
     with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
@@ -29,8 +31,9 @@ def moving(doing: str) -> Iterator[Callable[[Progress], None]]:
         def show(step: Progress) -> None:
             # Unpacking reports bytes too; only the network is what a person waits for here.
             if step.layer and step.total and step.current and step.status in _ON_THE_WAY:
-                layers[step.layer] = (step.current, step.total)
-                done, total = (sum(part) for part in zip(*layers.values(), strict=True))
+                with lock:
+                    layers[step.layer] = (step.current, step.total)
+                    done, total = (sum(part) for part in zip(*layers.values(), strict=True))
                 bars.update(task, completed=done, total=total, visible=True)
 
         yield show

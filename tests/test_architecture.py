@@ -20,6 +20,7 @@ FLOORS = {
     "patcher.errors": 0,
     "patcher.diff": 0,
     "patcher.files": 0,
+    "patcher.threads": 0,
     "patcher.versions": 0,
     "patcher.guard": 1,
     "patcher.patch": 2,

@@ -25,7 +25,6 @@ from patcher.errors import (
 from patcher.images.naming import OURS
 from patcher.landed import Finding, Notice, Say, Scope, Watch
 from patcher.landed.memory import Memory
-from patcher.landed.threads import in_order
 from patcher.patch import Patch, Status, Verdict, data_path, judge
 from patcher.sources.everywhere import FOLDERS, everywhere, notices
 from patcher.sources.image import ImageSource
@@ -33,6 +32,7 @@ from patcher.sources.index import releases
 from patcher.sources.path import TreeSource
 from patcher.sources.spec import open_source
 from patcher.sources.wheel import WheelSource, new_session, open_listed, open_wheel
+from patcher.threads import in_order
 from patcher.versions import parsed
 
 if TYPE_CHECKING:

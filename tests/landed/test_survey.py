@@ -22,9 +22,9 @@ from patcher.images.pins.lock import Lock
 from patcher.images.pins.lockfile import save
 from patcher.landed import Finding, Notice, Scope
 from patcher.landed.survey import survey
-from patcher.landed.threads import in_order
 from patcher.patch import Patch, Status, select
 from patcher.sources.everywhere import FOLDERS, everywhere
+from patcher.threads import in_order
 from tests.conftest import TARGET, free_port, missing
 from tests.images.locks import entry
 from tests.landed.findings import TABLE

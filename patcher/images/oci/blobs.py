@@ -18,6 +18,8 @@ from patcher.images.oci.manifest import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from _typeshed import WriteableBuffer
 
     from patcher.images.reference import Platform
@@ -43,8 +45,8 @@ class Blobs(Protocol):
         """Store a blob. After it returns, the blob is there, whole."""
         ...
 
-    def check(self, descriptor: Descriptor) -> None:
-        """Raise `BrokenImage` unless the blob is there with this digest and size.
+    def check(self, descriptors: Sequence[Descriptor]) -> None:
+        """Raise `BrokenImage` unless each blob is there with its digest and size.
 
         A store that checked the digest when it took the blob may ask for the size alone.
         """

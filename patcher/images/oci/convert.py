@@ -7,7 +7,7 @@ names of their types alone (image-spec, media-types.md, "Compatibility Matrix").
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
@@ -65,9 +65,9 @@ class Converted:
         """See `Blobs`."""
         self.source.put(descriptor, data)
 
-    def check(self, descriptor: Descriptor) -> None:
+    def check(self, descriptors: Sequence[Descriptor]) -> None:
         """See `Blobs`."""
-        self.source.check(descriptor)
+        self.source.check(descriptors)
 
 
 def as_oci(source: Source, root: Descriptor) -> tuple[Converted, Descriptor]:

@@ -53,12 +53,13 @@ class Layout:
         make_directory(blob.parent)
         write_atomically(blob, data)
 
-    def check(self, descriptor: Descriptor) -> None:
+    def check(self, descriptors: Sequence[Descriptor]) -> None:
         """See `Blobs`. A blob's bytes are read once in this layout's life."""
-        if descriptor.digest not in self.checked:
-            with self.open(descriptor) as raw:
-                Verified(raw, descriptor).finish()
-            self.checked.add(descriptor.digest)
+        for descriptor in descriptors:
+            if descriptor.digest not in self.checked:
+                with self.open(descriptor) as raw:
+                    Verified(raw, descriptor).finish()
+                self.checked.add(descriptor.digest)
 
     def has(self, descriptor: Descriptor) -> bool:
         """Is there a blob of that name, whole or not?"""

@@ -72,8 +72,7 @@ def _check_image(
     _check_manifest(base, new)
     _check_annotations(new.manifest.document, base.manifest.document, change.labels, annotations)
     _check_config(base, new, change)
-    for descriptor in (new.descriptor, new.manifest.config, *new.manifest.layers):
-        blobs.check(descriptor)
+    blobs.check((new.descriptor, new.manifest.config, *new.manifest.layers))
     tar = _unpacked(read_blob(blobs, new.manifest.layers[-1]))
     _expect(new.config.diff_ids[-1] == digest_of(tar), "the last diff_id is not the added layer's")
     _check_entries(_entries(tar), change)

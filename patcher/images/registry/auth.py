@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -98,25 +99,33 @@ class Authorizer:
         self._scopes = scopes
         self._clock = clock
         self._held: _Held | None = None
+        # Several threads meet the same challenge: one login serves them all.
+        self._lock = threading.Lock()
 
     def header(self) -> str | None:
         """What to send; a token near its end is renewed first. Raises as `answer`."""
-        held = self._held
-        if held is not None and held.until <= self._clock():
-            held = self._held = self._meet(held.challenge)
-        return held.header if held else None
+        with self._lock:
+            held = self._held
+            if held is not None and held.until <= self._clock():
+                held = self._held = self._meet(held.challenge)
+            return held.header if held else None
 
-    def answer(self, www_authenticate: str) -> None:
-        """Do what the registry's 401 asks for; `header` is another one then.
+    def answer(self, www_authenticate: str, refused: str | None) -> None:
+        """Do what the registry's 401 asks for; `header` is another than the one it refused then.
 
         Raises `AccessDenied` where the credentials are missing or refused, `RegistryFailed` for
         a token server that does not answer.
         """
+        with self._lock:
+            if self._held is None or self._held.header == refused:
+                self._held = self._meet(self._challenge(www_authenticate))
+
+    def _challenge(self, www_authenticate: str) -> Challenge:
         challenges = {each.scheme: each for each in reversed(parse_challenges(www_authenticate))}
         challenge = challenges.get("bearer") or challenges.get("basic")
         if challenge is None:
             raise self._denied("it wants a login of a kind that is not known here")
-        self._held = self._meet(challenge)
+        return challenge
 
     def _meet(self, challenge: Challenge) -> _Held:
         credentials = self._http.keyring.credentials(self._registry)

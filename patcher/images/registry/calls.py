@@ -106,9 +106,10 @@ class Calls:
 
     def _with_right(self, request: Request, send: Callable[[Request], _Kind]) -> _Kind:
         """Send it; where the registry asks who we are, say so and send it again."""
-        answer = send(self._signed(request))
+        signed = self._signed(request)
+        answer = send(signed)
         if answer.status == 401 and self._ours(request):
-            self._auth.answer(answer.headers.get("WWW-Authenticate", ""))
+            self._auth.answer(answer.headers.get("WWW-Authenticate", ""), signed.authorization)
             answer = send(self._signed(request))
         return answer
 

@@ -74,7 +74,8 @@ def plan(source: Blobs, target: Target, appended: Appended, names: Sequence[str]
     made = {part.descriptor.digest: part for part in appended.parts}
     root = made.get(appended.root.digest) or _document(source, appended.root)
     whole = {_descriptor(item).digest: item for item in _walk(source, made, root)}
-    lacking = [item for item in whole.values() if not target.has(_descriptor(item))]
+    absent = target.lacking([_descriptor(item) for item in whole.values()])
+    lacking = [whole[descriptor.digest] for descriptor in absent]
     parts = [item for item in lacking if isinstance(item, Part)]
     parts.sort(key=lambda part: part.descriptor.media_type in _DOCUMENTS)  # stable: blobs first
     borrowed = tuple(item for item in lacking if isinstance(item, Descriptor))
@@ -86,7 +87,7 @@ def send(plan: Plan, source: Source, target: Target, watch: Watch) -> Sent:
     """Send what the plan says, but move no name. Raises `Unreadable`, `BrokenImage`,
     `Unwritable`; what was sent till then is found there by the next run.
     """
-    streamed = sum(target.fetch(blob, source, watch) for blob in plan.borrowed)
+    streamed = target.fetch(plan.borrowed, source, watch)
     for part in plan.parts:
         target.put(part.descriptor, part.data)
     return Sent(plan.part_bytes, streamed)
@@ -145,6 +146,6 @@ class ReadBack:
         """See `Blobs`."""
         self.target.put(descriptor, data)
 
-    def check(self, descriptor: Descriptor) -> None:
+    def check(self, descriptors: Sequence[Descriptor]) -> None:
         """See `Blobs`."""
-        self.target.check(descriptor)
+        self.target.check(descriptors)

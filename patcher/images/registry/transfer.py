@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader, BytesIO, RawIOBase
@@ -20,6 +21,8 @@ from patcher.images.daemon.calls import Progress
 from patcher.images.oci.blobs import Blobs, Verified, read_blob
 from patcher.images.oci.descriptor import Part
 from patcher.images.oci.manifest import INDEXES, MANIFESTS, REF_NAME
+from patcher.images.registry.client import AT_ONCE
+from patcher.threads import in_order
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,15 +52,14 @@ class Source(Blobs, Protocol):
 class Target(Blobs, Protocol):
     """Where an image is published to: a registry's repository, or an OCI layout."""
 
-    def has(self, descriptor: Descriptor) -> bool:
-        """Is the blob or manifest there?"""
+    def lacking(self, descriptors: Sequence[Descriptor]) -> list[Descriptor]:
+        """The blobs and manifests that are not there, in their order."""
         ...
 
-    def fetch(self, descriptor: Descriptor, source: Source, watch: Watch) -> int:
-        """Get a blob from `source`; gives the bytes that were moved for it, 0 for a mount.
+    def fetch(self, descriptors: Sequence[Descriptor], source: Source, watch: Watch) -> int:
+        """Get blobs from `source`; gives the bytes that were moved for them, 0 for a mount.
 
-        After it returns the blob is there, whole. Raises `BrokenImage`, `Unreadable`,
-        `Unwritable`.
+        After it returns they are there, whole. Raises `BrokenImage`, `Unreadable`, `Unwritable`.
         """
         ...
 
@@ -72,9 +74,15 @@ class Target(Blobs, Protocol):
 
 @dataclass(slots=True)
 class Tally:
-    """Bytes of blobs, manifests and indexes that were read."""
+    """Bytes of blobs, manifests and indexes that were read, by any number of threads."""
 
     received: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, count: int) -> None:
+        """Some more were read."""
+        with self.lock:
+            self.received += count
 
 
 class _Counted(RawIOBase):
@@ -92,7 +100,7 @@ class _Counted(RawIOBase):
         view = memoryview(buffer).cast("B")
         data = self._stream.read(len(view))
         view[: len(data)] = data
-        self._tally.received += len(data)
+        self._tally.add(len(data))
         return len(data)
 
     def close(self) -> None:
@@ -115,7 +123,7 @@ class InRegistry:
             return BufferedReader(_Counted(self.registry.open(descriptor, start), self.tally))
         if descriptor.digest not in self.small:
             self.small[descriptor.digest] = read_blob(self.registry, descriptor)
-            self.tally.received += descriptor.size
+            self.tally.add(descriptor.size)
         return BytesIO(self.small[descriptor.digest][start:])
 
     def put(self, descriptor: Descriptor, data: bytes) -> None:
@@ -125,16 +133,19 @@ class InRegistry:
         else:
             self.registry.upload(descriptor, lambda start: BytesIO(data[start:]))
 
-    def check(self, descriptor: Descriptor) -> None:
+    def check(self, descriptors: Sequence[Descriptor]) -> None:
         """See `Blobs`."""
-        self.registry.check(descriptor)
+        self.registry.check(descriptors)
 
-    def has(self, descriptor: Descriptor) -> bool:
+    def lacking(self, descriptors: Sequence[Descriptor]) -> list[Descriptor]:
         """See `Target`."""
-        return self.registry.has(descriptor)
+        return self.registry.lacking(descriptors)
 
-    def fetch(self, descriptor: Descriptor, source: Source, watch: Watch) -> int:
-        """See `Target`: mounted where that can be, else streamed through."""
+    def fetch(self, descriptors: Sequence[Descriptor], source: Source, watch: Watch) -> int:
+        """See `Target`: several at a time, mounted where that can be, else streamed through."""
+        return sum(in_order(lambda blob: self._fetch(blob, source, watch), descriptors, AT_ONCE))
+
+    def _fetch(self, descriptor: Descriptor, source: Source, watch: Watch) -> int:
         upload = None
         if isinstance(source, InRegistry) and self._beside(source):
             upload = self.registry.mount(descriptor, source.registry.repository.name)
@@ -177,16 +188,20 @@ class InLayout:
         """See `Blobs`."""
         self.layout.put(descriptor, data)
 
-    def check(self, descriptor: Descriptor) -> None:
+    def check(self, descriptors: Sequence[Descriptor]) -> None:
         """See `Blobs`."""
-        self.layout.check(descriptor)
+        self.layout.check(descriptors)
 
-    def has(self, descriptor: Descriptor) -> bool:
+    def lacking(self, descriptors: Sequence[Descriptor]) -> list[Descriptor]:
         """See `Target`."""
-        return self.layout.has(descriptor)
+        return [each for each in descriptors if not self.layout.has(each)]
 
-    def fetch(self, descriptor: Descriptor, source: Source, watch: Watch) -> int:
-        """See `Target`: streamed to a file beside, which takes the blob's name when it is whole."""
+    def fetch(self, descriptors: Sequence[Descriptor], source: Source, watch: Watch) -> int:
+        """See `Target`. One after the other: an interrupt finds one file to take away."""
+        return sum(self._fetch(descriptor, source, watch) for descriptor in descriptors)
+
+    def _fetch(self, descriptor: Descriptor, source: Source, watch: Watch) -> int:
+        """Stream it to a file beside, which takes the blob's name when it is whole."""
         folder = self.layout.path / "blobs" / "sha256"
         make_directory(folder)
         partial = folder / f".{secrets.token_hex(8)}.tmp"

@@ -34,6 +34,8 @@ from patcher.images.oci.validate import validate
 from tests.images.conftest import TARGET, change_of, vllm_files
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from patcher.images import Change
 
 OCI = (OCI_INDEX, OCI_MANIFEST, OCI_CONFIG, OCI_LAYER)
@@ -55,10 +57,11 @@ class Memory:
     def put(self, descriptor: Descriptor, data: bytes) -> None:
         self.data[descriptor.digest] = data
 
-    def check(self, descriptor: Descriptor) -> None:
-        made = part(self.data[descriptor.digest], "").descriptor
-        if (made.digest, made.size) != (descriptor.digest, descriptor.size):
-            raise BrokenImage(f"{descriptor.digest} is not there", next_step="")
+    def check(self, descriptors: Sequence[Descriptor]) -> None:
+        for descriptor in descriptors:
+            made = part(self.data[descriptor.digest], "").descriptor
+            if (made.digest, made.size) != (descriptor.digest, descriptor.size):
+                raise BrokenImage(f"{descriptor.digest} is not there", next_step="")
 
     def add(self, data: bytes | dict[str, Any], media_type: str) -> dict[str, Any]:
         """Store a blob; its descriptor as JSON."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patcher.errors import AccessDenied, PatcherError, RegistryFailed
-from patcher.images.oci.descriptor import dump_json, part
+from patcher.errors import AccessDenied, BrokenImage, PatcherError, RegistryFailed
+from patcher.images.oci.descriptor import Descriptor, dump_json, part
 from patcher.images.oci.manifest import OCI_CONFIG, OCI_MANIFEST
 from patcher.images.reference import parse_reference
 from patcher.images.registry.auth import Authorizer, Challenge, parse_challenges
-from patcher.images.registry.client import Registry, open_registry
+from patcher.images.registry.client import AT_ONCE, Registry, open_registry
 from patcher.images.registry.http import Http, HttpSettings
 from tests.images.auth_servers import (
     IDENTITY,
@@ -241,7 +242,7 @@ def test_a_token_is_renewed_before_its_end(http: Http) -> None:
     with serving(script) as server:
         auth = Authorizer(http, server.host, ("repository:a:pull",), clock=lambda: now[0])
         assert auth.header() is None
-        auth.answer(f'Bearer realm="{server.url}/token",service="s"')
+        auth.answer(f'Bearer realm="{server.url}/token",service="s"', None)
         assert auth.header() == "Bearer t0k3n-0"
         now[0] = 89.0
         assert auth.header() == "Bearer t0k3n-0"
@@ -249,11 +250,33 @@ def test_a_token_is_renewed_before_its_end(http: Http) -> None:
         assert auth.header() == "Bearer t0k3n-1"
 
 
+def test_many_requests_at_a_time_log_in_once(http: Http) -> None:
+    all_at_once = threading.Barrier(AT_ONCE)
+
+    def script(seen: Seen) -> Reply:
+        if seen.path.startswith("/token"):
+            return Reply(body=b'{"token": "t0k3n-for-all"}')
+        if "authorization" in seen.headers:
+            return Reply(200 if seen.path.endswith("0" * 64) else 404)
+        all_at_once.wait(timeout=30)
+        realm = f"http://{seen.headers['host']}/token"
+        return Reply(401, {"WWW-Authenticate": f'Bearer realm="{realm}"'})
+
+    blobs = [Descriptor("x/y", f"sha256:{number:064}", 0) for number in range(AT_ONCE)]
+    with serving(script) as server:
+        registry = open_registry(parse_reference(f"{server.host}/a"), http)
+        assert registry.lacking(blobs) == blobs[1:]
+        with pytest.raises(BrokenImage, match=f"has no {blobs[1].digest}"):
+            registry.check(blobs)
+        tokens = [seen for seen in server.seen if seen.path.startswith("/token")]
+        assert len(tokens) == 1
+
+
 def test_a_registry_may_know_a_repository_by_another_name(http: Http) -> None:
     with serving(lambda _: Reply(body=b'{"access_token": "t0k3n"}')) as server:
         auth = Authorizer(http, server.host, ("repository:a:pull",))
         scope = "repository:a:pull,push repository:remote/a:pull"
-        auth.answer(f'Bearer realm="{server.url}/token?x=1",scope="{scope}"')
+        auth.answer(f'Bearer realm="{server.url}/token?x=1",scope="{scope}"', None)
         query = parse_qs(urlsplit(server.seen[0].path).query)
     assert (query["x"], query["scope"]) == (
         ["1"],

@@ -84,7 +84,7 @@ def test_what_is_not_there_is_said_by_name(registry: str) -> None:
     with pytest.raises(BrokenImage, match=f"nothing/here has no {DIGEST}"):
         there.open(BLOB.descriptor)
     with pytest.raises(BrokenImage, match=f"nothing/here has no {DIGEST}"):
-        there.check(BLOB.descriptor)
+        there.check([BLOB.descriptor])
     with pytest.raises(BrokenImage, match="has no sha256"):
         there.open(MANIFEST.descriptor)
 
@@ -99,7 +99,7 @@ def test_a_blob_is_sent_once_and_mounted_beside(registry: str) -> None:
         target = at(proxy.address, "mount/to", push=True, mount_from=("mount/from",))
         assert not target.has(BLOB.descriptor)
         assert target.mount(BLOB.descriptor, "mount/from") is None
-        target.check(BLOB.descriptor)
+        target.check([BLOB.descriptor])
         assert (read(target), read(target, 299_999)) == (BLOB.data, BLOB.data[-1:])
         assert proxy.sent == sent
 
@@ -339,7 +339,7 @@ def test_a_blob_of_another_size_is_not_there() -> None:
         serving(in_turn(Reply(body=b"four"))) as server,
         pytest.raises(BrokenImage, match="has 4 bytes there, not 300000"),
     ):
-        at(server.host).check(BLOB.descriptor)
+        at(server.host).check([BLOB.descriptor])
 
 
 def test_a_blob_may_lie_on_another_host() -> None:
