@@ -74,7 +74,7 @@ def bake(base: Base, order: Order, say: Say) -> Report:
 
     before = judge_all(order.patches, installation)
     changes = patch_all(order.patches, before, installation)
-    tags = names(installation.version, _patched(changes), order.suffix)
+    tags = names(installation.version, _patched(changes), base.image.digest, order.suffix)
     if not changes:
         return _clean(base, order, installation, before, tags)
     say(f"patched {len(changes)} file(s), proven: {', '.join(p.patch for p in _patched(changes))}")

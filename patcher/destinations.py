@@ -6,18 +6,17 @@ A base is a name in images.lock, read where its reference lies, or `oci:DIR[:NAM
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patcher.errors import BadReference, NotLocked
+from patcher.errors import BadReference
 from patcher.images.oci.convert import as_oci
 from patcher.images.oci.manifest import REF_NAME
 from patcher.images.oci.store import Layout, create_layout, existing_layout
 from patcher.images.pins.lockfile import load
-from patcher.images.pins.picking import resolve
-from patcher.images.reference import Platform, host_platform, parse_reference
+from patcher.images.pins.whole import Standing, standing, whole
+from patcher.images.reference import Platform, parse_reference
 from patcher.images.registry.client import open_registry
 from patcher.images.registry.file_cache import LayerCache, default_folder
 from patcher.images.registry.http import Http, HttpSettings
@@ -25,16 +24,11 @@ from patcher.images.registry.transfer import InLayout, InRegistry
 from patcher.origin import Origin
 from patcher.progress import moving
 from patcher.publish import Order, publish
-from patcher.versions import base
 
 if TYPE_CHECKING:
     from patcher.build import Say
-    from patcher.images.pins.lock import Entry, Lock
     from patcher.images.registry.transfer import Source, Target
     from patcher.published import Published
-
-# What vLLM is published for. An entry that states no platforms may have either.
-_USUAL = (Platform("linux", "amd64"), Platform("linux", "arm64"))
 
 _LAYOUT = "oci:"
 
@@ -48,22 +42,24 @@ def publish_job(
     """
     http = Http(settings)
     repository, tag = _split_target(to)
-    origin = _open_origin(name, lock, order.platform, http, say)
+    origin, place = _open_origin(name, lock, order.platform, http, say)
     target = _open_target(repository, origin.source, http, dry_run=order.dry_run)
     ends = [end for end in (origin.source, target) if isinstance(end, InRegistry)]
     if isinstance(target, InLayout):
         origin = _in_oci(origin)
     with moving("copying") as show:
-        newest = is_newest(name, lock, order.platform)
-        said = dataclasses.replace(order, repository=repository, tag=tag, newest=newest)
+        said = dataclasses.replace(order, repository=repository, tag=tag, standing=place)
         done = publish(origin, said, target, say, show)
     return dataclasses.replace(done, received=sum(end.tally.received for end in ends))
 
 
-def _open_origin(name: str, path: Path, platform: Platform | None, http: Http, say: Say) -> Origin:
+def _open_origin(
+    name: str, path: Path, platform: Platform | None, http: Http, say: Say
+) -> tuple[Origin, Standing]:
     if name.startswith(_LAYOUT):
-        return _layout_origin(name.removeprefix(_LAYOUT))
-    entry, digest = locked(load(path), name, platform)
+        return _layout_origin(name.removeprefix(_LAYOUT)), Standing(platform, newest=True)
+    lock = load(path)
+    entry, digest = whole(lock, name, platform)
     reference = entry.original.reference
     pinned = reference.pinned(digest)
     say(f"{name} is vLLM {entry.locked.version}: {pinned}")
@@ -71,49 +67,14 @@ def _open_origin(name: str, path: Path, platform: Platform | None, http: Http, s
     source = InRegistry(registry)
     root = registry.manifest(digest).descriptor
     cache = LayerCache(default_folder())
-    return Origin(source, root, reference, entry.locked.version, cache)
+    origin = Origin(source, root, reference, entry.locked.version, cache)
+    return origin, standing(lock, entry, platform)
 
 
 def _in_oci(origin: Origin) -> Origin:
     """The base as a layout must hold it; its labels and the report keep the digests it had."""
     source, root = as_oci(origin.source, origin.root)
     return dataclasses.replace(origin, source=source, root=root, originals=source.originals)
-
-
-def locked(lock: Lock, name: str, platform: Platform | None) -> tuple[Entry, str]:
-    """The newest build that the name means, and the digest of all its platforms.
-
-    Without a platform a build whose index is pinned goes before one that has a single platform's
-    manifest. Raises `NotLocked`.
-    """
-    stated = {known for entry in lock.entries for known in entry.locked.platforms}
-    found = []
-    for each in [platform] if platform else sorted(stated.union(_USUAL), key=str):
-        with contextlib.suppress(NotLocked):
-            found.append(resolve(lock, name, each))
-    if not found:
-        return resolve(lock, name, platform or host_platform())
-    indexed = [(entry, digest) for entry, digest in found if entry.locked.index]
-    entry, digest = max(indexed or found, key=lambda pair: pair[0].key)
-    if entry.locked.index:
-        return entry, entry.locked.index.digest
-    if platform is None and len(entry.locked.platforms) > 1:
-        there = ", ".join(sorted(map(str, entry.locked.platforms)))
-        raise NotLocked(
-            f"{name!r} is locked for {there} one by one, without an index",
-            next_step="Give one of them as --platform.",
-        )
-    return entry, digest
-
-
-def is_newest(name: str, path: Path, platform: Platform | None) -> bool:
-    """Does a name mean what its version alone means: the newest locked build? A layout does."""
-    if name.startswith(_LAYOUT):
-        return True
-    lock = load(path)
-    entry, _ = locked(lock, name, platform)
-    newest, _ = locked(lock, str(base(entry.locked.version)), platform)
-    return newest.key == entry.key
 
 
 def _layout_origin(spec: str) -> Origin:

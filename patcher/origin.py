@@ -73,10 +73,10 @@ class Found:
         return self.image.config.labels.get(f"{OURS}.patches")
 
 
-def images_of(origin: Origin, platform: Platform | None) -> tuple[list[Image], bool]:
-    """The wanted images of the base, and whether they are all that it has.
+def images_of(origin: Origin, platform: Platform | None) -> list[Image]:
+    """The wanted images of the base: all of them, or those of a platform.
 
-    Raises `WrongPlatform` where none is wanted.
+    Raises `WrongPlatform` where it has none.
     """
     source, root = origin.source, origin.root
     is_index = root.media_type in INDEXES
@@ -89,7 +89,7 @@ def images_of(origin: Origin, platform: Platform | None) -> tuple[list[Image], b
             f"{root.digest} is not there for {platform or 'any platform'}, but for: {there}",
             next_step="Give one of these as --platform, or none for all.",
         )
-    return wanted, len(wanted) == len(images)
+    return wanted
 
 
 def _platform(image: Image) -> Platform:

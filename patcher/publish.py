@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patcher.build import Say
-from patcher.errors import AlreadyClean, Finding, ProofFailed
+from patcher.errors import AccessDenied, AlreadyClean, Finding, ProofFailed
 from patcher.images import Change, ImageFile
 from patcher.images.naming import BASE_LABELS, Names, base_annotations, names
 from patcher.images.oci.append import Appended, append
@@ -22,7 +22,8 @@ from patcher.images.oci.blobs import load_image
 from patcher.images.oci.manifest import MANIFESTS
 from patcher.images.oci.scan import Wanted, scan_layer
 from patcher.images.oci.validate import validate
-from patcher.images.registry.publish import Plan, ReadBack, Sent, plan, send
+from patcher.images.pins.whole import FIRST, Standing
+from patcher.images.registry.publish import Plan, ReadBack, Sent, Unseen, plan, send
 from patcher.job import change_of, judge_all
 from patcher.origin import Found, Origin, common_version, examine, images_of
 from patcher.patch import Patch, Status, Verdict
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 class Order:
     """What to publish, and where to. `repository` stands before the tags in the report.
 
-    `platform` picks one image of an index; `tag` stands in for the moving tag, which only the
-    newest build of a version has: of an older one it stays where it is.
+    `platform` picks one image of an index; `tag` stands in for the moving tag, which `standing`
+    else gives to the newest build of a version alone.
     """
 
     patches: Sequence[Patch]
@@ -48,7 +49,7 @@ class Order:
     tag: str | None = None
     allow_clean: bool = False
     dry_run: bool = False
-    newest: bool = True
+    standing: Standing = FIRST
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def publish(origin: Origin, order: Order, target: Target, say: Say, watch: Watch
     """
     work = _work(origin, order, say)
     start = time.monotonic()
-    todo = plan(origin.source, target, work.appended, _wanted(order, work.tags))
+    todo = _plan(origin, order, target, work, say)
     if order.dry_run:
         return _report(origin, order, work, todo, start)
     say(_sending(todo))
@@ -83,19 +84,36 @@ def publish(origin: Origin, order: Order, target: Target, say: Say, watch: Watch
     return _report(origin, order, work, todo, start, sent, after)
 
 
+def _plan(origin: Origin, order: Order, target: Target, work: _Work, say: Say) -> Plan:
+    """What is to be sent. A dry run needs no right to look: it may be tried before one has it."""
+    wanted = _wanted(order, work.tags)
+    try:
+        todo = plan(origin.source, target, work.appended, wanted)
+    except AccessDenied as denied:
+        if not order.dry_run:
+            raise
+        say(f"{denied.problem}: taken for empty")
+        todo = plan(origin.source, Unseen(), work.appended, wanted)
+    if work.tags.fixed in todo.taken:
+        raise Finding(
+            f"{order.repository}:{work.tags.fixed} is something else already, and never moves",
+            next_step="Publish to another repository, or delete that tag if nobody relies on it.",
+        )
+    return todo
+
+
 def _wanted(order: Order, tags: Names) -> tuple[str, ...]:
     """The tags to set, the fixed one first."""
-    moving = order.tag or (tags.moving if order.newest else None)
+    moving = order.tag or (tags.moving if order.standing.newest else None)
     return (tags.fixed, moving) if moving else (tags.fixed,)
 
 
 def _work(origin: Origin, order: Order, say: Say) -> _Work:
-    images, all_of_them = images_of(origin, order.platform)
+    images = images_of(origin, order.platform)
     found = tuple(examine(origin, image, order.patches, say) for image in images)
     patched = [done for each in found for change in each.changes for done in change.patched]
-    # Some of the platforms must not take over the name that all of them have.
-    suffix = None if all_of_them else order.platform
-    tags = names(common_version(found), list(dict.fromkeys(patched)), suffix)
+    base, suffix = origin.pin(origin.root.digest), order.standing.suffix
+    tags = names(common_version(found), list(dict.fromkeys(patched)), base, suffix)
     if not patched:
         return _unchanged(origin, order, found, tags)
     _refuse_stacking(found)
@@ -115,7 +133,9 @@ def _unchanged(origin: Origin, order: Order, found: tuple[Found, ...], tags: Nam
             f"{', '.join(patch.name for patch in order.patches)}{said}",
             next_step="Use the base as it is, or give --allow-clean to publish it as patched.",
         )
-    return _Work(found, tags, Appended(origin.root, ()), {}, {})
+    # All of the base goes under the new name, or the one image of it that was asked for.
+    root = found[0].image.descriptor if order.platform else origin.root
+    return _Work(found, tags, Appended(root, ()), {}, {})
 
 
 def _refuse_stacking(found: Sequence[Found]) -> None:

@@ -16,6 +16,7 @@ from patcher.errors import AlreadyClean, BrokenImage, Finding, WrongPlatform, Wr
 from patcher.guard import AttributeGuard
 from patcher.images.oci.manifest import INDEXES
 from patcher.images.oci.store import create_layout
+from patcher.images.pins.whole import Standing
 from patcher.images.reference import parse_platform, parse_reference
 from patcher.images.registry.transfer import InLayout
 from patcher.origin import Origin
@@ -67,7 +68,8 @@ class World:
             NAME,
             parsed(self.asked) if self.asked else None,
         )
-        said = Order(**{"patches": PATCHES, "repository": "here", **order})
+        place = Standing(order.get("platform"), newest=True)
+        said = Order(**{"patches": PATCHES, "repository": "here", "standing": place, **order})
         return publish(origin, said, self.target, self.said.append, lambda _: None)
 
     def __post_init__(self) -> None:
@@ -143,7 +145,7 @@ def test_a_single_manifest_is_a_base_too(world: Callable[..., World]) -> None:
     here = world()
     entry = here.blobs.json(here.root["digest"])["manifests"][0]
     here.root = {key: entry[key] for key in ("mediaType", "digest", "size")}
-    report = here.publish(platform=parse_platform("linux/amd64"))
+    report = here.publish()
     assert report.tags[1] == "here:0.23.0-patched"
     assert report.digest == report.platforms[0].digest
     assert here.stored(report.digest)["mediaType"] not in INDEXES
@@ -200,6 +202,36 @@ def test_a_clean_base_is_refused_and_published_unchanged_where_that_is_allowed(
     assert report.digest == here.root["digest"]
     assert here.target.named("0.23.0-patched") == here.root["digest"]
     assert len(here.stored(report.digest)["manifests"]) == 4
+
+
+def test_of_a_clean_base_one_platform_is_published_alone(world: Callable[..., World]) -> None:
+    here = mixed(world(), vllm(CLEAN))
+    arm = parse_platform("linux/arm64")
+    report = here.publish(platform=arm, allow_clean=True, tag="mine")
+    [image] = report.platforms
+    entries = {each["digest"]: each for each in here.blobs.json(here.root["digest"])["manifests"]}
+    assert report.digest == image.digest == image.base_digest
+    assert entries[report.digest]["platform"]["architecture"] == "arm64"
+    assert here.target.named("mine") == report.digest
+    assert here.stored(report.digest)["mediaType"] not in INDEXES
+
+
+def test_a_fixed_tag_never_moves(world: Callable[..., World]) -> None:
+    here = world()
+    first = here.publish()
+    fixed = first.tags[0].removeprefix("here:")
+    # Another base of the same version comes to another fixed tag, and moves the moving one.
+    other = world(files=vllm(), filler=20_000)
+    second = other.publish()
+    assert second.tags[0] != first.tags[0]
+    assert second.tags[1] == first.tags[1]
+    assert here.target.named(fixed) == first.digest
+    # Whatever else has the tag, keeps it.
+    here.target.layout.name(here.blobs.descriptor({**here.root, "digest": second.digest}), [fixed])
+    for dry_run in (True, False):
+        with pytest.raises(Finding, match=f"{fixed} is something else already, and never moves"):
+            here.publish(dry_run=dry_run)
+    assert here.target.named(fixed) == second.digest
 
 
 class Altering(InLayout):
@@ -288,7 +320,7 @@ def test_a_clean_platform_beside_one_that_needs_it_gets_the_labels_alone(
     assert [len(image.changes) for image in report.platforms] == [1, 0]
     for image in report.platforms:
         assert [verdict.status for verdict in image.after] == ["clean"]
-        assert "dev.vllm-patcher.version" in here.config(image.digest)["config"]["Labels"]
+        assert "dev.vllm-patcher.patches" in here.config(image.digest)["config"]["Labels"]
 
 
 def test_the_report_is_json(world: Callable[..., World]) -> None:

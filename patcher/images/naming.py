@@ -10,10 +10,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from patcher import __version__
 from patcher.errors import BrokenImage
-from patcher.images.reference import Platform, Reference
+from patcher.images.reference import Platform, Reference, is_tag
 from patcher.versions import base, parsed
+
+# Part of every fixed tag. Whoever lets the same base and patches come to other bytes (a label
+# more, another layer format) raises it: a fixed tag never moves.
+_FORM = 1
 
 OURS = "dev.vllm-patcher"
 # Which image another one was made from.
@@ -41,11 +44,13 @@ class Names:
     moving: str
 
 
-def names(vllm: str, patched: Sequence[Patched], platform: Platform | None) -> Names:
-    """The two tags: `<vllm version, + as ->-<hash of the patch set>` and `<version>-patched`.
+def names(
+    vllm: str, patched: Sequence[Patched], base_digest: str, platform: Platform | None
+) -> Names:
+    """The two tags: `<vllm version, + as ->-<hash of base and patches>` and `<version>-patched`.
 
     `platform` is appended to both where one tag cannot hold several. Raises `BrokenImage` for a
-    version that the image states and that is none.
+    version that the image states and that is none, or cannot stand in a tag.
     """
     version = parsed(vllm)
     if version is None:
@@ -55,7 +60,15 @@ def names(vllm: str, patched: Sequence[Patched], platform: Platform | None) -> N
         )
     suffix = f"-{platform.architecture}" if platform else ""
     full = str(version).replace("+", "-")
-    return Names(f"{full}-{patch_set(patched)}{suffix}", f"{base(version)}-patched{suffix}")
+    made = Names(
+        f"{full}-{_content(patched, base_digest)}{suffix}", f"{base(version)}-patched{suffix}"
+    )
+    if not (is_tag(made.fixed) and is_tag(made.moving)):
+        raise BrokenImage(
+            f"the image states {vllm!r} as vLLM's version, which makes no tag",
+            next_step="Take an image that was built from vLLM's own sources.",
+        )
+    return made
 
 
 def base_annotations(said: Mapping[str, str]) -> dict[str, str]:
@@ -63,10 +76,11 @@ def base_annotations(said: Mapping[str, str]) -> dict[str, str]:
     return {key: said[key] for key in BASE_LABELS if key in said}
 
 
-def patch_set(patched: Sequence[Patched]) -> str:
-    """Twelve hex digits that stand for a set of patches and the files they made."""
+def _content(patched: Sequence[Patched], base_digest: str) -> str:
+    """Twelve hex digits that stand for a base, a set of patches and the files they made."""
     lines = sorted(f"{p.patch} {p.patch_version} {p.target} {p.postimage}\n" for p in patched)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
+    stated = f"{_FORM} {base_digest}\n{''.join(lines)}"
+    return hashlib.sha256(stated.encode()).hexdigest()[:12]
 
 
 def labels(
@@ -80,13 +94,13 @@ def labels(
     """The labels to set on the patched image, over those that it inherits.
 
     `vllm` is version and commit as the image states them; `base_name` is None for a base that
-    came from no registry.
+    came from no registry. The program's own version is not among them: an update of it that makes
+    the same files would give every image another digest.
     """
     version, commit = vllm
     said = {
         "org.opencontainers.image.base.digest": base_digest,
         "org.opencontainers.image.version": tag,
-        f"{OURS}.version": __version__,
         f"{OURS}.vllm.version": version,
         f"{OURS}.patches": ",".join(sorted(f"{p.patch}@{p.patch_version}" for p in patched)),
     }

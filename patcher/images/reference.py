@@ -11,6 +11,7 @@ from __future__ import annotations
 import platform as _machine
 import re
 from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
 from patcher.errors import BadReference
 
@@ -64,6 +65,7 @@ def parse_reference(text: str) -> Reference:
     name, tag = _split_tag(name)
     registry, repository = _split_registry(name)
     _expect(_REGISTRY, registry, "registry", text)
+    _expect_address(registry, text)
     if repository != repository.lower():
         raise BadReference(f"{text!r}: a repository's name is lower case", next_step=_EXAMPLE)
     _expect(_REPOSITORY, repository, "repository", text)
@@ -105,6 +107,19 @@ def _split_registry(name: str) -> tuple[str, str]:
 def _expect(grammar: re.Pattern[str], part: str, what: str, text: str) -> None:
     if not grammar.fullmatch(part):
         raise BadReference(f"{text!r}: {part!r} is no {what}", next_step=_EXAMPLE)
+
+
+def is_tag(text: str) -> bool:
+    """May this be a tag (distribution specification, "Pulling manifests")?"""
+    return _TAG.fullmatch(text) is not None
+
+
+def _expect_address(registry: str, text: str) -> None:
+    """The grammar takes ports over 65535, and brackets around what is no IPv6 address."""
+    try:
+        _ = urlsplit(f"//{registry}").port
+    except ValueError as error:
+        raise BadReference(f"{text!r}: {registry!r} is no registry", next_step=_EXAMPLE) from error
 
 
 def parse_digest(text: str) -> str:

@@ -95,7 +95,7 @@ def _new_manifest(
     old = image.manifest.document
     new: dict[str, Any] = {
         **old,
-        "config": {**old["config"], **config.descriptor.document},
+        "config": {**_plain(old["config"]), **config.descriptor.document},
         "layers": [*old["layers"], layer.descriptor.document],
     }
     # What the base referred to, it did for itself.
@@ -128,5 +128,5 @@ def _new_index(index: Index, made: Mapping[str, Appended], annotations: Mapping[
 
 
 def _plain(entry: Json) -> dict[str, Any]:
-    """An entry without what describes the old bytes: a copy of them, or where else they lie."""
+    """A descriptor without what is of the old bytes: a copy of them, or where else they lie."""
     return {key: value for key, value in entry.items() if key not in ("data", "urls")}

@@ -41,10 +41,6 @@ class Blobs(Protocol):
         """
         ...
 
-    def put(self, descriptor: Descriptor, data: bytes) -> None:
-        """Store a blob. After it returns, the blob is there, whole."""
-        ...
-
     def check(self, descriptors: Sequence[Descriptor]) -> None:
         """Raise `BrokenImage` unless each blob is there with its digest and size.
 

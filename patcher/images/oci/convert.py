@@ -61,10 +61,6 @@ class Converted:
             return BytesIO(self.documents[descriptor.digest][start:])
         return self.source.open(descriptor, start)
 
-    def put(self, descriptor: Descriptor, data: bytes) -> None:
-        """See `Blobs`."""
-        self.source.put(descriptor, data)
-
     def check(self, descriptors: Sequence[Descriptor]) -> None:
         """See `Blobs`."""
         self.source.check(descriptors)

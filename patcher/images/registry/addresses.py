@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
+
+
+def joined(url: str, there: str) -> str | None:
+    """The address that a server means by `there`; None for what is none, as `http://[x`."""
+    try:
+        place = urljoin(url, there)
+        _ = urlsplit(place).port
+    except ValueError:
+        return None
+    return place
 
 
 def host_of(url: str) -> str:

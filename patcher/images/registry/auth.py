@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
 from patcher.errors import AccessDenied
-from patcher.images.registry.addresses import host_of
+from patcher.images.registry.addresses import host_of, joined
 from patcher.images.registry.faults import explanation
 from patcher.images.registry.http import Request
 
@@ -143,9 +143,10 @@ class Authorizer:
 
     def _fetch(self, challenge: Challenge, credentials: Credentials | None) -> _Held:
         """A token from the server that the challenge names."""
-        realm = challenge.parameters.get("realm", "")
-        if not self._http.may_send_to(realm):
-            raise self._denied(f"it names {host_of(realm)!r} for a token, which is not safe")
+        realm = joined("", challenge.parameters.get("realm", ""))
+        if realm is None or not self._http.may_send_to(realm):
+            place = host_of(realm) if realm is not None else "no address"
+            raise self._denied(f"it names {place!r} for a token, which is not safe")
         answer = self._http.ask(self._token_request(realm, challenge, credentials))
         if answer.status in (400, 401, 403):
             who = "its token server refuses docker's credentials"

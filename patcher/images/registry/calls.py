@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
-from urllib.parse import urljoin
 
 from patcher.errors import NotInRegistry, PatcherError
-from patcher.images.registry.addresses import origin
+from patcher.images.registry.addresses import joined, origin
 from patcher.images.registry.auth import Authorizer, denied, scope
 from patcher.images.registry.faults import explanation
 from patcher.images.registry.http import Answer, Opened, Request
@@ -95,8 +94,8 @@ class Calls:
         there = answer.headers.get("Location")
         if there is None:
             return None
-        place = urljoin(url, there)
-        if not self.http.may_send_to(place):
+        place = joined(url, there)
+        if place is None or not self.http.may_send_to(place):
             raise self.http.failure(url, "it names a place for uploads that is not safe")
         return place
 
@@ -128,8 +127,17 @@ class Calls:
         if answer.status in (401, 403):
             raise denied(self.registry, f"{self.name}: access is denied, {reason}")
         if answer.status == 404:
-            raise NotInRegistry(
-                f"{self.registry}/{self.name} has no {path.rpartition('/')[2]}: {reason}",
-                next_step="Check the name, the tag or the digest: a nightly may be gone.",
-            )
+            raise self._absent(path.rpartition("/")[2], reason)
         raise self.failure(reason)
+
+    def _absent(self, what: str, reason: str) -> NotInRegistry:
+        if not what:
+            # Some registries (Amazon's ECR) want a repository to be made before it is pushed to.
+            return NotInRegistry(
+                f"{self.registry} has no repository {self.name}: {reason}",
+                next_step="Check the name, or make the repository there first.",
+            )
+        return NotInRegistry(
+            f"{self.registry}/{self.name} has no {what}: {reason}",
+            next_step="Check the name, the tag or the digest: a nightly may be gone.",
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote_plus
 
 from patcher.errors import RegistryFailed
 
@@ -50,8 +51,9 @@ class Keyring:
         return self._found[registry]
 
     def keep(self, *secrets: str) -> None:
-        """Remember what `hide` must take out."""
-        self._secrets.update(secret for secret in secrets if len(secret) >= _LEAST_SECRET)
+        """Remember what `hide` must take out, also as a form or an address spells it."""
+        spelled = [form for secret in secrets for form in (secret, quote_plus(secret))]
+        self._secrets.update(form for form in spelled if len(form) >= _LEAST_SECRET)
 
     def hide(self, text: str) -> str:
         """The text with every known secret taken out: a server may send back what it was sent."""

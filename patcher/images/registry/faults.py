@@ -21,11 +21,15 @@ from patcher.errors import RegistryFailed
 if TYPE_CHECKING:
     import requests
 
-# RFC 9110: a request timeout, too many requests, and what a server or a gateway gets over.
-_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+# RFC 9110: a request timeout, too many requests. Of a server's and its gateway's own errors
+# (Cloudflare's are 520 to 527) only these two are no matter of time: not implemented, no HTTP.
+_PASSING = frozenset({408, 429, *range(500, 600)} - {501, 505})
 
 # Seconds. Docker Hub's pull limit asks for hours: then the answer is the error.
 _LONGEST_PAUSE = 120.0
+
+# More than anybody waits, in seconds: 31 years.
+_A_DATE = 1e9
 
 _MOST_BYTES = 16 << 10
 
@@ -56,13 +60,15 @@ class Fault(Exception):
 
 @contextmanager
 def faults() -> Iterator[None]:
-    """What requests and urllib3 raise becomes a `Fault`, or `RegistryFailed` for a bad address."""
+    """What requests and urllib3 raise becomes a `Fault`; a ValueError is a bad address, such as a
+    redirect to `http://[x`.
+    """
     import requests
     import urllib3
 
     try:
         yield
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
         raise _fault(error) from None
 
 
@@ -134,6 +140,8 @@ def _seconds(stated: str | None) -> float | None:
         return None
     try:
         seconds = float(stated) if stated.strip().isdecimal() else _until(stated)
+        # Docker Hub has sent the time itself, as seconds since 1970.
+        seconds -= time.time() if seconds > _A_DATE else 0
     except (ValueError, OverflowError):
         return None
     return max(0.0, seconds) if math.isfinite(seconds) else None

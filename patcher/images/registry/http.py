@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -212,6 +213,10 @@ class Http:
         if request.authorization:
             headers["Authorization"] = request.authorization
         uploading = _is_stream(request.body) or request.method == "PUT"
+        # urllib3 holds the sending of a body to the limit for connecting. A registry that flushes
+        # to its storage may take nothing for half a minute; that it is there, the request before
+        # has shown.
+        connect = _SILENCE if _is_stream(request.body) else _CONNECT
         with faults():
             return self._session.request(
                 request.method,
@@ -220,7 +225,7 @@ class Http:
                 data=request.body,
                 stream=True,
                 allow_redirects=False,
-                timeout=(_CONNECT, _SILENCE_AFTER_UPLOAD if uploading else _SILENCE),
+                timeout=(connect, _SILENCE_AFTER_UPLOAD if uploading else _SILENCE),
                 # As in Go: no proxy can reach this machine's own loopback.
                 proxies={"no_proxy": host} if is_loopback(host) else None,
             )
@@ -238,6 +243,9 @@ class Http:
         if not self._may_follow(request.url, url):
             raise self.failure(request.url, f"it redirects to {host_of(url)}, which is not safe")
         same = origin(url) == origin(request.url)
+        if request.body is not None and not same:
+            # A token server's form holds a secret, and nothing else that is sent may go astray.
+            raise self.failure(request.url, f"it redirects a {request.method} to {host_of(url)}")
         return replace(request, url=url, authorization=request.authorization if same else None)
 
     def may_send_to(self, url: str) -> bool:
@@ -266,6 +274,8 @@ def _open_session(settings: HttpSettings) -> tuple[ssl.SSLContext, requests.Sess
     session.mount("https://", TrustingAdapter(trust))
     session.headers["User-Agent"] = f"vllm-patcher/{__version__}"
     session.headers["Accept-Encoding"] = "identity"
+    # No cookies: Harbor takes a request that brings its own back for a browser's, and refuses it.
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
     # Else requests looks into ~/.netrc, and into addresses, for a password to send.
     session.auth = _no_auth
     return trust, session

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from patcher.images.oci.blobs import Blobs, read_blob
 from patcher.images.oci.descriptor import (
@@ -34,13 +34,14 @@ class Plan:
     """What a target lacks of an image, in the order of sending.
 
     `borrowed` are the base's blobs, `parts` ours and, where the base itself is published, its
-    manifests. `names` do not lead to `root` yet.
+    manifests. `names` do not lead to `root` yet; those in `taken` lead to something else.
     """
 
     root: Part
     borrowed: tuple[Descriptor, ...]
     parts: tuple[Part, ...]
     names: tuple[str, ...]
+    taken: frozenset[str] = frozenset()
 
     @property
     def nothing(self) -> bool:
@@ -66,7 +67,33 @@ class Sent:
     streamed: int = 0
 
 
-def plan(source: Blobs, target: Target, appended: Appended, names: Sequence[str]) -> Plan:
+class Asked(Protocol):
+    """Of a place to publish to, what a plan asks. A `Target` is one."""
+
+    def lacking(self, descriptors: Sequence[Descriptor]) -> list[Descriptor]:
+        """See `Target`."""
+        ...
+
+    def named(self, name: str) -> str | None:
+        """See `Target`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """A place that may not be looked into: what a dry run takes for empty."""
+
+    def lacking(self, descriptors: Sequence[Descriptor]) -> list[Descriptor]:
+        """All of them."""
+        return list(descriptors)
+
+    def named(self, name: str) -> str | None:
+        """Nothing is."""
+        del name
+        return None
+
+
+def plan(source: Blobs, target: Asked, appended: Appended, names: Sequence[str]) -> Plan:
     """What publishing must do. Nothing is written.
 
     `appended` may be the base itself, with no parts. Raises `BrokenImage`, `Unreadable`.
@@ -79,8 +106,10 @@ def plan(source: Blobs, target: Target, appended: Appended, names: Sequence[str]
     parts = [item for item in lacking if isinstance(item, Part)]
     parts.sort(key=lambda part: part.descriptor.media_type in _DOCUMENTS)  # stable: blobs first
     borrowed = tuple(item for item in lacking if isinstance(item, Descriptor))
-    moving = tuple(name for name in names if target.named(name) != appended.root.digest)
-    return Plan(root, borrowed, tuple(parts), moving)
+    held = {name: target.named(name) for name in names}
+    moving = tuple(name for name, there in held.items() if there != appended.root.digest)
+    taken = frozenset(name for name in moving if held[name])
+    return Plan(root, borrowed, tuple(parts), moving, taken)
 
 
 def send(plan: Plan, source: Source, target: Target, watch: Watch) -> Sent:
@@ -141,10 +170,6 @@ class ReadBack:
     def open(self, descriptor: Descriptor) -> BinaryIO:
         """See `Blobs`."""
         return (self.source if descriptor.digest in self.base else self.target).open(descriptor)
-
-    def put(self, descriptor: Descriptor, data: bytes) -> None:
-        """See `Blobs`."""
-        self.target.put(descriptor, data)
 
     def check(self, descriptors: Sequence[Descriptor]) -> None:
         """See `Blobs`."""

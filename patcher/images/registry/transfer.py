@@ -20,7 +20,7 @@ from patcher.files import make_directory
 from patcher.images.daemon.calls import Progress
 from patcher.images.oci.blobs import Blobs, Verified, read_blob
 from patcher.images.oci.descriptor import Part
-from patcher.images.oci.manifest import INDEXES, MANIFESTS, REF_NAME
+from patcher.images.oci.manifest import REF_NAME
 from patcher.images.registry.client import AT_ONCE
 from patcher.threads import in_order
 
@@ -51,6 +51,10 @@ class Source(Blobs, Protocol):
 
 class Target(Blobs, Protocol):
     """Where an image is published to: a registry's repository, or an OCI layout."""
+
+    def put(self, descriptor: Descriptor, data: bytes) -> None:
+        """Store a blob, manifest or index. After it returns, it is there, whole."""
+        ...
 
     def lacking(self, descriptors: Sequence[Descriptor]) -> list[Descriptor]:
         """The blobs and manifests that are not there, in their order."""
@@ -127,11 +131,8 @@ class InRegistry:
         return BytesIO(self.small[descriptor.digest][start:])
 
     def put(self, descriptor: Descriptor, data: bytes) -> None:
-        """See `Blobs`."""
-        if descriptor.media_type in INDEXES | MANIFESTS:
-            self.registry.put_manifest(descriptor.digest, Part(descriptor, data))
-        else:
-            self.registry.upload(descriptor, lambda start: BytesIO(data[start:]))
+        """See `Target`."""
+        self.registry.put(descriptor, data)
 
     def check(self, descriptors: Sequence[Descriptor]) -> None:
         """See `Blobs`."""
@@ -185,7 +186,7 @@ class InLayout:
         return stream
 
     def put(self, descriptor: Descriptor, data: bytes) -> None:
-        """See `Blobs`."""
+        """See `Target`."""
         self.layout.put(descriptor, data)
 
     def check(self, descriptors: Sequence[Descriptor]) -> None:

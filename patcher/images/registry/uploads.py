@@ -2,12 +2,14 @@
 
 One PUT takes the whole blob, which every registry takes. Chunks are for the registry, or the
 proxy before it, that answers 413 to a long body: registries agree on them the least. ghcr.io
-takes 4 MiB in one, and docker-registry 2.8 refuses to go on with an upload that was cut off
-(seen), so an upload that broke begins again.
+takes 4 MiB in one. A chunk that broke off is sent again where the registry has kept what came
+before. docker-registry 2.8 does not go on with an upload that was cut off (seen): then, and where
+the whole blob went in one, it begins again.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 
 _CHUNK = 4 << 20
 _OCTETS = {"Content-Type": "application/octet-stream"}
+
+# What a registry says of an upload that it will not go on with.
+_LOST = frozenset({400, 404, 416})
+_RANGE = re.compile(r"(?:bytes=)?0-(\d{1,18})")
 
 # 413: too long a body. 416 is what ghcr.io says instead.
 _TOO_LONG = frozenset({413, 416})
@@ -88,9 +94,11 @@ class Sending:
 
     def _send_chunks(self, stream: Verified, place: str) -> None:
         while data := stream.read(_CHUNK):
-            headers = {**_OCTETS, "Content-Range": f"{self.sent}-{self.sent + len(data) - 1}"}
-            answer = self.calls.ask_once("PATCH", place, {202, 204}, headers, data)
-            place = self.calls.place(answer, place) or place
+            chunk = _Chunk(self.calls, place, data, self.sent)
+            there = self.calls.http.persist(self.calls.root, chunk.attempt)
+            if there is None:
+                raise Fault(f"an upload was lost after {self.sent} bytes")
+            place = there
             self._count(len(data))
         stream.finish()
         self.calls.ask_once("PUT", self._closing(place), {201, 204}, _OCTETS)
@@ -102,6 +110,42 @@ class Sending:
     def _count(self, step: int) -> None:
         self.sent += step
         self.progress(step)
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """A part of a blob on its way, `first` bytes from its start."""
+
+    calls: Calls
+    place: str
+    data: bytes
+    first: int
+    again: bool = False
+
+    def attempt(self) -> str | None:
+        """Send it; gives the address of the next, None where the upload is lost. See `persist`."""
+        after = self.first + len(self.data)
+        kept = self._kept() if self.again else self.first
+        self.again = True
+        if kept != self.first:
+            # The last answer may have been lost, and not the bytes.
+            return self.place if kept == after else None
+        headers = {**_OCTETS, "Content-Range": f"{self.first}-{after - 1}"}
+        answer = self.calls.ask_once("PATCH", self.place, {202, 204} | _LOST, headers, self.data)
+        return None if answer.status in _LOST else self._next(answer)
+
+    def _kept(self) -> int | None:
+        """How many bytes the registry has of the upload; None where it knows nothing of it."""
+        answer = self.calls.ask_once("GET", self.place, {200, 204} | _LOST)
+        last = _RANGE.fullmatch(answer.headers.get("Range", ""))
+        if answer.status in _LOST or last is None:
+            return None
+        self.place = self._next(answer)
+        # Of nothing, registries say 0-0: there is no way to say it.
+        return int(last[1]) + 1 if int(last[1]) else 0
+
+    def _next(self, answer: Answer) -> str:
+        return self.calls.place(answer, self.place) or self.place
 
 
 class _Body:

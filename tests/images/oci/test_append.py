@@ -192,6 +192,15 @@ def test_an_index_has_each_wanted_image_replaced(types: tuple[str, ...]) -> None
     assert len(layers) == 1, "platforms that share the file share the layer"
 
 
+def test_a_copy_of_the_old_config_is_not_carried_along() -> None:
+    blobs = Memory()
+    document = blobs.json(add_image(blobs, OCI)["digest"])
+    document["config"] |= {"data": "e30=", "annotations": {"k": "v"}}
+    new = appended(blobs, blobs.add(document, OCI_MANIFEST))
+    config = blobs.json(new.root.digest)["config"]
+    assert config.keys() == {"mediaType", "digest", "size", "annotations"}
+
+
 def test_the_same_inputs_give_the_same_bytes() -> None:
     one, two = Memory(), Memory()
     assert appended(one, add_image(one, OCI)).root == appended(two, add_image(two, OCI)).root

@@ -308,6 +308,8 @@ def test_a_token_server_without_a_token_is_an_error(http: Http, body: bytes) -> 
         ('Bearer realm="http://tokens.test/token"', "names 'tokens.test' for a token"),
         ('Bearer service="x"', "names '' for a token"),
         ('Bearer realm="file:///etc/passwd"', "not safe"),
+        ('Bearer realm="http://[bad"', "names 'no address' for a token"),
+        ('Bearer realm="https://h:99999/"', "names 'no address' for a token"),
     ],
 )
 def test_a_challenge_that_cannot_be_met_safely_is_refused(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
 
-from patcher.errors import BrokenImage, NotInRegistry, RegistryFailed, Unreadable
+from patcher.errors import AccessDenied, BrokenImage, NotInRegistry, RegistryFailed, Unreadable
 from patcher.images.oci.blobs import Verified, load_image, load_index, read_blob
 from patcher.images.oci.descriptor import Part, part
 from patcher.images.oci.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
@@ -89,13 +89,12 @@ def test_what_is_not_there_is_said_by_name(registry: str) -> None:
         there.open(MANIFEST.descriptor)
 
 
-def test_a_blob_is_sent_once_and_mounted_beside(registry: str) -> None:
+def test_a_blob_is_mounted_beside(registry: str) -> None:
     with proxy_of(registry) as proxy:
         source = at(proxy.address, "mount/from", push=True)
         source.put(BLOB.descriptor, BLOB.data)
         sent = proxy.sent
-        source.put(BLOB.descriptor, BLOB.data)
-        assert proxy.sent == sent == BLOB.descriptor.size
+        assert sent == BLOB.descriptor.size
         target = at(proxy.address, "mount/to", push=True, mount_from=("mount/from",))
         assert not target.has(BLOB.descriptor)
         assert target.mount(BLOB.descriptor, "mount/from") is None
@@ -247,6 +246,15 @@ def test_tags_come_in_pages() -> None:
         assert server.seen[1].path == "/v2/a/b/tags/list?last=b&n=2"
 
 
+def test_a_page_at_no_address_is_an_error() -> None:
+    link: dict[str, str | None] = {"Link": '<http://[bad>; rel="next"'}
+    with (
+        serving(in_turn(Reply(headers=link, body=b'{"tags": null}'))) as server,
+        pytest.raises(BrokenImage, match="its next page has no address"),
+    ):
+        at(server.host).tags()
+
+
 def test_pages_without_end_are_an_error() -> None:
     link: dict[str, str | None] = {"Link": '<?n=1>; rel="next"'}
     with (
@@ -342,6 +350,12 @@ def test_a_blob_of_another_size_is_not_there() -> None:
         at(server.host).check([BLOB.descriptor])
 
 
+@pytest.mark.parametrize("stated", ["0", "9" * 5000, "many", None])
+def test_a_length_that_says_nothing_is_no_other_size(stated: str | None) -> None:
+    with serving(in_turn(Reply(200, {"Content-Length": stated}))) as server:
+        assert at(server.host).has(BLOB.descriptor)
+
+
 def test_a_blob_may_lie_on_another_host() -> None:
     with serving(in_turn(Reply(body=BLOB.data))) as storage:
         there: dict[str, str | None] = {"Location": f"{storage.url}/blob?signature=x"}
@@ -381,6 +395,62 @@ def test_a_long_body_that_is_refused_goes_in_chunks() -> None:
     assert f"at={len(blob.data)}&digest=sha256%3A" in last.path
 
 
+class Forgetful:
+    """A registry of chunks that stumbles at every `trips`-th PATCH: `kept` tells whether it has
+    stored what it was sent, and `loses` whether it forgets the upload.
+    """
+
+    def __init__(self, trips: int, *, kept: bool, loses: bool = False) -> None:
+        self.trips, self.kept, self.loses = trips, kept, loses
+        self.stored = bytearray()
+        self.patches = 0
+
+    def __call__(self, seen: Seen) -> Reply:
+        place: dict[str, str | None] = {"Location": "/v2/a/b/blobs/uploads/7"}
+        if seen.method == "HEAD":
+            return Reply(404)
+        if seen.method == "POST":
+            self.stored.clear()
+            return Reply(202, place)
+        if seen.method == "GET":
+            stated = f"0-{max(len(self.stored) - 1, 0)}"
+            return Reply(404) if self.loses else Reply(204, {**place, "Range": stated})
+        if seen.method == "PATCH":
+            return self.patch(seen.body, place)
+        return Reply(413) if seen.body else Reply(201)
+
+    def patch(self, body: bytes, place: dict[str, str | None]) -> Reply:
+        self.patches += 1
+        trips = self.patches % self.trips == 0
+        if self.kept or not trips:
+            self.stored.extend(body)
+        return Reply(502) if trips else Reply(202, place)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_chunk_that_broke_off_is_sent_again_and_the_blob_is_not(kept: bool) -> None:
+    blob = part(os.urandom(22 << 20), "application/octet-stream")
+    registry = Forgetful(2, kept=kept)
+    with serving(registry) as server:
+        at(server.host, push=True).upload(blob.descriptor, reader(blob.data))
+        begun = [seen for seen in server.seen if seen.method == "POST"]
+    assert bytes(registry.stored) == blob.data
+    # The whole body that was refused, and the chunks.
+    assert len(begun) == 2
+    assert registry.patches == (6 if kept else 11)
+
+
+def test_an_upload_that_the_registry_has_forgotten_begins_again() -> None:
+    blob = part(os.urandom(9 << 20), "application/octet-stream")
+    registry = Forgetful(2, kept=False, loses=True)
+    with serving(registry) as server:
+        with pytest.raises(RegistryFailed, match="an upload was lost after 4194304 bytes"):
+            at(server.host, push=True).upload(blob.descriptor, reader(blob.data))
+        registry.trips = 4
+        at(server.host, push=True).upload(blob.descriptor, reader(blob.data))
+    assert bytes(registry.stored) == blob.data
+
+
 def test_an_upload_to_another_host_takes_no_secret_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -399,13 +469,43 @@ def test_an_upload_to_another_host_takes_no_secret_along(
     assert "authorization" not in sent.headers
 
 
-@pytest.mark.parametrize("place", ["http://elsewhere.test/upload", "ftp://x/y", None])
+NO_ADDRESS = ["http://[x/y", "https://h:99999/x", "https://h:port/x", "//[::1"]
+
+
+@pytest.mark.parametrize("place", ["http://elsewhere.test/upload", "ftp://x/y", None, *NO_ADDRESS])
 def test_an_upload_goes_to_no_unsafe_place(place: str | None) -> None:
     with (
-        serving(in_turn(Reply(404), Reply(202, {"Location": place}))) as server,
+        serving(in_turn(Reply(202, {"Location": place}))) as server,
         pytest.raises(RegistryFailed, match="place for"),
     ):
         at(server.host, push=True).put(BLOB.descriptor, BLOB.data)
+
+
+def test_a_repository_that_must_be_made_first_is_named() -> None:
+    said = b'{"errors": [{"code": "NAME_UNKNOWN", "message": "The repository does not exist"}]}'
+    with serving(in_turn(Reply(404, body=said))) as server:
+        with pytest.raises(NotInRegistry, match="has no repository a/b: HTTP 404") as raised:
+            at(server.host, push=True).put(BLOB.descriptor, BLOB.data)
+        assert "make the repository" in raised.value.next_step
+
+
+@pytest.mark.parametrize("status", [200, 201, 202])
+def test_a_manifest_is_stored_by_whatever_status_says_so(status: int) -> None:
+    with serving(in_turn(Reply(status))) as server:
+        at(server.host, push=True).put_manifest("v1", MANIFEST)
+
+
+def test_a_manifest_that_may_not_be_seen_is_absent_to_whoever_may_push() -> None:
+    """Artifactory's virtual repositories answer 403 for one that is not there."""
+    with serving(in_turn(Reply(403))) as server:
+        writer = at(server.host, push=True)
+        assert (writer.head("v1"), writer.has(MANIFEST.descriptor)) == (None, False)
+        reader = at(server.host)
+        for ask in (lambda: reader.head("v1"), lambda: reader.has(MANIFEST.descriptor)):
+            with pytest.raises(AccessDenied, match="HTTP 403"):
+                ask()
+        with pytest.raises(AccessDenied, match="HTTP 403"):
+            writer.has(BLOB.descriptor)
 
 
 def test_a_manifest_that_is_stored_as_another_is_an_error() -> None:

@@ -39,14 +39,14 @@ def get(server: Server, authorization: str | None = None) -> Request:
     return Request("GET", f"{server.url}/v2/", authorization=authorization)
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 520, 524])
 def test_what_may_pass_is_tried_again(http: Http, waits: list[float], status: int) -> None:
     with serving(in_turn(Reply(status), Reply(status), OK)) as server:
         assert http.ask(get(server)).body == b"fine"
     assert waits == [0.5, 1.0]
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 405, 501])
+@pytest.mark.parametrize("status", [400, 401, 404, 405, 501, 505])
 def test_what_stays_is_not_tried_again(http: Http, waits: list[float], status: int) -> None:
     with serving(in_turn(Reply(status))) as server:
         assert http.ask(get(server)).status == status
@@ -81,6 +81,13 @@ def test_a_wish_to_wait_is_honoured(
 def test_a_wish_to_wait_may_be_a_date(http: Http, waits: list[float]) -> None:
     date = formatdate(time.time() + 60, usegmt=True)
     with serving(in_turn(Reply(503, {"Retry-After": date}), OK)) as server:
+        http.ask(get(server))
+    assert 30 < waits[0] <= 60
+
+
+def test_a_wish_to_wait_may_be_a_time(http: Http, waits: list[float]) -> None:
+    stated = str(int(time.time()) + 60)
+    with serving(in_turn(Reply(429, {"Retry-After": stated}), OK)) as server:
         http.ask(get(server))
     assert 30 < waits[0] <= 60
 
@@ -139,6 +146,8 @@ def test_a_secret_follows_a_redirect_on_the_same_host_only(http: Http) -> None:
         ("http://registry.test/x", "redirects to registry.test, which is not safe"),
         ("file:///etc/passwd", "not safe"),
         ("http://user:s3cr3t-p4ss@registry.test/x", "redirects to registry.test, which"),
+        ("http://[bad", "the address cannot be used"),
+        ("https://registry.test:99999/x", "the address cannot be used"),
     ],
 )
 def test_a_redirect_that_leads_nowhere_good_is_refused(http: Http, there: str, said: str) -> None:
@@ -167,6 +176,25 @@ def test_a_307_repeats_a_post_with_its_body(http: Http) -> None:
         ]
 
 
+def test_what_is_sent_goes_to_no_other_host(http: Http) -> None:
+    with serving(in_turn(OK)) as other:
+        with (
+            serving(in_turn(Reply(307, {"Location": f"{other.url}/x"}))) as server,
+            pytest.raises(RegistryFailed, match=f"redirects a POST to {other.host}"),
+        ):
+            http.ask(Request("POST", f"{server.url}/token", body=b"refresh_token=s3cr3t"))
+        assert other.seen == []
+
+
+def test_no_cookie_is_kept(http: Http) -> None:
+    """Harbor answers a request that brings its `sid` back with 403, "CSRF token invalid"."""
+    cookie = Reply(headers={"Set-Cookie": "sid=1; Path=/; HttpOnly"})
+    with serving(in_turn(cookie, OK)) as server:
+        for _ in range(2):
+            http.ask(get(server))
+        assert ["cookie" in seen.headers for seen in server.seen] == [False, False]
+
+
 def test_an_address_that_is_a_key_to_a_blob_is_never_shown(http: Http) -> None:
     key = "X-Amz-Signature=abcdef0123456789"
     dead = f"http://127.0.0.1:{free_port()}/blob?{key}"
@@ -181,10 +209,10 @@ def test_an_address_that_is_a_key_to_a_blob_is_never_shown(http: Http) -> None:
 
 
 def test_a_server_that_sends_a_secret_back_does_not_make_us_show_it(http: Http) -> None:
-    http.keyring.keep("s3cr3t-t0k3n")
-    said = b'{"errors": [{"code": "X", "message": "bad token s3cr3t-t0k3n"}]}'
+    http.keyring.keep("s3cr3t/t0k3n")
+    said = b'{"errors": [{"code": "X", "message": "bad: s3cr3t/t0k3n token=s3cr3t%2Ft0k3n"}]}'
     with serving(in_turn(Reply(500, body=said))) as server:
-        with pytest.raises(RegistryFailed, match=r"bad token \*\*\*") as raised:
+        with pytest.raises(RegistryFailed, match=r"bad: \*\*\* token=\*\*\*") as raised:
             http.ask(get(server))
         assert "s3cr3t" not in "".join(traceback.format_exception(raised.value))
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from patcher.commands.publishing import publish_to
-from patcher.destinations import locked, publish_job
-from patcher.errors import BadReference, NotLocked
+from patcher.destinations import publish_job
+from patcher.errors import BadReference
 from patcher.images.pins.lock import Entry, Lock, Locked, Original, Pin
 from patcher.images.pins.lockfile import save
-from patcher.images.reference import parse_platform, parse_reference
+from patcher.images.reference import parse_reference
 from patcher.images.registry.http import HttpSettings
 from patcher.patch import select
 from patcher.publish import Order
@@ -307,37 +307,3 @@ def test_from_a_layout_into_a_registry(world: World, tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_published_to(world: World, to: str, said: str) -> None:
     with pytest.raises(BadReference, match=said):
         world.publish(to)
-
-
-def test_no_platform_means_the_newest_index_and_one_means_that_index_too() -> None:
-    entries = [
-        _entry("0.23.1rc1.dev1", index="1"),
-        _entry("0.23.1rc1.dev2", index="2", arm64="3"),
-        _entry("0.23.1rc1.dev3", arm64="4"),
-    ]
-    lock, arm = Lock(tuple(entries)), parse_platform("linux/arm64")
-    assert locked(lock, "0.23.1rc1", None) == (entries[1], _digest("2"))
-    assert locked(lock, "0.23.1rc1.dev2", arm) == (entries[1], _digest("2"))
-    assert locked(lock, "0.23.1rc1", arm) == (entries[2], _digest("4"))
-    assert locked(lock, "0.23.1rc1.dev3", None) == (entries[2], _digest("4"))
-    with pytest.raises(NotLocked, match=r"'0\.9' is not in images\.lock"):
-        locked(lock, "0.9", None)
-
-
-def test_platforms_without_an_index_are_asked_for_one_by_one() -> None:
-    lock = Lock((_entry("0.23.0", amd64="1", arm64="2"),))
-    with pytest.raises(NotLocked, match="without an index"):
-        locked(lock, "0.23.0", None)
-
-
-def _digest(digit: str) -> str:
-    return f"sha256:{digit * 64}"
-
-
-def _entry(version: str, index: str | None = None, **platforms: str) -> Entry:
-    known = parsed(version)
-    assert known is not None
-    pins = {parse_platform(f"linux/{key}"): Pin(_digest(d)) for key, d in platforms.items()}
-    whole = Pin(_digest(index)) if index else None
-    reference = parse_reference(f"vllm/vllm-openai:{version}")
-    return Entry(Original(version, reference), Locked(known, index=whole, platforms=pins))
