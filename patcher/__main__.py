@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from patcher.errors import Exit, PatcherError, Undecided, UsageError
@@ -12,6 +13,11 @@ INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
 def main() -> None:
     """Run `vllm-patcher`. No traceback ever reaches the user."""
+    # A path may hold bytes that no encoding has.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    # A job that is cancelled is asked to end by this signal: it takes back what it began, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(_run(sys.argv[1:]))
     except KeyboardInterrupt:

@@ -22,7 +22,7 @@ from patcher.images.registry.file_cache import LayerCache, default_folder
 from patcher.images.registry.http import Http, HttpSettings
 from patcher.images.registry.transfer import InLayout, InRegistry
 from patcher.origin import Origin
-from patcher.progress import moving
+from patcher.progress import moving, patiently
 from patcher.publish import Order, publish
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def publish_job(
 
     Raises `BadReference`, `NotLocked`, and as `publish`.
     """
-    http = Http(settings)
+    http = Http(settings, patiently(say))
     repository, tag = _split_target(to)
     origin, place = _open_origin(name, lock, order.platform, http, say)
     target = _open_target(repository, origin.source, http, dry_run=order.dry_run)
@@ -97,6 +97,8 @@ def _split_target(to: str) -> tuple[str, str | None]:
     """The repository, or the layout's `oci:DIR`, and the tag."""
     if to.startswith(_LAYOUT):
         folder, name = _split_layout(to.removeprefix(_LAYOUT))
+        if folder == Path():
+            raise BadReference(f"{to!r} names no folder", next_step="Write it as oci:DIR[:TAG].")
         return f"{_LAYOUT}{folder}", name
     reference = parse_reference(to)
     if reference.digest:

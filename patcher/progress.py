@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from patcher.images.daemon.calls import Progress
+
+# In seconds.
+_LONG = 3
 
 _ON_THE_WAY = frozenset({"Downloading", "Copying"})
 
@@ -37,6 +41,17 @@ def moving(doing: str) -> Iterator[Callable[[Progress], None]]:
                 bars.update(task, completed=done, total=total, visible=True)
 
         yield show
+
+
+def patiently(say: Callable[[str], None]) -> Callable[[float], None]:
+    """A wait between two attempts, in seconds, that is told of where a person would wonder."""
+
+    def wait(seconds: float) -> None:
+        if seconds >= _LONG:
+            say(f"waiting {seconds:.0f} s before the next attempt: the registry is busy")
+        time.sleep(seconds)
+
+    return wait
 
 
 def pulling() -> contextlib.AbstractContextManager[Callable[[Progress], None]]:

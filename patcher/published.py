@@ -59,13 +59,13 @@ class Published:
 def published_lines(report: Published) -> list[str]:
     """For a person."""
     lines = [
-        f"base     {printable(report.base_name or report.base_digest)}",
+        f"base     {report.base_name or report.base_digest}",
         *([f"         {report.base_digest}"] if report.base_name else []),
     ]
     for image in report.platforms:
         lines += _image_lines(image)
     lines += [f"image    {report.digest}", *(f"tag      {tag}" for tag in report.tags)]
-    return [*lines, f"sent     {_sent(report)}"]
+    return [printable(line, 2000) for line in [*lines, f"sent     {_sent(report)}"]]
 
 
 def _image_lines(image: PlatformReport) -> list[str]:

@@ -86,7 +86,7 @@ def notice_line(notice: Notice) -> str:
 def image_lines(report: Report) -> list[str]:
     """What a build did, for a person."""
     lines = [
-        f"base     {printable(report.base_name or report.base_digest)}",
+        f"base     {report.base_name or report.base_digest}",
         *([f"         {report.base_digest}"] if report.base_name else []),
         f"vLLM     {report.vllm}{f' (commit {report.commit})' if report.commit else ''}",
         f"found in {report.root}",
@@ -101,7 +101,8 @@ def image_lines(report: Report) -> list[str]:
             lines.append(f"  before sha256:{patched.preimage}")
             lines.append(f"  after  sha256:{patched.postimage}")
     lines.append(f"image    {report.digest}")
-    return [*lines, *(f"tag      {tag}" for tag in report.tags)]
+    lines += [f"tag      {tag}" for tag in report.tags]
+    return [printable(line, 2000) for line in lines]
 
 
 def _counts(verdict: Verdict) -> str:

@@ -263,6 +263,22 @@ def test_a_broken_lock_is_told_by_line(tmp_path: Path) -> None:
     assert "images.lock, line 2" in ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--dry-run"], "--dry-run goes with --to"),
+        (["--ca-file", "ca.pem"], "--ca-file goes with --to"),
+        (["--plain-http", "x:80"], "--plain-http goes with --to"),
+        (["--to", "x.test/y", "--repository", "z"], "--to says the repository too"),
+        (["--to", "127.0.0.1:99999/a"], "'127.0.0.1:99999' is no registry"),
+    ],
+)
+def test_options_that_do_not_fit_are_a_wrong_call(options: list[str], said: str) -> None:
+    ran = run("image", "0.23.0", *options)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert said in ran.stderr
+
+
 def test_no_daemon_is_told_with_the_next_step(tmp_path: Path) -> None:
     ran = run("image", "0.23.0", DOCKER_HOST=f"unix://{tmp_path}/none.sock")
     assert (ran.returncode, ran.stdout) == (3, "")

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from patcher.published import Published, published_json, published_lines
 from patcher.report import as_json
 from patcher.versions import parsed
 from tests.conftest import TARGET
-from tests.images.conftest import installed_file
+from tests.images.conftest import SITE, installed_file
 from tests.images.indexes import add_index
 from tests.images.oci.test_append import DOCKER, OCI, Memory
 from tests.images.registry.test_publish import Opened
@@ -329,6 +329,15 @@ def test_the_report_is_json(world: Callable[..., World]) -> None:
     assert said["sent"]["parts"] == said["lacking"]
     patched = said["platforms"][0]["files"][0]["patches"][0]
     assert patched["patch"] == "kv-b-proj-dtype"
+
+
+def test_a_path_of_the_image_is_shown_and_does_nothing(world: Callable[..., World]) -> None:
+    root = "/opt/\x1b]0;title\x07\udcff/site-packages"
+    files = [replace(file, path=file.path.replace(SITE, root)) for file in vllm()]
+    report = world(files=files).publish()
+    lines = "\n".join(published_lines(report))
+    assert "in /opt/\\x1b]0;title\\x07\\udcff/site-packages" in lines
+    assert lines.isascii()
 
 
 SCRIPT = """

@@ -25,6 +25,8 @@ from patcher.errors import UsageError
 from patcher.patch import select
 from patcher.report import as_json
 
+_REPOSITORY = "vllm-openai-patched"
+
 
 @click.command(epilog=EPILOG)
 @click.argument("path", type=click.Path(path_type=Path), metavar="FILE|TREE")
@@ -68,10 +70,8 @@ def patch(
 @lock_option
 @click.option(
     "--repository",
-    default="vllm-openai-patched",
-    show_default=True,
     metavar="REPO",
-    help="The name that the tags go under.",
+    help=f"The name that the tags go under in the local daemon; default: {_REPOSITORY}.",
 )
 @to_option
 @dry_run_option
@@ -84,7 +84,7 @@ def image(
     patches: Sequence[str],
     platform: str | None,
     lock: Path | None,
-    repository: str,
+    repository: str | None,
     to: str | None,
     dry_run: bool,
     allow_clean: bool,
@@ -109,16 +109,20 @@ def image(
     if to is not None:
         from patcher.publish import Order
 
+        if repository is not None:
+            raise UsageError("--to says the repository too", next_step="Leave --repository out.")
         order = Order(wanted, "", place, None, allow_clean, dry_run)
         settings = http_settings(ca_file, plain_http)
         publish_to(name, to, lock_path(lock), order, settings, as_data)
         return
-    if dry_run:
-        raise UsageError("--dry-run goes with --to", next_step="Say where to publish.")
+    for option, given in (("dry-run", dry_run), ("ca-file", ca_file), ("plain-http", plain_http)):
+        if given:
+            raise UsageError(f"--{option} goes with --to", next_step="Say where to publish.")
     if name.startswith("oci:"):
         report = layout_job(name.removeprefix("oci:"), place, wanted, allow_clean, say)
     else:
-        report = docker_job(name, lock_path(lock), place, wanted, repository, allow_clean, say)
+        local = repository or _REPOSITORY
+        report = docker_job(name, lock_path(lock), place, wanted, local, allow_clean, say)
     if as_data:
         click.echo(as_json("image", **image_json(report)))
     else:

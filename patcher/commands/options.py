@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from patcher.errors import printable
 from patcher.patch import data_path
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ patch_option = click.option(
     "--patch", "patches", multiple=True, metavar="NAME", help="Only this patch; may be repeated."
 )
 platform_option = click.option(
-    "--platform", metavar="OS/ARCH", help="For example linux/arm64; default: this machine's."
+    "--platform",
+    metavar="OS/ARCH",
+    help="For example linux/arm64; default: this machine's, and with --to all that there are.",
 )
 lock_option = click.option(
     "--lock",
@@ -44,8 +47,8 @@ plain_http_option = click.option(
 
 
 def say(text: str) -> None:
-    """Talk, on stderr."""
-    click.echo(text, err=True)
+    """Talk, on stderr: a line that may hold what an image or a registry says."""
+    click.echo(printable(text, 2000), err=True)
 
 
 def parsed_platform(text: str | None) -> Platform | None:

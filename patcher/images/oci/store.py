@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from patcher.errors import BadReference, Unreadable
+from patcher.errors import BadReference, BrokenImage, Unreadable
 from patcher.files import make_directory, write_atomically
 from patcher.images.oci.blobs import Verified
 from patcher.images.oci.descriptor import Descriptor, broken, dump_json, parse_json
@@ -65,6 +65,14 @@ class Layout:
         """Is there a blob of that name, whole or not?"""
         return self._blob(descriptor).exists()
 
+    def holds(self, descriptor: Descriptor) -> bool:
+        """Is the blob there, whole? See `check`."""
+        try:
+            self.check([descriptor])
+        except BrokenImage:
+            return False
+        return True
+
     def remove(self, descriptor: Descriptor) -> None:
         """Take a blob away."""
         self._blob(descriptor).unlink(missing_ok=True)
@@ -77,14 +85,18 @@ class Layout:
         """What index.json leads to; a name stands in the annotation `REF_NAME`."""
         return parse_index(self._read("index.json"), OCI_INDEX).images
 
+    def named(self, name: str) -> str | None:
+        """The digest that a name leads to; None where nothing has it. Raises `BadReference`."""
+        _check_name(name)
+        if not (self.path / "index.json").exists():
+            return None
+        found = [each.digest for each in self.entries() if each.annotations.get(REF_NAME) == name]
+        return found[0] if found else None
+
     def name(self, root: Descriptor, names: Sequence[str]) -> None:
         """Let these names lead to `root`, all in one step. Raises `BadReference`, `Unwritable`."""
         for name in names:
-            if not _NAME.fullmatch(name):
-                raise BadReference(
-                    f"{name!r} is no name for an image in a layout",
-                    next_step="Letters, digits and single -._:@+/ between them.",
-                )
+            _check_name(name)
         with self._locked():
             document = parse_json(self._read("index.json"), "index.json")
             entries = document["manifests"]
@@ -117,9 +129,16 @@ class Layout:
 
 
 def create_layout(path: Path) -> Layout:
-    """The layout at a path, made empty where there is none. Raises `Unwritable`, `BrokenImage`."""
+    """The layout at a path, made empty where there is none.
+
+    Raises `Unwritable`, `BrokenImage`, and `BadReference` for a folder of something else.
+    """
     if not (path / "oci-layout").exists():
         make_directory(path)
+        if (path / "index.json").exists():
+            raise BadReference(
+                f"{path} holds an index.json and is no OCI layout", next_step="Name another folder."
+            )
         empty = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
         write_atomically(path / "index.json", dump_json(empty))
         write_atomically(path / "oci-layout", dump_json({"imageLayoutVersion": _VERSION}))
@@ -135,6 +154,14 @@ def existing_layout(path: Path) -> Layout:
     if marker.get("imageLayoutVersion") != _VERSION:
         raise broken(f"{path} is an image layout of version {marker.get('imageLayoutVersion')!r}")
     return Layout(path)
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise BadReference(
+            f"{name!r} is no name for an image in a layout",
+            next_step="Letters, digits and single -._:@+/ between them.",
+        )
 
 
 def _set_name(entries: list[dict[str, Any]], name: str, root: Descriptor) -> None:

@@ -20,7 +20,6 @@ from patcher.files import make_directory
 from patcher.images.daemon.calls import Progress
 from patcher.images.oci.blobs import Blobs, Verified, read_blob
 from patcher.images.oci.descriptor import Part
-from patcher.images.oci.manifest import REF_NAME
 from patcher.images.registry.client import AT_ONCE
 from patcher.threads import in_order
 
@@ -194,8 +193,8 @@ class InLayout:
         self.layout.check(descriptors)
 
     def lacking(self, descriptors: Sequence[Descriptor]) -> list[Descriptor]:
-        """See `Target`."""
-        return [each for each in descriptors if not self.layout.has(each)]
+        """See `Target`: damaged ones too. What is read for it, `check` need not read again."""
+        return [each for each in descriptors if not self.layout.holds(each)]
 
     def fetch(self, descriptors: Sequence[Descriptor], source: Source, watch: Watch) -> int:
         """See `Target`. One after the other: an interrupt finds one file to take away."""
@@ -218,10 +217,7 @@ class InLayout:
 
     def named(self, name: str) -> str | None:
         """See `Target`."""
-        if not (self.layout.path / "index.json").exists():
-            return None
-        found = [e.digest for e in self.layout.entries() if e.annotations.get(REF_NAME) == name]
-        return found[0] if found else None
+        return self.layout.named(name)
 
     def name(self, root: Part, names: Sequence[str]) -> None:
         """See `Target`: all in one step."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 
-from patcher.errors import BrokenImage, PatcherError, Unwritable
+from patcher.errors import BadReference, BrokenImage, PatcherError, Unwritable
 from patcher.images.daemon.calls import Progress
 from patcher.images.oci.append import Appended, append
 from patcher.images.oci.descriptor import Descriptor
@@ -327,6 +327,31 @@ def test_a_disk_that_takes_no_more_is_one_error_and_leaves_no_part(
         base.publish(Opened(base.blobs), target)
     assert target.named("fixed") is None
     assert list((tmp_path / "layout" / "blobs").rglob("*.*")) == []
+
+
+def test_a_blob_that_is_damaged_in_a_layout_is_fetched_again(base: Base, tmp_path: Path) -> None:
+    target = InLayout(create_layout(tmp_path / "layout"))
+    base.publish(Opened(base.blobs), target)
+    damaged = min(base.borrowed)
+    blob = tmp_path / "layout" / "blobs" / damaged.replace(":", "/")
+    blob.write_bytes(blob.read_bytes()[:-1] + b"?")
+    todo, _ = base.publish(Opened(base.blobs), InLayout(create_layout(tmp_path / "layout")))
+    assert [each.digest for each in todo.borrowed] == [damaged]
+    assert blob.read_bytes() == base.blobs.data[damaged]
+
+
+def test_a_layouts_name_is_judged_before_anything_is_copied(base: Base, tmp_path: Path) -> None:
+    target = InLayout(create_layout(tmp_path / "layout"))
+    with pytest.raises(BadReference, match="'-bad' is no name for an image in a layout"):
+        base.publish(Opened(base.blobs), target, names=("-bad",))
+    assert not (tmp_path / "layout" / "blobs").exists()
+
+
+def test_a_folder_of_something_else_is_not_taken_for_a_layout(tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text("{}")
+    with pytest.raises(BadReference, match=r"holds an index\.json and is no OCI layout"):
+        create_layout(tmp_path)
+    assert (tmp_path / "index.json").read_text() == "{}"
 
 
 def test_a_watcher_sees_every_byte_of_what_is_streamed(base: Base, host: str) -> None:

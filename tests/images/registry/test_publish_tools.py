@@ -6,8 +6,10 @@ import json
 import os
 import py_compile
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 
 from patcher.commands.publishing import publish_to
 from patcher.destinations import publish_job
-from patcher.errors import BadReference
+from patcher.errors import AccessDenied, BadReference
 from patcher.images.pins.lock import Entry, Lock, Locked, Original, Pin
 from patcher.images.pins.lockfile import save
 from patcher.images.reference import parse_reference
@@ -31,6 +33,7 @@ from tests.images.indexes import add_index
 from tests.images.oci.test_append import DOCKER, OCI, Memory
 from tests.images.oci.test_layout import rootfs_files
 from tests.images.registry.test_publish import is_whole
+from tests.images.scripted import Reply, in_turn, serving
 from tests.registries import fetch, proxy_of, upload
 
 if TYPE_CHECKING:
@@ -95,10 +98,10 @@ class World:
         return publish_job("0.23.0", to, self.lock, said, HttpSettings(), lambda _: None)
 
 
-def write_lock(path: Path, host: str, digest: str) -> Path:
+def write_lock(path: Path, host: str, digest: str, repository: str = "base/vllm") -> Path:
     version = parsed("0.23.0")
     assert version is not None
-    reference = parse_reference(f"{host}/base/vllm:v0.23.0")
+    reference = parse_reference(f"{host}/{repository}:v0.23.0")
     save(path, Lock((Entry(Original("0.23.0", reference), Locked(version, index=Pin(digest))),)))
     return path
 
@@ -260,6 +263,55 @@ def test_a_dry_run_needs_no_write_and_makes_none(world: World) -> None:
         assert proxy.methods("POST", "PUT", "PATCH", "DELETE") == []
 
 
+def test_a_dry_run_takes_a_place_that_it_may_not_see_for_empty(world: World) -> None:
+    told: list[str] = []
+    with serving(in_turn(Reply(401, {"WWW-Authenticate": 'Basic realm="x"'}))) as private:
+        seen = world.publish(f"{world.host}/never/there", dry_run=True)
+        order = Order(select([]), "", dry_run=True)
+        to = f"{private.host}/x"
+        report = publish_job("0.23.0", to, world.lock, order, HttpSettings(), told.append)
+        assert (report.lacking, report.base_lacking) == (seen.lacking, seen.base_lacking)
+        assert told[-1].endswith("docker has no credentials for it: taken for empty")
+        with pytest.raises(AccessDenied):
+            world.publish(to)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_no_part_of_a_blob(
+    host: str, tmp_path: Path, ending: signal.Signals
+) -> None:
+    blobs = Memory()
+    stated = installed_file("vllm/_version.py", b"__version__ = version = '0.23.0'\n")
+    root = add_index(blobs, OCI, [stated, installed_file(TARGET, SOURCE)], filler=3_000_000)
+    upload(host, "base/large", blobs.data, root)
+    large = [f"/blobs/{digest}" for digest, data in blobs.data.items() if len(data) > 3_000_000]
+    half, over = threading.Event(), threading.Event()
+
+    def stop(path: str, chunk: bytes) -> bytes:
+        if path.endswith(tuple(large)) and (tmp_path / "layout/blobs").exists():
+            while not list(tmp_path.rglob(".*.tmp")) and not over.wait(0.01):
+                pass
+            half.set()
+            over.wait(30)
+        return chunk
+
+    with proxy_of(host) as proxy:
+        lock = write_lock(tmp_path / "images.lock", proxy.address, root["digest"], "base/large")
+        to = ["--to", f"oci:{tmp_path / 'layout'}", "--lock", str(lock)]
+        command = [sys.executable, "-m", "patcher", "image", "0.23.0", *to]
+        proxy.edit = stop
+        running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        try:
+            assert half.wait(60)
+            running.send_signal(ending)
+            _, said = running.communicate(timeout=60)
+        finally:
+            over.set()
+    assert running.returncode == 130
+    assert said.endswith("interrupted: nothing was left half-done\n")
+    assert list(tmp_path.rglob(".*.tmp")) == []
+
+
 def test_from_the_registry_into_a_layout_that_skopeo_reads(world: World, tmp_path: Path) -> None:
     folder = tmp_path / "boxed"
     dry = world.publish(f"oci:{folder}:mine", dry_run=True)
@@ -302,6 +354,8 @@ def test_from_a_layout_into_a_registry(world: World, tmp_path: Path) -> None:
     [
         (f"127.0.0.1:1/x@sha256:{'0' * 64}", "which only content decides"),
         ("127.0.0.1:1/UPPER", "lower case"),
+        ("oci:", "names no folder"),
+        ("oci::tag", "names no folder"),
     ],
 )
 def test_a_place_that_cannot_be_published_to(world: World, to: str, said: str) -> None:
