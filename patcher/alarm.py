@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from patcher.errors import Exit, Unreadable
+from patcher.landed.markdown import code
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +31,7 @@ _ALL = "everything"
 class Day:
     """A day's answer. `unread` maps what could not be read to the first day of that."""
 
-    refuted: bool
+    refuted: tuple[str, ...]
     unread: Mapping[str, str]
     today: str
 
@@ -57,7 +58,7 @@ def judge(report: Path, state: Path, today: datetime.date) -> Day:
         document = json.loads(report.read_bytes())
         checks = [] if document["command"] == "error" else document["checks"]
         names = [name for check in checks for name in _unread(check)]
-        refuted = any(check["refuted"] for check in checks)
+        refuted = tuple(line for check in checks for line in _refuted(check))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Unreadable(
             f"{report} is no report: {type(error).__name__}",
@@ -73,6 +74,13 @@ def _unread(check: Mapping[str, Any]) -> list[str]:
     names = [f"{check['patch']}: {name}" for name in check["unread"]]
     judged = check["held"] or check["refuted"]
     return names if judged or names else [f"{check['patch']}: {_ALL}"]
+
+
+def _refuted(check: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{check['patch']}: {each['direction']}: {', '.join(each['artifacts'])}"
+        for each in check["refuted"]
+    ]
 
 
 def _before(state: Path) -> dict[str, str]:
@@ -105,11 +113,13 @@ def keep(day: Day, body: str, issues: Issues) -> str:
         return "no claim is refuted, and no issue is open"
     if day.unread:
         return f"not all could be read today: {issue.url} stays as it is"
-    issues.change(issue, state="closed", body=body)
+    issues.change(issue, state="closed", body=body if body.strip() else "The claims hold again.")
     return f"closed {issue.url}: the claims hold again"
 
 
 def _body(day: Day, body: str) -> str:
+    """The issue's text: what was given, or in short what is refuted, where nothing was."""
+    body = body if body.strip() else "\n".join(f"- {code(line)}" for line in day.refuted)
     if day.refuted or not day.overdue:
         return body
     since = min(day.unread.values())

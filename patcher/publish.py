@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from patcher.build import Say
 from patcher.errors import AccessDenied, AlreadyClean, Finding, ProofFailed
 from patcher.images import Change, ImageFile
-from patcher.images.naming import BASE_LABELS, Names, base_annotations, names
+from patcher.images.naming import BASE_LABELS, Names, annotations_of, names
 from patcher.images.oci.append import Appended, append
 from patcher.images.oci.blobs import load_image
 from patcher.images.oci.manifest import MANIFESTS
@@ -118,10 +118,10 @@ def _work(origin: Origin, order: Order, say: Say) -> _Work:
         return _unchanged(origin, order, found, tags)
     _refuse_stacking(found)
     changes = {each.digest: _change(origin, each, tags) for each in found}
-    said = changes[found[0].digest].labels
-    annotations = base_annotations(said)
-    appended = append(origin.source, origin.root, changes, annotations)
-    return _Work(found, tags, appended, changes, annotations)
+    first = found[0]
+    said = annotations_of(first.image.config.labels, changes[first.digest].labels)
+    appended = append(origin.source, origin.root, changes, said)
+    return _Work(found, tags, appended, changes, said)
 
 
 def _unchanged(origin: Origin, order: Order, found: tuple[Found, ...], tags: Names) -> _Work:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from patcher.errors import Unreadable
 from patcher.landed.markdown import code, prose
 
 if TYPE_CHECKING:
@@ -59,8 +60,36 @@ def load(path: Path) -> Row:
         return _row(json.loads(path.read_bytes()))
     except OSError as error:
         return Row(str(path), FAILED, reason=f"its report cannot be read: {error.strerror}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return Row(str(path), FAILED, reason=f"its report is not whole: {type(error).__name__}")
+
+
+def reports_of(paths: Sequence[Path]) -> list[Path]:
+    """The reports that are meant: of a folder, all files in it whose names end in .json."""
+    return [
+        report
+        for path in paths
+        for report in (sorted(path.glob("*.json")) if path.is_dir() else [path])
+    ]
+
+
+def unreported(bases: Path, rows: Sequence[Row]) -> list[Row]:
+    """A failure for each base of `lock list --json` that no row is of: its job was cut off.
+
+    Raises `Unreadable` where the file is no such list.
+    """
+    try:
+        images = json.loads(bases.read_bytes())["images"]
+        wanted = [str(image["original"]["reference"]) for image in images]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Unreadable(
+            f"{bases} is no list of bases: {type(error).__name__}",
+            next_step="Give the file that `vllm-patcher lock list --json` wrote.",
+        ) from error
+    there = {row.base for row in rows}
+    return [
+        Row(base, FAILED, reason="no report came of it") for base in wanted if base not in there
+    ]
 
 
 def _row(report: Mapping[str, Any]) -> Row:
@@ -69,19 +98,19 @@ def _row(report: Mapping[str, Any]) -> Row:
     if report["command"] != "image":
         raise ValueError(report["command"])
     images = report.get("platforms", [report])
-    sent = report["sent"]["parts"] + report["sent"]["streamed"] if "sent" in report else None
+    sent = sum(report["sent"].values()) if "sent" in report else None
     moved = sent is None or sent or report["moved"]
     return Row(
-        base=report["base_name"] or report["base_digest"],
+        base=str(report["base_name"] or report["base_digest"]),
         outcome=DRY_RUN if report.get("dry_run") else PUBLISHED if moved else THERE,
-        repository=report.get("repository") or report["tags"][0].rpartition(":")[0],
-        digest=report["digest"],
+        repository=str(report.get("repository") or report["tags"][0].rpartition(":")[0]),
+        digest=str(report["digest"]),
         vllm=_distinct(image["vllm"] for image in images),
-        tags=tuple(report["tags"]),
+        tags=tuple(map(str, report["tags"])),
         before=_distinct(_verdict(each) for image in images for each in image["before"]),
         after=_distinct(_verdict(each) for image in images for each in image["after"]),
         sent=sent,
-        seconds=report.get("seconds"),
+        seconds=float(report["seconds"]) if "seconds" in report else None,
     )
 
 
@@ -91,7 +120,7 @@ def _error_row(report: Mapping[str, Any]) -> Row:
     asked = report.get("arguments", [])
     base = asked[1] if len(asked) > 1 and asked[0] == "image" else ""
     if error["kind"] == "AlreadyClean":
-        return Row(base, CLEAN, reason=error["problem"])
+        return Row(base, CLEAN, reason=str(error["problem"]))
     return Row(base, FAILED, reason=f"{error['problem']}. {error['next_step']}")
 
 
@@ -101,7 +130,7 @@ def _verdict(verdict: Mapping[str, Any]) -> str:
 
 
 def _distinct(texts: Any) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(texts))
+    return tuple(dict.fromkeys(map(str, texts)))
 
 
 def image_markdown(rows: Sequence[Row]) -> str:

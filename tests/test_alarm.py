@@ -107,10 +107,10 @@ def issues(tracker: Tracker) -> Iterator[Issues]:
         yield Issues(server.url, "o/r", "s3cret")
 
 
-REFUTED = Day(True, {}, "2026-07-05")
-HOLDS = Day(False, {}, "2026-07-06")
-FIRST_DAY = Day(False, {"x": "2026-07-06"}, "2026-07-06")
-SECOND_DAY = Day(False, {"x": "2026-07-05"}, "2026-07-06")
+REFUTED = Day(("p: landed: 0.29.0",), {}, "2026-07-05")
+HOLDS = Day((), {}, "2026-07-06")
+FIRST_DAY = Day((), {"x": "2026-07-06"}, "2026-07-06")
+SECOND_DAY = Day((), {"x": "2026-07-05"}, "2026-07-06")
 
 
 def test_one_issue_from_the_first_alarm_to_the_second(tracker: Tracker, issues: Issues) -> None:
@@ -127,6 +127,13 @@ def test_one_issue_from_the_first_alarm_to_the_second(tracker: Tracker, issues: 
     assert tracker.issues[0]["state"] == "open"
     assert tracker.issues[0]["body"].startswith("Not all could be read since 2026-07-05")
     assert tracker.calls.count("POST") == 1
+
+
+def test_an_issue_is_never_without_words(tracker: Tracker, issues: Issues, tmp_path: Path) -> None:
+    keep(day(tmp_path, checks(refuted=True)), " \n", issues)
+    assert tracker.issues[0]["body"] == "- `p: landed: 0.29.0`"
+    keep(HOLDS, "", issues)
+    assert tracker.issues[0]["body"] == "The claims hold again."
 
 
 def test_a_pull_request_with_the_label_is_no_issue(tracker: Tracker, issues: Issues) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def published(**changed: Any) -> dict[str, Any]:
 
 
 def failure(kind: str, **more: Any) -> dict[str, Any]:
-    said = {"kind": kind, "problem": "it | went\n<b>wrong</b>", "next_step": "Try @all."}
+    said = {"kind": kind, "problem": "it | went\n<b>wrong</b>", "next_step": "Try @all, #1."}
     return {"command": "error", "error": said, "exit": 3, **more}
 
 
@@ -73,6 +74,10 @@ NOTHING = {"parts": 0, "streamed": 0}
         ({"command": "verify"}, FAILED),
         ([], FAILED),
         ({**published(), "platforms": [{}]}, FAILED),
+        (published(seconds="x"), FAILED),
+        (published(sent={"parts": "many"}), FAILED),
+        (published(tags=5), FAILED),
+        ("[" * 100_000, FAILED),
     ],
 )
 def test_what_became_of_a_base(tmp_path: Path, document: Any, outcome: str) -> None:
@@ -99,10 +104,30 @@ def test_what_others_wrote_is_no_markup(tmp_path: Path) -> None:
     arguments = ["image", "docker.io/`a`|b", "--to", "x"]
     text = image_markdown([load(file(tmp_path, failure("AccessDenied", arguments=arguments)))])
     assert "<b>" not in text
-    assert "@all" not in text
+    # GitHub links mentions and issues in the rendered text, entities decoded.
+    assert "@all" not in html.unescape(text)
+    assert "#1" not in html.unescape(text)
     [item] = [line for line in text.splitlines() if line.startswith("- ")]
     assert item.startswith("- <code>docker")
     assert "|" not in item
+
+
+def test_a_base_without_a_report_has_failed(tmp_path: Path) -> None:
+    (tmp_path / "reports").mkdir()
+    file(tmp_path / "reports", published())
+    listed = [published()["base_name"], "docker.io/vllm/vllm-openai:v0.24.0"]
+    images = [{"original": {"reference": each}} for each in listed]
+    bases = file(tmp_path, {"images": images})
+    ran = run("summary", "--bases", bases, tmp_path / "reports")
+    assert ran.returncode == Exit.UNDECIDED
+    assert "1 failed, 1 published." in ran.stdout
+    assert "- `docker.io/vllm/vllm-openai:v0.24.0`: no report came of it" in ran.stdout
+    assert run("summary", "--bases", bases).stdout.count("no report came of it") == 2
+    for wrong in ("[]", '{"images": [1]}', "[" * 100_000):
+        bases.write_text(wrong)
+        ran = run("summary", "--bases", bases)
+        assert (ran.returncode, ran.stdout) == (Exit.UNDECIDED, "")
+        assert "is no list of bases" in ran.stderr
 
 
 def test_outputs_are_those_of_one_report(tmp_path: Path) -> None:

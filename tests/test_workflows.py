@@ -48,7 +48,7 @@ def test_a_step_calls_the_program_or_make_and_has_no_logic(name: str) -> None:
 def test_actions_are_pinned_by_commit_and_permissions_by_job(name: str) -> None:
     used = re.findall(r"uses: (.+)", (FOLDER / f"{name}.yml").read_text())
     for action in used:
-        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action)
+        assert re.fullmatch(r"[\w-]+(/[\w-]+){1,2}@[0-9a-f]{40} # v\d+\.\d+\.\d+", action)
     document = workflow(name)
     assert document["permissions"] == {}
     assert document["concurrency"]["group"]
@@ -62,7 +62,8 @@ def test_actions_are_pinned_by_commit_and_permissions_by_job(name: str) -> None:
 
 def test_an_action_has_one_pin_in_all_workflows() -> None:
     pins = {step["uses"] for name in NAMES for step in steps(name) if "uses" in step}
-    assert len(pins) == len({pin.partition("@")[0] for pin in pins})
+    by_repository = {"/".join(pin.split("/")[:2]).partition("@")[0] for pin in pins}
+    assert len({pin.partition("@")[2] for pin in pins}) == len(by_repository)
 
 
 def test_ci_runs_what_everyone_runs() -> None:
@@ -97,7 +98,7 @@ class World:
             for base in bases
         ]
 
-    def runner(self, event: str = "push") -> Runner:
+    def runner(self, event: str = "push", attempt: int = 1) -> Runner:
         self.runs += 1
         home = self.home / str(self.runs)
         if self.login:
@@ -113,6 +114,7 @@ class World:
             "secrets.REGISTRY_TOKEN || github.token": "t0ken",
             "github.event_name": event,
             "github.run_id": "1",
+            "github.run_attempt": str(attempt),
             "github.token": "t0ken",
             PATCHED: f"{self.host}/owner/vllm-openai-patched",
         }
@@ -122,15 +124,24 @@ class World:
 
         return Runner(home, environment, values, prepare)
 
-    def images(self, event: str = "push") -> dict[str, Job]:
-        """Run images.yml whole; its jobs by name, those of the matrix by the base's tag."""
-        runner, jobs = self.runner(event), workflow("images")["jobs"]
+    def images(self, event: str = "push", attempt: int = 1, cut_off: str = "") -> dict[str, Job]:
+        """Run images.yml whole; its jobs by name, those of the matrix by the base's tag.
+
+        The job of `cut_off` is one that its runner did not survive.
+        """
+        runner, jobs = self.runner(event, attempt), workflow("images")["jobs"]
         done = {"bases": runner.run(jobs["bases"], "bases")}
         matrix = json.loads(done["bases"].outputs["lock"]["lock"])["images"]
         for index, base in enumerate(matrix):
             reference = base["original"]["reference"]
-            values = {"matrix.base.original.reference": reference, "strategy.job-index": str(index)}
+            values = {
+                "matrix.base.original.reference": reference,
+                "matrix.base.pins[0].digest": base["pins"][0]["digest"],
+                "strategy.job-index": str(index),
+            }
             tag = reference.rpartition(":")[2]
+            if tag == cut_off:
+                continue
             done[tag] = runner.run(jobs["publish"], f"publish-{index}", **values)
         done["summary"] = runner.run(jobs["summary"], "summary")
         return done
@@ -142,6 +153,7 @@ ATTEST = "actions/attest-build-provenance"
 V23 = Base("v0.23.0", "0.23.0", NEEDED)
 V24 = Base("v0.24.0", "0.24.0", NEEDED)
 V28 = Base("v0.28.0", "0.28.0", CLEAN)
+OLDER = Base(f"nightly-{'b' * 40}", "0.23.1rc1.dev5+gbbbbbbbbb", NEEDED)
 NIGHTLY = Base(f"nightly-{'a' * 40}", "0.24.1rc1.dev7+gaaaaaaaaa", NEEDED)
 
 
@@ -154,7 +166,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def world(tmp_path: Path, certificate: Path) -> Iterator[World]:
     data = tmp_path / "registry"
     with real_registry(data) as plain:
-        digests = {base.tag: base.push(plain, BASES) for base in (V23, V24, V28, NIGHTLY)}
+        digests = {base.tag: base.push(plain, BASES) for base in (V23, V24, V28, OLDER, NIGHTLY)}
     with token_server(certificate) as (_, server):
         auth = token_auth(f"{server.url}/token", "tests", certificate.parent)
         with registry_with_login(data, certificate, auth) as host:
@@ -186,8 +198,25 @@ def test_every_base_is_published_summed_up_and_attested(world: World) -> None:
     assert "2 already there." in again["summary"].summary
     assert ATTEST not in again["v0.23.0"].actions
     world.lock(V24)
-    by_hand = world.images("workflow_dispatch")
-    assert by_hand["v0.24.0"].actions[ATTEST]["subject-digest"] == digests[1]
+    for more in (world.images("workflow_dispatch"), world.images(attempt=2)):
+        assert more["v0.24.0"].actions[ATTEST]["subject-digest"] == digests[1]
+        assert more["summary"].failed == []
+        assert "1 already there." in more["summary"].summary, "one base, and one artifact"
+
+
+def test_a_base_whose_job_was_cut_off_is_listed_and_makes_the_run_red(world: World) -> None:
+    world.lock(V23, V24)
+    for cut_off, said in (("v0.24.0", "1 failed, 1 published."), ("v0.23.0", "1 failed, 1 ")):
+        summary = world.images(cut_off=cut_off)["summary"]
+        assert summary.failed == ["Sum up"]
+        assert said in summary.summary
+        assert f"{BASES}:{cut_off}`: no report came of it" in summary.summary
+
+
+def test_no_base_is_no_job() -> None:
+    """GitHub refuses a matrix of nothing."""
+    condition = workflow("images")["jobs"]["publish"]["if"]
+    assert condition == "fromJSON(needs.bases.outputs.lock).images[0]"
 
 
 def test_what_needs_no_patch_is_listed_and_what_is_gone_makes_the_run_red(world: World) -> None:
@@ -218,7 +247,7 @@ def test_a_registry_that_refuses_makes_the_run_red_and_nothing_is_attested(world
 
 
 def test_the_lock_is_updated_pruned_and_proposed(world: World) -> None:
-    world.lock(V23, V24, **{"0_23_0": GONE})
+    world.lock(V23, V24, OLDER, **{"0_23_0": GONE})
     [job] = workflow("lock")["jobs"].values()
     done = world.runner().run(job, "update")
     assert done.failed == [], done.said
@@ -230,6 +259,7 @@ def test_the_lock_is_updated_pruned_and_proposed(world: World) -> None:
     assert f"(`{world.host}/{BASES}:v0.23.0`): index `{GONE}`" in body
     lock = (done.place / given["add-paths"]).read_text()
     assert re.findall(r'^version = "(.+)"$', lock, re.MULTILINE)[::2] == [
+        "0.23.1rc1.dev5+gbbbbbbbbb",
         "0.24.0",
         "0.24.1rc1.dev7+gaaaaaaaaa",
         "0.28.0",
@@ -254,8 +284,14 @@ def landed(home: Path, tracker: Server, prepare: Callable[[Path], None], **more:
         "GITHUB_REPOSITORY": "owner/vllm-patcher",
         **more,
     }
-    values = {"github.token": "t0ken", "github.run_id": "1", "github.event_name": "schedule"}
-    runner, jobs = Runner(home, environment, values, prepare), workflow("landed")["jobs"]
+    values = {
+        "github.token": "t0ken",
+        "github.run_id": "1",
+        "github.run_attempt": "1",
+        "github.event_name": "schedule",
+    }
+    (kept := home.parent / "kept").mkdir(exist_ok=True)
+    runner, jobs = Runner(home, environment, values, prepare, kept), workflow("landed")["jobs"]
     return [runner.run(jobs["check"], "check"), runner.run(jobs["alarm"], "alarm")]
 
 
@@ -308,15 +344,19 @@ def test_an_index_that_is_away_is_no_alarm_on_the_first_day(tmp_path: Path) -> N
     issues: list[dict[str, Any]] = []
     yesterday = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=1)
 
-    def since_yesterday(place: Path) -> None:
-        state = json.loads((tmp_path / "1" / "alarm" / "alarm.json").read_text())
-        state["unread"] = dict.fromkeys(state["unread"], yesterday.isoformat())
-        (place / "alarm.json").write_text(json.dumps(state))
-
     with serving(tracker_of(issues)) as tracker:
         check, alarm = landed(tmp_path / "1", tracker, lambda _: None, **away)
         assert (check.failed, alarm.failed, issues) == ([], [], []), alarm.said
-        _, alarm = landed(tmp_path / "2", tracker, since_yesterday, **away)
+        kept = tmp_path / "kept" / "alarm.json"
+        state = json.loads(kept.read_text())
+        state["unread"] = dict.fromkeys(state["unread"], yesterday.isoformat())
+        kept.write_text(json.dumps(state))
+        _, alarm = landed(tmp_path / "2", tracker, lambda _: None, **away)
+        kept.unlink()
+        _, third = landed(tmp_path / "3", tracker, lambda _: None, **away)
+    assert json.loads((tmp_path / "2/alarm/alarm.json").read_text()) == state, "an alarm keeps it"
+    assert "Keep since when something is unread" in alarm.ran
+    assert third.failed == []
     assert alarm.failed == ["Open, update or close the issue"]
     assert f"unread since {yesterday}" in alarm.said
     assert f"could be read since {yesterday}" in issues[0]["body"]

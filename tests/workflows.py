@@ -68,13 +68,15 @@ class Job:
 class Runner:
     """What a run of a workflow has for all its jobs.
 
-    `values` are the expressions' values. `artifacts` is where they are kept between jobs.
+    `values` are the expressions' values. `artifacts` is where they are kept between jobs, `kept`
+    where a cache's files are between runs.
     """
 
     home: Path
     environment: Mapping[str, str]
     values: Mapping[str, str]
     prepare: Callable[[Path], None] = lambda _: None
+    kept: Path = Path()
 
     @property
     def artifacts(self) -> Path:
@@ -136,10 +138,16 @@ class Runner:
             for file in done.place.glob(given["path"]):
                 shutil.copy(file, kept)
         elif action == "actions/download-artifact":
-            whole = "name" in given
-            for kept in sorted(self.artifacts.glob(given.get("name") or given["pattern"])):
-                to = done.place / given.get("path", "") / ("" if whole else kept.name)
+            found = sorted(self.artifacts.glob(given.get("name") or given["pattern"]))
+            # Since v5 a pattern that fits one artifact alone has no folder for it either.
+            flat = "name" in given or given.get("merge-multiple") == "true" or len(found) == 1
+            for kept in found:
+                to = done.place / given.get("path", "") / ("" if flat else kept.name)
                 shutil.copytree(kept, to, dirs_exist_ok=True)
+        elif action == "actions/cache/save":
+            shutil.copy(done.place / given["path"], self.kept / given["path"])
+        elif action == "actions/cache/restore" and (self.kept / given["path"]).exists():
+            shutil.copy(self.kept / given["path"], done.place / given["path"])
 
 
 def _may_fail(step: Mapping[str, Any]) -> bool:
@@ -163,7 +171,7 @@ def _wanted(condition: str | None, done: Job, known: Mapping[str, str]) -> bool:
     if not re.search(r"(success|failure|cancelled|always)\(\)", text):
         text = f"success() && ({text})"
     text = _OUTPUT.sub(lambda match: repr(_value(match[0], done, known)), text)
-    text = re.sub(r"github\.event_name", repr(known["github.event_name"]), text)
+    text = re.sub(r"github\.\w+", lambda match: _literal(known[match[0]]), text)
     text = re.sub(r"!(?!=)", " not ", text).replace("&&", " and ").replace("||", " or ")
     functions = {
         "success": lambda: not done.failed,
@@ -171,6 +179,11 @@ def _wanted(condition: str | None, done: Job, known: Mapping[str, str]) -> bool:
         "hashFiles": lambda name: "1" if (done.place / name).exists() else "",
     }
     return bool(eval(text, {"__builtins__": {}}, functions))
+
+
+def _literal(value: str) -> str:
+    """As an expression compares it: GitHub takes a text for a number where one stands beside."""
+    return value if value.isdecimal() else repr(value)
 
 
 def _parsed(text: str) -> dict[str, str]:

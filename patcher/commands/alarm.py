@@ -31,8 +31,8 @@ def alarm(context: click.Context, report: Path, body: Path, state: Path) -> None
     """Keep one GitHub issue open and up to date while upstream refutes a patch's claim.
 
     REPORT is what `landed --check --json` printed, BODY what `landed --check --format markdown`
-    did: the issue's text. The issue is closed when all claims hold again. What could not be read
-    is no alarm on its first day.
+    did: the issue's text. Where BODY is empty, REPORT's own words serve. The issue is closed when
+    all claims hold again. What could not be read is no alarm on its first day.
 
     The repository and the right to write its issues come from the variables that GitHub gives a
     workflow: GITHUB_API_URL, GITHUB_REPOSITORY, GITHUB_TOKEN.
@@ -46,5 +46,5 @@ def alarm(context: click.Context, report: Path, body: Path, state: Path) -> None
     write_atomically(state, state_json(day).encode())
     for name, since in day.unread.items():
         say(f"unread since {since}: {name}")
-    say(keep(day, body.read_text(), issues))
+    say(keep(day, body.read_text("utf-8", "replace"), issues))
     context.exit(day.exit_code)

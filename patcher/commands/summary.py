@@ -18,6 +18,12 @@ Exit codes: 0 every base was published, or needs no patch; 2 a wrong call;
 @click.command(epilog=EPILOG)
 @click.argument("reports", nargs=-1, metavar="[REPORT]...", type=click.Path(path_type=Path))
 @click.option(
+    "--bases",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="What `lock list --json` printed: a base that no report is of has failed.",
+)
+@click.option(
     "--format",
     "form",
     type=click.Choice(["markdown", "outputs"]),
@@ -26,17 +32,20 @@ Exit codes: 0 every base was published, or needs no patch; 2 a wrong call;
     help="Markdown, or name=value lines of one report for the next steps of a workflow.",
 )
 @click.pass_context
-def summary(context: click.Context, reports: Sequence[Path], form: str) -> None:
+def summary(context: click.Context, reports: Sequence[Path], bases: Path | None, form: str) -> None:
     """Sum up the reports of `vllm-patcher image ... --json`, those of failed runs too.
+
+    A REPORT is a file, or a folder of files named *.json.
 
     A base that needs no patch is listed, and is no failure. One that failed, or a report that is
     not whole, makes the exit code 3: of a run over many bases, the others are listed all the same.
     """
-    from patcher.summary import FAILED, image_markdown, load, outputs
+    from patcher.summary import FAILED, image_markdown, load, outputs, reports_of, unreported
 
     if form == "outputs" and len(reports) != 1:
         raise UsageError("outputs are those of one report", next_step="Give one REPORT.")
-    rows = [load(path) for path in reports]
+    rows = [load(path) for path in reports_of(reports)]
+    rows += unreported(bases, rows) if bases else []
     click.echo(outputs(rows[0]) if form == "outputs" else image_markdown(rows), nl=False)
     failed = [row for row in rows if row.outcome == FAILED]
     for row in failed:

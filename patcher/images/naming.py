@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from patcher.errors import BrokenImage
+from patcher.images.pins.lock import same_commit
 from patcher.images.reference import Platform, Reference, is_tag
 from patcher.versions import base, parsed
 
@@ -21,6 +22,12 @@ _FORM = 1
 OURS = "dev.vllm-patcher"
 # Which image another one was made from.
 BASE_LABELS = ("org.opencontainers.image.base.name", "org.opencontainers.image.base.digest")
+# Where the software comes from: what update bots read (Renovate, "docker datasource"; Dependabot).
+_SOURCE, _REVISION = "org.opencontainers.image.source", "org.opencontainers.image.revision"
+_VERSION = "org.opencontainers.image.version"
+_VLLM = "https://github.com/vllm-project/vllm"
+# vLLM's own builds state it: then what they say of source and revision is of vLLM.
+_BUILD_COMMIT = "ai.vllm.build.commit"
 # Labels of vLLM's images that name the tag they were published under.
 TAG_LABELS = ("ai.vllm.image.tag", "org.opencontainers.image.ref.name")
 
@@ -71,9 +78,11 @@ def names(
     return made
 
 
-def base_annotations(said: Mapping[str, str]) -> dict[str, str]:
-    """What the labels say of the base, to be said again where a registry shows it unasked."""
-    return {key: said[key] for key in BASE_LABELS if key in said}
+def annotations_of(inherited: Mapping[str, str], said: Mapping[str, str]) -> dict[str, str]:
+    """What the labels say that tools look for, to be said again where a registry shows it."""
+    known = {**inherited, **said}
+    wanted = (*BASE_LABELS, _SOURCE, _REVISION, _VERSION)
+    return {key: known[key] for key in wanted if key in known}
 
 
 def _content(patched: Sequence[Patched], base_digest: str) -> str:
@@ -100,7 +109,8 @@ def labels(
     version, commit = vllm
     said = {
         "org.opencontainers.image.base.digest": base_digest,
-        "org.opencontainers.image.version": tag,
+        _VERSION: tag,
+        **_provenance(inherited, commit),
         f"{OURS}.vllm.version": version,
         f"{OURS}.patches": ",".join(sorted(f"{p.patch}@{p.patch_version}" for p in patched)),
     }
@@ -113,3 +123,15 @@ def labels(
         said[f"{OURS}.patch.{p.patch}.preimage"] = f"sha256:{p.preimage}"
         said[f"{OURS}.patch.{p.patch}.postimage"] = f"sha256:{p.postimage}"
     return said | {label: tag for label in TAG_LABELS if label in inherited}
+
+
+def _provenance(inherited: Mapping[str, str], commit: str | None) -> dict[str, str]:
+    """Source and revision, where the base does not state vLLM's: images that vLLM was installed
+    into inherit those of something else.
+    """
+    stated = inherited.get(_REVISION)
+    trusted = same_commit(stated, commit) if stated and commit else _BUILD_COMMIT in inherited
+    if trusted and _SOURCE in inherited:
+        return {}
+    ours = {_SOURCE: _VLLM}
+    return ours if trusted or commit is None else {**ours, _REVISION: commit}

@@ -67,7 +67,10 @@ def parse_reference(text: str) -> Reference:
     _expect(_REGISTRY, registry, "registry", text)
     _expect_address(registry, text)
     if repository != repository.lower():
-        raise BadReference(f"{text!r}: a repository's name is lower case", next_step=_EXAMPLE)
+        raise BadReference(
+            f"{text!r}: a repository's name is lower case",
+            next_step=f"Write it as {registry}/{repository.lower()}.",
+        )
     _expect(_REPOSITORY, repository, "repository", text)
     if len(registry) + 1 + len(repository) > _NAME_LIMIT:
         raise BadReference(

@@ -51,8 +51,13 @@ def code(text: str) -> str:
 
 
 def prose(text: str) -> str:
-    """A sentence of ours, without anything that Markdown could take for markup."""
-    return _referenced(printable(text, 2000), "A-Za-z0-9 .,;:()+-")
+    """A sentence of ours, without anything that Markdown could take for markup.
+
+    GitHub looks for mentions and issues in what has been rendered: it takes a zero-width space
+    between the sign and the name to stop it.
+    """
+    shown = re.sub("[@#]", "\\g<0>\u200b", printable(text, 2000))
+    return _referenced(shown, "A-Za-z0-9 .,;:()+-")
 
 
 def _referenced(text: str, kept: str) -> str:

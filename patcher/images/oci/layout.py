@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patcher.errors import BadReference
-from patcher.images.naming import base_annotations
+from patcher.images.naming import annotations_of
 from patcher.images.oci.append import append
 from patcher.images.oci.blobs import load_image, load_index
 from patcher.images.oci.filesystem import find_installation
@@ -91,9 +91,9 @@ class LayoutImage:
 
     def bake(self, change: Change) -> LayoutResult:
         """See `BaseImage`. The result has passed `validate`. Nothing is left of one that fails."""
-        annotations = base_annotations(change.labels)
+        said = annotations_of(self.labels, change.labels)
         changes = {self.image.digest: change}
-        appended = append(self.layout, self.root, changes, annotations)
+        appended = append(self.layout, self.root, changes, said)
         new = [part.descriptor for part in appended.parts if not self.layout.has(part.descriptor)]
         [image] = [
             part.descriptor for part in appended.parts if part.descriptor.media_type in MANIFESTS
@@ -103,7 +103,7 @@ class LayoutImage:
             undo.callback(result.discard)
             for part in appended.parts:
                 self.layout.put(part.descriptor, part.data)
-            validate(self.layout, self.root, appended.root, changes, annotations)
+            validate(self.layout, self.root, appended.root, changes, said)
             undo.pop_all()
         return result
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from patcher.images.reference import Platform, Reference
 
+# GitHub refuses a larger matrix, all of it (its docs, "Running variations of jobs in a workflow").
+_MOST_JOBS = 256
+
 _NIGHTLY_TAG = re.compile(r"nightly-([0-9a-f]{40})")
 
 
@@ -161,6 +164,9 @@ def check(lock: Lock) -> tuple[Flaw, ...]:
     for before, after in zip(lock.entries, lock.entries[1:], strict=False):
         if after.key < before.key:
             flaws.append(_flaw(after, f"stands after {before.original.reference}: not sorted"))
+    if len(lock.entries) > _MOST_JOBS:
+        problem = f"{len(lock.entries)} images: a workflow's matrix takes {_MOST_JOBS} at most"
+        flaws.append(Flaw("images.lock", problem))
     return tuple(flaws + list(_shared_digests(lock)))
 
 

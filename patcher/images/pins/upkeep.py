@@ -6,9 +6,10 @@ A repository's tags say what it offers, in three spellings:
 - `nightly-COMMIT`: a build of one commit of vLLM; its version is in the image only.
 - `2026070501`: a day and the build of that day; so is its version.
 
-Newer is: than the newest locked build of the same spelling in the same repository. What a build's
-labels state is read first, since it costs a manifest and a config; only a build that they do not
-show to be old is opened, its layers streamed down to vLLM, whose own version is what is locked.
+Newer is: than the newest locked build of the same spelling in the same repository; a spelling of
+which nothing is locked is not looked for. What a build's labels state is read first, since it
+costs a manifest and a config; only a build that they do not show to be old is opened, its layers
+streamed down to vLLM, whose own version is what is locked.
 """
 
 from __future__ import annotations
@@ -152,13 +153,18 @@ def _found(search: _Search, say: Say) -> Iterator[Entry | Unread]:
 
 
 def _candidates(search: _Search, kind: Kind, tags: Iterable[str]) -> list[Reference]:
-    """The tags of one spelling that are not locked and do not themselves say they are old."""
+    """The tags of one spelling that are not locked and do not themselves say they are old.
+
+    Whoever keeps releases only does not want every nightly.
+    """
+    if not _of(search, kind):
+        return []
     there = {replace(search.repository, tag=tag) for tag in tags}
     ours = {entry.original.reference for entry in _of(search, kind)}
     spelled = sorted(filter(kind.has, there - ours), key=str)
     if kind is Kind.RELEASE:
         return [each for each in spelled if _is_newer(search, kind, _release(each))]
-    if kind is Kind.DATED and ours:
+    if kind is Kind.DATED:
         newest = max(ours, key=str)
         return [each for each in spelled if str(each) > str(newest)]
     return spelled

@@ -152,6 +152,9 @@ class InRegistry:
             if upload is None:
                 watch(Progress(short(descriptor), "Mounted", None, None))
                 return 0
+        elif self.registry.has(descriptor):
+            # Another job has brought it since the plan was made.
+            return 0
         moved = _Moved(descriptor, watch)
         self.registry.upload(
             descriptor, lambda start: source.open(descriptor, start), upload, moved.add

@@ -123,6 +123,16 @@ def test_a_doubtful_lock_is_reported_with_the_image(lock: Lock, problem: str) ->
     assert flaw.image in {str(known.original.reference) for known in lock.entries}
 
 
+def test_more_images_than_a_workflow_can_take_are_reported() -> None:
+    many = tuple(entry(f"0.23.{number}", index=number) for number in range(257))
+    assert check(Lock(many[:256])) == ()
+    (flaw,) = check(Lock(many))
+    assert (flaw.image, flaw.problem) == (
+        "images.lock",
+        "257 images: a workflow's matrix takes 256 at most",
+    )
+
+
 def test_another_version_than_was_asked_is_reported() -> None:
     made = entry_for("0.23.1rc1", NIGHTLY, Answer(digest(1), True, {AMD64: digest(2)}))
     nightly = entry("0.23.1rc1.dev672+g93d8f834d", index=1).locked

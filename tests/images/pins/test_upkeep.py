@@ -129,6 +129,14 @@ def test_a_nightly_is_locked_with_the_version_that_its_content_states(world: Wor
     assert str(entry.original.reference) == f"{world.place}:{nightly(NEW)}"
 
 
+def test_a_spelling_of_which_nothing_is_locked_is_not_looked_for(world: World) -> None:
+    world.locked("v0.23.0", "0.23.0")
+    world.publish(nightly(NEW), f"0.24.1rc1.dev20+g{NEW[:9]}")
+    world.publish("2026070501", "0.24.1rc1.dev21")
+    assert found(world.update()) == {}
+    assert world.blobs_read() == 0
+
+
 def test_a_nightly_below_the_newest_locked_one_is_left_alone(world: World) -> None:
     world.locked(nightly(OLD), "0.23.1rc1.dev5")
     world.publish(nightly(NEW), "0.23.1rc1.dev4")
