@@ -35,7 +35,7 @@ lint: $(BIN)/.dev ## ruff, mypy, and actionlint and zizmor on the workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/actionlint
-	$(BIN)/zizmor --offline --no-progress --quiet .github/workflows
+	$(BIN)/zizmor --offline --no-progress --quiet .github
 
 bench: $(BIN)/.dev ## measure: rewriting, verifying, reading a wheel
 	$(BIN)/python -m bench

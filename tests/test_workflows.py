@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.bases import Base, write_lock
 from tests.conftest import real_registry
@@ -64,6 +68,41 @@ def test_an_action_has_one_pin_in_all_workflows() -> None:
     pins = {step["uses"] for name in NAMES for step in steps(name) if "uses" in step}
     by_repository = {"/".join(pin.split("/")[:2]).partition("@")[0] for pin in pins}
     assert len({pin.partition("@")[2] for pin in pins}) == len(by_repository)
+
+
+@pytest.mark.parametrize("name", ["images", "landed", "lock"])
+def test_what_a_workflow_with_a_token_installs_is_pinned(name: str) -> None:
+    document = workflow(name)
+    assert document["env"] == {"PIP_CONSTRAINT": ".github/constraints.txt"}
+    [python] = {
+        step["with"]["python-version"]
+        for step in steps(name)
+        if step.get("uses", "").startswith("actions/setup-python@")
+    }
+    lines = (FOLDER.parent / "constraints.txt").read_text().splitlines()
+    pins = {line.partition("==")[0] for line in lines if not line.startswith("#")}
+    pinned = {canonicalize_name(pin) for pin in pins}
+    needed = installed_by("vllm-patcher", {"python_version": python}) | {"hatchling"}
+    assert needed - {"vllm-patcher"} <= pinned
+
+
+def installed_by(name: str, environment: dict[str, str]) -> set[str]:
+    """A distribution and all that it needs, as far as that is installed here."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        if (one := canonicalize_name(waiting.pop())) in found:
+            continue
+        found.add(one)
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            wanted = map(Requirement, metadata.requires(one) or ())
+            environment = {**environment, "extra": ""}
+            waiting += [
+                each.name
+                for each in wanted
+                if each.marker is None or each.marker.evaluate(environment)
+            ]
+    return found
 
 
 def test_ci_runs_what_everyone_runs() -> None:
