@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from patcher.errors import BadReference
 from patcher.images.oci.convert import as_oci
 from patcher.images.oci.manifest import REF_NAME
-from patcher.images.oci.store import Layout, create_layout, existing_layout
+from patcher.images.oci.store import Layout, create_layout, existing_layout, split_spec
 from patcher.images.pins.lockfile import load
 from patcher.images.pins.whole import Standing, standing, whole
 from patcher.images.reference import Platform, parse_reference
@@ -78,15 +78,16 @@ def _in_oci(origin: Origin) -> Origin:
 
 
 def _layout_origin(spec: str) -> Origin:
-    folder, name = _split_layout(spec)
+    folder, name = split_spec(spec)
     layout = existing_layout(folder)
-    named = {each.annotations.get(REF_NAME): each for each in layout.entries()}
-    fitting = {each.digest: each for key, each in named.items() if name in (None, key)}
+    named = [(each.annotations.get(REF_NAME), each) for each in layout.entries()]
+    fitting = {each.digest: each for key, each in named if name in (None, key)}
     if len(fitting) != 1:
+        there = sorted({key for key, _ in named if key})
         raise BadReference(
             f"{folder}: {'several images are' if fitting else 'no image is'} {name or 'not named'}",
             next_step=f"Give the name of one, as oci:{folder}:NAME. "
-            f"It holds: {', '.join(sorted(filter(None, named))) or 'no names'}.",
+            f"It holds: {', '.join(there) or 'no names'}.",
         )
     source = InLayout(layout)
     [root] = fitting.values()
@@ -96,7 +97,7 @@ def _layout_origin(spec: str) -> Origin:
 def _split_target(to: str) -> tuple[str, str | None]:
     """The repository, or the layout's `oci:DIR`, and the tag."""
     if to.startswith(_LAYOUT):
-        folder, name = _split_layout(to.removeprefix(_LAYOUT))
+        folder, name = split_spec(to.removeprefix(_LAYOUT))
         if folder == Path():
             raise BadReference(f"{to!r} names no folder", next_step="Write it as oci:DIR[:TAG].")
         return f"{_LAYOUT}{folder}", name
@@ -107,14 +108,6 @@ def _split_target(to: str) -> tuple[str, str | None]:
             next_step="Write the place as REGISTRY/REPO or REGISTRY/REPO:TAG.",
         )
     return reference.name, reference.tag
-
-
-def _split_layout(spec: str) -> tuple[Path, str | None]:
-    """Folder and name. A colon is the name's, unless such a folder is there."""
-    folder, colon, name = spec.rpartition(":")
-    if not colon or "/" in name or Path(spec).exists():
-        return Path(spec), None
-    return Path(folder), name
 
 
 def _open_target(repository: str, source: Source, http: Http, *, dry_run: bool) -> Target:

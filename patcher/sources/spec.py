@@ -74,11 +74,10 @@ def open_source(
 def open_oci(spec: str, platform: Platform | None) -> LayoutImage:
     """The image that `DIR` or `DIR:NAME` names in an OCI image layout."""
     from patcher.images.oci.layout import open_layout
+    from patcher.images.oci.store import split_spec
 
-    folder, name = spec, None
-    if not Path(spec).exists() and ":" in spec:
-        folder, _, name = spec.rpartition(":")
-    return open_layout(Path(folder), platform, name)
+    folder, name = split_spec(spec)
+    return open_layout(folder, platform, name)
 
 
 def _local(spec: str, name: str, platform: Platform | None) -> Source:

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from patcher.errors import BadReference, BrokenImage, Unreadable
@@ -21,7 +22,6 @@ from patcher.images.oci.scan import Traces, Wanted, scan_layer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 _VERSION = "1.0.0"
 
@@ -126,6 +126,14 @@ class Layout:
 
     def _blob(self, descriptor: Descriptor) -> Path:
         return self.path / "blobs" / descriptor.digest.replace(":", "/")
+
+
+def split_spec(spec: str) -> tuple[Path, str | None]:
+    """Folder and name of `DIR` or `DIR:NAME`. A colon is the name's, unless such a folder is
+    there.
+    """
+    folder, colon, name = spec.rpartition(":")
+    return (Path(folder), name) if colon and not Path(spec).exists() else (Path(spec), None)
 
 
 def create_layout(path: Path) -> Layout:

@@ -349,6 +349,20 @@ def test_from_a_layout_into_a_registry(world: World, tmp_path: Path) -> None:
         assert is_whole(other, "x", report.digest)
 
 
+def test_of_several_images_in_a_layout_one_must_be_named(world: World, tmp_path: Path) -> None:
+    box = tmp_path / "boxed"
+    world.publish(f"oci:{box}:mine")
+    index = json.loads((box / "index.json").read_bytes())
+    [whole] = {entry["digest"]: entry for entry in index["manifests"]}.values()
+    whole.pop("annotations")
+    image = json.loads((box / "blobs/sha256" / whole["digest"][7:]).read_bytes())["manifests"][0]
+    index["manifests"] = [whole, {**image, "annotations": {}}]
+    (box / "index.json").write_text(json.dumps(index))
+    order, settings = Order(select([]), "", allow_clean=True), HttpSettings()
+    with pytest.raises(BadReference, match="several images are not named"):
+        publish_job(f"oci:{box}", place(world, "x"), world.lock, order, settings, print)
+
+
 @pytest.mark.parametrize(
     ("to", "said"),
     [
