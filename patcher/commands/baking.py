@@ -17,7 +17,6 @@ from patcher.commands.options import (
     parsed_platform,
     patch_option,
     plain_http_option,
-    platform_option,
     say,
 )
 from patcher.commands.publishing import dry_run_option, publish_to, to_option
@@ -66,7 +65,11 @@ def patch(
 @click.command(epilog=EPILOG)
 @click.argument("name")
 @patch_option
-@platform_option
+@click.option(
+    "--platform",
+    metavar="OS/ARCH",
+    help="For example linux/arm64; default: this machine's, and with --to all that there are.",
+)
 @lock_option
 @click.option(
     "--repository",

@@ -26,7 +26,7 @@ patch_option = click.option(
 platform_option = click.option(
     "--platform",
     metavar="OS/ARCH",
-    help="For example linux/arm64; default: this machine's, and with --to all that there are.",
+    help="For example linux/arm64; default: this machine's.",
 )
 lock_option = click.option(
     "--lock",
