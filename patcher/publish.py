@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patcher.build import Say
-from patcher.errors import AccessDenied, AlreadyClean, Finding, ProofFailed
+from patcher.errors import AccessDenied, AlreadyClean, BrokenImage, Finding, ProofFailed
 from patcher.images import Change, ImageFile
 from patcher.images.naming import BASE_LABELS, Names, annotations_of, names
 from patcher.images.oci.append import Appended, append
@@ -161,7 +161,19 @@ def _change(origin: Origin, found: Found, tags: Names) -> Change:
 def _check(
     origin: Origin, patches: Sequence[Patch], target: Target, work: _Work
 ) -> list[tuple[Verdict, ...]]:
-    """Hold what was published against what was declared, and judge its files once more."""
+    """Hold what was published against what was declared, and judge its files once more.
+
+    Raises `ProofFailed`.
+    """
+    try:
+        return _judged(origin, patches, target, work)
+    except BrokenImage as error:
+        raise _unproven(error.problem) from error
+
+
+def _judged(
+    origin: Origin, patches: Sequence[Patch], target: Target, work: _Work
+) -> list[tuple[Verdict, ...]]:
     if not work.changes:
         if plan(origin.source, target, work.appended, ()).nothing:
             return [each.before for each in work.found]
@@ -210,7 +222,8 @@ def _judge_published(
 def _unproven(problem: str) -> ProofFailed:
     return ProofFailed(
         f"what was published failed its check: {problem}",
-        next_step="No name was moved. Report it.",
+        next_step="No name was moved. Run it again: a registry may show late what it has stored. "
+        "If it stays so, report it.",
     )
 
 
