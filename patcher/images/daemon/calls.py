@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -91,8 +92,11 @@ def follow(
     events: Iterable[dict[str, Any]], doing: str, *, next_step: str
 ) -> Iterator[dict[str, Any]]:
     """The events of a stream; one that carries an error raises `DaemonFailed`."""
-    for event in events:
+    coming = iter(events)
+    for event in coming:
         if "error" in event:
+            # It is the last one. docker-py closes the connection only where it saw the end.
+            deque(coming, maxlen=0)
             raise DaemonFailed(f"{doing}: {event['error']}", next_step=next_step)
         yield event
 

@@ -37,8 +37,10 @@ class BlobStream(io.RawIOBase):
         self._descriptor = descriptor
         self._place = start
         self._connections = 0
+        # Python closes what was half made, too.
+        self._opened: Opened | None = None
         # A blob that is not there must be known before its first byte is asked for.
-        self._opened: Opened | None = self._persist(self._connect)
+        self._opened = self._persist(self._connect)
 
     def readable(self) -> bool:
         return True
