@@ -47,7 +47,7 @@ def _run(arguments: list[str]) -> int:
     except PatcherError as error:
         return _tell(error, arguments)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: nothing was left half-done", err=True)
+        click.echo("interrupted: no file, image or tag was left half-done", err=True)
         return INTERRUPTED
     except BrokenPipeError:
         raise

@@ -6,13 +6,16 @@ but it is read, patched, verified and tagged exactly as a real one is.
 
 from __future__ import annotations
 
+import secrets
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from patcher.build import Base, Order, Report, Say, bake
 from patcher.diff import unified_diff
-from patcher.errors import Unwritable
+from patcher.errors import AlreadyClean, Unwritable
+from patcher.files import write_atomically
 from patcher.images import ImageFile
 from patcher.images.installed import VERSION_FILE
 from patcher.images.oci.assemble import write_base
@@ -20,6 +23,9 @@ from patcher.images.oci.layout import open_layout
 from patcher.images.reference import Platform
 from patcher.patch import catalogue
 from patcher.sources.wheel import open_release
+
+# An empty file by which a demo's folder is known.
+_MARK = ".vllm-patcher-demo"
 
 PACKAGES = "/usr/local/lib/python3.12/dist-packages"
 PLATFORM = Platform("linux", "amd64", None)  # fixed: the same digest on every machine
@@ -43,7 +49,12 @@ class Demo:
 
 
 def run(version: str, output: Path, say: Say) -> Demo:
-    """Fetch, assemble, patch, verify, append, tag and read back. Writes only below `output`."""
+    """Fetch, assemble, patch, verify, append, tag and read back. Writes only below `output`.
+
+    Until all is done it is another folder beside it. Raises `Unwritable` for a folder that is no
+    earlier demo, and what reading and patching raise; then everything is as it was.
+    """
+    _expect_demo(output)
     wheel = open_release(version)
     targets = sorted({patch.target for patch in catalogue()})
     files = {target: wheel.read(target) for target in (VERSION_FILE, *targets)}
@@ -51,24 +62,51 @@ def run(version: str, output: Path, say: Say) -> Demo:
         f"took {len(files)} files of vLLM {version} out of its wheel: "
         f"{wheel.bytes_read / 1e6:.2f} of {wheel.size / 1e6:.0f} MB"
     )
-    _empty(output)
-    entries = [
-        ImageFile(f"{PACKAGES}/{target}", data, uid=0, gid=0, mode=0o644, mtime=0)
-        for target, data in files.items()
-    ]
-    digest = write_base(output, entries, PLATFORM, RUN, version)
-    say(f"made a base image of them: {digest}")
-    base = Base(open_layout(output, None, version), None, None)
-    report = bake(base, Order(catalogue(), repository=""), say)
+    beside = output.with_name(f".{output.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        report = _bake(version, files, beside, say)
+        _take_place(beside, output)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
     diffs = [unified_diff(c.before.data, c.after, c.target) for c in report.changes]
     return Demo(report, "".join(diffs), output, wheel.bytes_read, wheel.size)
 
 
-def _empty(output: Path) -> None:
-    """Remove an earlier demo; refuse to touch a folder that is none."""
-    if output.exists() and not (output / "oci-layout").is_file():
+def _bake(version: str, files: Mapping[str, bytes], folder: Path, say: Say) -> Report:
+    entries = [
+        ImageFile(f"{PACKAGES}/{target}", data, uid=0, gid=0, mode=0o644, mtime=0)
+        for target, data in files.items()
+    ]
+    digest = write_base(folder, entries, PLATFORM, RUN, version)
+    say(f"made a base image of them: {digest}")
+    base = Base(open_layout(folder, None, version), None, None)
+    try:
+        report = bake(base, Order(catalogue(), repository=""), say)
+    except AlreadyClean as error:
+        raise AlreadyClean(
+            error.problem,
+            next_step="Name a release that needs it: `vllm-patcher landed` lists them.",
+        ) from error
+    write_atomically(folder / _MARK, b"")
+    return report
+
+
+def _expect_demo(output: Path) -> None:
+    """Only an earlier demo is replaced: a layout may hold images that nobody can make again."""
+    if output.exists() and not (output / _MARK).is_file():
         raise Unwritable(
-            f"{output} is there and is no OCI layout", next_step="Name another folder with -o."
+            f"{output} is there and is no earlier demo", next_step="Name another folder with -o."
         )
-    if output.exists():
-        shutil.rmtree(output)
+
+
+def _take_place(beside: Path, output: Path) -> None:
+    _expect_demo(output)
+    try:
+        if output.exists():
+            shutil.rmtree(output)
+        beside.rename(output)
+    except OSError as error:
+        raise Unwritable(
+            f"{output} cannot be replaced: {error.strerror}",
+            next_step="Check its permissions, and that no other demo is writing there.",
+        ) from error

@@ -7,6 +7,7 @@ A base is a name in images.lock, read where its reference lies, or `oci:DIR[:NAM
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from patcher.images.registry.file_cache import LayerCache, default_folder
 from patcher.images.registry.http import Http, HttpSettings
 from patcher.images.registry.transfer import InLayout, InRegistry
 from patcher.origin import Origin
-from patcher.progress import moving, patiently
+from patcher.progress import moving
 from patcher.publish import Order, publish
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from patcher.published import Published
 
 _LAYOUT = "oci:"
+_PLACE = "Write the place as REGISTRY/REPO, REGISTRY/REPO:TAG or oci:DIR."
 
 
 def publish_job(
@@ -40,16 +42,15 @@ def publish_job(
 
     Raises `BadReference`, `NotLocked`, and as `publish`.
     """
-    http = Http(settings, patiently(say))
+    http = Http(settings, say=say)
     repository, tag = _split_target(to)
     origin, place = _open_origin(name, lock, order.platform, http, say)
     target = _open_target(repository, origin.source, http, dry_run=order.dry_run)
     ends = [end for end in (origin.source, target) if isinstance(end, InRegistry)]
     if isinstance(target, InLayout):
         origin = _in_oci(origin)
-    with moving("copying") as show:
-        said = dataclasses.replace(order, repository=repository, tag=tag, standing=place)
-        done = publish(origin, said, target, say, show)
+    said = dataclasses.replace(order, repository=repository, tag=tag, standing=place)
+    done = publish(origin, said, target, say, partial(moving, "copying"))
     return dataclasses.replace(done, received=sum(end.tally.received for end in ends))
 
 
@@ -101,12 +102,13 @@ def _split_target(to: str) -> tuple[str, str | None]:
         if folder == Path():
             raise BadReference(f"{to!r} names no folder", next_step="Write it as oci:DIR[:TAG].")
         return f"{_LAYOUT}{folder}", name
-    reference = parse_reference(to)
+    try:
+        reference = parse_reference(to)
+    except BadReference as error:
+        known = "lower case" in error.problem
+        raise BadReference(error.problem, next_step=error.next_step if known else _PLACE) from error
     if reference.digest:
-        raise BadReference(
-            f"{to!r} is a digest, which only content decides",
-            next_step="Write the place as REGISTRY/REPO or REGISTRY/REPO:TAG.",
-        )
+        raise BadReference(f"{to!r} is a digest, which only content decides", next_step=_PLACE)
     return reference.name, reference.tag
 
 

@@ -31,6 +31,8 @@ def docker_job(
     say: Say,
 ) -> Report:
     """Resolve a name in images.lock, pull it by digest, bake, and tag in the local daemon."""
+    # Before a pull of 9 GB.
+    parse_reference(repository)
     here = host_platform()
     wanted = platform or here
     entry, digest = resolve(load(lock), name, wanted)
@@ -51,7 +53,7 @@ def layout_job(
     """Append to an image in an OCI layout, and name the result in the same layout."""
     image = open_oci(spec, platform)
     say(f"{spec} is {image.digest} for {image.platform}")
-    return bake(Base(image, None, None), Order(patches, "", None, allow_clean), say)
+    return bake(Base(image, None, None), Order(patches, "", platform, allow_clean), say)
 
 
 def add_to_lock(path: Path, version: str, reference: str, settings: HttpSettings | None) -> Entry:

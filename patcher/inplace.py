@@ -59,7 +59,7 @@ class Done:
     def lines(self) -> list[str]:
         """What to tell a person about it."""
         if not self.edits:
-            return [f"{self.path}: already patched, no unguarded read"]
+            return [f"{self.path}: nothing to patch, no unguarded read"]
         told = [f"{self.path}: guarded {self.edits} read(s), proven"]
         return told + [f"removed stale bytecode {path}" for path in self.removed_bytecode]
 

@@ -8,50 +8,72 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+import click
+
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from patcher.images.daemon.calls import Progress
 
-# In seconds.
-_LONG = 3
+Tell = Callable[[int, int], None]
+"""Told the bytes that have moved, and those that are known to have to."""
+
+_MINUTE = 60.0
 
 _ON_THE_WAY = frozenset({"Downloading", "Copying"})
 
 
 @contextlib.contextmanager
 def moving(doing: str) -> Iterator[Callable[[Progress], None]]:
-    """Show layers that come or go: one bar for all, in bytes; none where nobody watches."""
+    """Show layers that come or go, all in one, in bytes."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with _bar(doing, console) as tell:
+            yield summed(tell)
+    else:
+        # rich would print an empty line at the end, also of bars that are disabled.
+        yield summed(each_minute(doing))
+
+
+@contextlib.contextmanager
+def _bar(doing: str, console: Console) -> Iterator[Tell]:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn(doing), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    layers: dict[str, tuple[int, int]] = {}
-    lock = threading.Lock()  # layers come by several threads
-    console = Console(stderr=True)
-    # Where nobody watches, rich would still print an empty line.
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=console, transient=True) as bars:
         task = bars.add_task(doing, total=None, visible=False)
-
-        def show(step: Progress) -> None:
-            # Unpacking reports bytes too; only the network is what a person waits for here.
-            if step.layer and step.total and step.current and step.status in _ON_THE_WAY:
-                with lock:
-                    layers[step.layer] = (step.current, step.total)
-                    done, total = (sum(part) for part in zip(*layers.values(), strict=True))
-                bars.update(task, completed=done, total=total, visible=True)
-
-        yield show
+        yield lambda done, total: bars.update(task, completed=done, total=total, visible=True)
 
 
-def patiently(say: Callable[[str], None]) -> Callable[[float], None]:
-    """A wait between two attempts, in seconds, that is told of where a person would wonder."""
+def each_minute(doing: str, clock: Callable[[], float] = time.monotonic) -> Tell:
+    """For a log: a line at most each minute, none for what takes less. `clock` gives seconds."""
+    last = clock()
 
-    def wait(seconds: float) -> None:
-        if seconds >= _LONG:
-            say(f"waiting {seconds:.0f} s before the next attempt: the registry is busy")
-        time.sleep(seconds)
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        if clock() - last >= _MINUTE:
+            last = clock()
+            click.echo(f"{doing}: {done / 1e9:.1f} of {total / 1e9:.1f} GB", err=True)
 
-    return wait
+    return tell
+
+
+def summed(tell: Tell) -> Callable[[Progress], None]:
+    """Steps of layers, which come by several threads, as the sum of all of them."""
+    layers: dict[str, tuple[int, int]] = {}
+    lock = threading.Lock()
+
+    def show(step: Progress) -> None:
+        # Unpacking reports bytes too; only the network is what a person waits for here.
+        if step.layer and step.total and step.current and step.status in _ON_THE_WAY:
+            with lock:
+                layers[step.layer] = (step.current, step.total)
+                done, total = (sum(part) for part in zip(*layers.values(), strict=True))
+                tell(done, total)
+
+    return show
 
 
 def pulling() -> contextlib.AbstractContextManager[Callable[[Progress], None]]:

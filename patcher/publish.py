@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patcher.build import Say
 from patcher.errors import AccessDenied, AlreadyClean, BrokenImage, Finding, ProofFailed
 from patcher.images import Change, ImageFile
-from patcher.images.naming import BASE_LABELS, Names, annotations_of, names
+from patcher.images.naming import BASE_LABELS, Names, annotations_of, is_fixed, names
 from patcher.images.oci.append import Appended, append
 from patcher.images.oci.blobs import load_image
 from patcher.images.oci.manifest import MANIFESTS
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from patcher.images.oci.descriptor import Descriptor
     from patcher.images.reference import Platform
     from patcher.images.registry.transfer import Target, Watch
+
+    Watching = Callable[[], AbstractContextManager[Watch]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +66,12 @@ class _Work:
     annotations: Mapping[str, str]
 
 
-def publish(origin: Origin, order: Order, target: Target, say: Say, watch: Watch) -> Published:
+def publish(
+    origin: Origin, order: Order, target: Target, say: Say, watching: Watching
+) -> Published:
     """Patch every wanted image of the base, publish the result, prove it, and name it.
 
+    `watching` is entered while blobs move, and gives what is told of each step.
     Raises `AlreadyClean` where no image needs a patch and `allow_clean` is not set, `Finding` for
     a base that is patched already and needs more, `WrongPlatform`, `WrongVersion`, and what
     reading, rewriting and sending raise. Then no name was moved, and a second run sends only what
@@ -77,7 +83,8 @@ def publish(origin: Origin, order: Order, target: Target, say: Say, watch: Watch
     if order.dry_run:
         return _report(origin, order, work, todo, start)
     say(_sending(todo))
-    sent = send(todo, origin.source, target, watch)
+    with watching() as watch:
+        sent = send(todo, origin.source, target, watch)
     after = _check(origin, order.patches, target, work)
     say("read back from where it was published: as declared, and no unguarded read")
     target.name(todo.root, todo.names)
@@ -94,9 +101,9 @@ def _plan(origin: Origin, order: Order, target: Target, work: _Work, say: Say) -
             raise
         say(f"{denied.problem}: taken for empty")
         todo = plan(origin.source, Unseen(), work.appended, wanted)
-    if work.tags.fixed in todo.taken:
+    for fixed in filter(is_fixed, sorted(todo.taken)):
         raise Finding(
-            f"{order.repository}:{work.tags.fixed} is something else already, and never moves",
+            f"{order.repository}:{fixed} is something else already, and never moves",
             next_step="Publish to another repository, or delete that tag if nobody relies on it.",
         )
     return todo
@@ -230,8 +237,11 @@ def _unproven(problem: str) -> ProofFailed:
 def _sending(todo: Plan) -> str:
     if todo.nothing:
         return "all of it is there already: nothing to send"
-    borrowed = f"{len(todo.borrowed)} blobs of the base ({todo.borrowed_bytes / 1e6:.1f} MB)"
-    return f"sending {todo.part_bytes / 1e3:.1f} KB; mounting or streaming {borrowed}"
+    own = f"{todo.part_bytes / 1e3:.1f} KB of our own"
+    if not todo.borrowed:
+        return f"sending {own}; the base is there"
+    borrowed = f"{len(todo.borrowed)} blob(s) of the base ({todo.borrowed_bytes / 1e6:.1f} MB)"
+    return f"sending {own}; bringing {borrowed}, without moving them where they can be mounted"
 
 
 def _report(

@@ -171,7 +171,7 @@ def test_a_diff_applies_with_patch(file: Path, release_file: ReleaseFile, tmp_pa
 def test_a_diff_of_nothing_is_a_finding() -> None:
     ran = run("diff", "pypi:0.33.0")
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert "already patched" in ran.stderr
+    assert "nothing to patch" in ran.stderr
 
 
 def test_patching_to_another_file_leaves_the_first(file: Path, release_file: ReleaseFile) -> None:
@@ -195,12 +195,12 @@ def test_patching_a_tree_in_place_removes_bytecode_that_would_win(
     assert json.loads(ran.stdout)["files"][0]["edits"] == 1
 
 
-def test_a_second_run_says_already_patched(venv: Path) -> None:
+def test_a_second_run_says_that_nothing_is_to_patch(venv: Path) -> None:
     run("patch", venv, "--in-place")
     before = {path: path.stat().st_mtime_ns for path in venv.rglob("*")}
     ran = run("patch", venv, "--in-place")
     assert ran.returncode == 0
-    assert "already patched" in ran.stderr
+    assert "nothing to patch" in ran.stderr
     assert {path: path.stat().st_mtime_ns for path in venv.rglob("*")} == before
 
 

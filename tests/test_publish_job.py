@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from patcher.images import ImageFile
     from patcher.images.oci.descriptor import Descriptor
+    from patcher.images.registry.transfer import Watch
 
 PATCHES = select([])
 NEEDED = b"class MLA:\n    def dtype(self):\n        return self.kv_b_proj.weight.dtype\n"
@@ -57,6 +59,10 @@ def vllm(source: bytes = NEEDED, version: str = "0.23.0") -> list[ImageFile]:
         installed_file("vllm/_version.py", stated),
         installed_file(TARGET, source, mode=0o640, owner=1234),
     ]
+
+
+def unwatched() -> AbstractContextManager[Watch]:
+    return nullcontext(lambda _: None)
 
 
 @dataclass
@@ -77,7 +83,7 @@ class World:
         )
         place = Standing(order.get("platform"), newest=True)
         said = Order(**{"patches": PATCHES, "repository": "here", "standing": place, **order})
-        return publish(origin, said, self.target, self.said.append, lambda _: None)
+        return publish(origin, said, self.target, self.said.append, unwatched)
 
     def __post_init__(self) -> None:
         self.said: list[str] = []

@@ -134,7 +134,7 @@ def diff(
         rewritten = apply(patch, before)
         texts.append(unified_diff(before, rewritten.data, patch.target))
         if not rewritten.edits:
-            say(f"{found.label}: {patch.name}: already patched, no unguarded read")
+            say(f"{found.label}: {patch.name}: nothing to patch, no unguarded read")
     if as_data:
         click.echo(as_json("diff", source=found.label, diff="".join(texts)))
     else:

@@ -112,7 +112,8 @@ def lock_check(
         said = [(one.image, one.problem) for one in flaws] + [(d.image, d.problem) for d in drifts]
         for image, problem in said:
             click.echo(f"{printable(image)}: {printable(problem)}")
-    say(f"{len(found.entries)} images: {len(flaws)} flaws, {len(drifts)} drifts")
+    asked = "no registry was asked" if offline else f"{len(drifts)} drifts"
+    say(f"{len(found.entries)} images: {len(flaws)} flaws, {asked}")
     unknown = [drift for drift in drifts if drift.drift == "unknown"]
     if flaws or len(unknown) < len(drifts):
         context.exit(Exit.FINDING)

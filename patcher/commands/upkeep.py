@@ -52,12 +52,11 @@ def lock_update(
     from patcher.images.pins.upkeep import update
     from patcher.images.registry.file_cache import LayerCache, default_folder
     from patcher.images.registry.http import Http
-    from patcher.progress import patiently
     from patcher.report import entry_json
     from patcher.summary import update_markdown
 
     path = lock or _HERE
-    http = Http(http_settings(ca_file, plain_http), patiently(say))
+    http = Http(http_settings(ca_file, plain_http), say=say)
     done = update(load(path), names, http, LayerCache(default_folder()), say)
     if done.added:
         save(path, done.lock)
@@ -91,12 +90,11 @@ def lock_prune(
     from patcher.images.pins.lockfile import load, save
     from patcher.images.pins.pruning import prune
     from patcher.images.registry.http import Http
-    from patcher.progress import patiently
     from patcher.report import entry_json
     from patcher.summary import prune_markdown
 
     path = lock or _HERE
-    done = prune(load(path), Http(http_settings(ca_file, plain_http), patiently(say)))
+    done = prune(load(path), Http(http_settings(ca_file, plain_http), say=say))
     if done.gone:
         save(path, done.lock)
     if as_data:

@@ -10,6 +10,7 @@ import libcst as cst
 
 from patcher.errors import NotPython, RewriteRefused
 from patcher.guard.layout import NEWLINE
+from patcher.threads import PARSING
 
 
 def parse(source: bytes) -> tuple[cst.Module, str]:
@@ -41,7 +42,7 @@ def line_of(prefix: str) -> int:
 
 def _python(source: bytes) -> ast.Module:
     try:
-        with warnings.catch_warnings():
+        with PARSING, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import threading
 import warnings
 from collections.abc import Iterator
 
@@ -40,10 +39,7 @@ from patcher.guard import AttributeGuard, Read
 from patcher.guard.facts import OTHER
 from patcher.guard.flow import Flow
 from patcher.guard.names import scan
-
-# One thread parses at a time. All share the depth that ast.parse counts, and two of them can trip
-# over it (a SystemError, seen once on 3.11.7 with eight threads); they share warnings' filters too.
-PARSING = threading.Lock()
+from patcher.threads import PARSING
 
 Judged = dict[ast.expr, bool]
 

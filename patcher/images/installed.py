@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NoReturn
 
 from patcher.errors import BrokenImage
+from patcher.threads import PARSING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -63,7 +64,8 @@ def _strings(data: bytes) -> Iterator[tuple[str, str]]:
     if len(data) > _MOST_BYTES:
         _refuse(f"it has {len(data)} bytes")
     try:
-        tree = ast.parse(data)
+        with PARSING:
+            tree = ast.parse(data)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         _refuse(f"it is not Python: {error}")
     for node in tree.body:

@@ -7,6 +7,7 @@ annotations.md: `base.name`, `base.digest`, `version`).
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from patcher.versions import base, parsed
 # Part of every fixed tag. Whoever lets the same base and patches come to other bytes (a label
 # more, another layer format) raises it: a fixed tag never moves.
 _FORM = 1
+
+_FIXED = re.compile(r".+-[0-9a-f]{12}(?:-[a-z0-9]+)?")
 
 OURS = "dev.vllm-patcher"
 # Which image another one was made from.
@@ -76,6 +79,11 @@ def names(
             next_step="Take an image that was built from vLLM's own sources.",
         )
     return made
+
+
+def is_fixed(tag: str) -> bool:
+    """Is a tag made as the fixed ones are?"""
+    return _FIXED.fullmatch(tag) is not None
 
 
 def annotations_of(inherited: Mapping[str, str], said: Mapping[str, str]) -> dict[str, str]:

@@ -69,7 +69,7 @@ def parse_reference(text: str) -> Reference:
     if repository != repository.lower():
         raise BadReference(
             f"{text!r}: a repository's name is lower case",
-            next_step=f"Write it as {registry}/{repository.lower()}.",
+            next_step=f"Write it as {name.lower()}.",
         )
     _expect(_REPOSITORY, repository, "repository", text)
     if len(registry) + 1 + len(repository) > _NAME_LIMIT:

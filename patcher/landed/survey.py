@@ -131,18 +131,16 @@ def _images(lock: Path) -> Iterator[_Job]:
         yield _Job(label, functools.partial(_open_image, entry), entry.locked.version)
 
 
-def _open_image(entry: Entry) -> Source:
-    """A locked image of upstream's. Raises `Unreadable` for one that this program has patched."""
-    source = _opened_image(entry)
+def _refuse_ours(source: Source) -> None:
+    """Raise `Unreadable` for an image that this program has patched."""
     if isinstance(source, ImageSource) and f"{OURS}.patches" in source.image.labels:
         raise Unreadable(
             f"{source.label} was patched by vllm-patcher, and says nothing of upstream",
-            next_step="Lock the image that it was made from.",
+            next_step="Name the image that it was made from.",
         )
-    return source
 
 
-def _opened_image(entry: Entry) -> Source:
+def _open_image(entry: Entry) -> Source:
     """From the local daemon, where it costs nothing, or else from its registry."""
     from patcher.sources.remote import open_registry_source
 
@@ -164,6 +162,7 @@ def _read(patches: Sequence[Patch], wide: bool, memory: Memory | None, job: _Job
         return [(_finding(job, *each), False) for each in known.values() if each]
     try:
         source = job.open()
+        _refuse_ours(source)
         version = parsed(source.version() or "") or job.version
         job = replace(job, label=source.label, version=version)
         return [(_judged(job, patch, source, wide), True) for patch in patches]

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 _HEADER = """\
-# Which image a vLLM version means, pinned by digest. Written by vllm-patcher: do not edit.
-# Add an entry with `vllm-patcher lock add VERSION REFERENCE`.
+# Which image a vLLM version means, pinned by digest. Written by vllm-patcher.
+# Add an entry with `vllm-patcher lock add VERSION REFERENCE`; to drop one, delete its tables.
 #
 # stated_by: so many independent projects state this digest in public files; where it is missing, a
 # registry was asked. `unknown`: the digest of an index or of one platform, it is not known which.
@@ -109,12 +109,12 @@ def _pin_table(pin: Pin) -> dict[str, Any]:
 
 
 def _lock(document: dict[str, Any]) -> Lock:
-    _keys(document, (), required={"schema", "image"})
+    _keys(document, (), required={"schema"}, optional={"image"})
     if document["schema"] != SCHEMA or document["schema"] is True:
         raise _Fault(
             ("schema",), f"schema is {document['schema']!r}, and this program knows {SCHEMA}"
         )
-    raw = document["image"]
+    raw = document.get("image", [])
     if not isinstance(raw, list):
         raise _Fault(("image",), "image is no array of tables")
     entries = tuple(_entry(table, ("image", number)) for number, table in enumerate(raw))

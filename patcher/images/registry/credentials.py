@@ -6,8 +6,10 @@ programs that `credsStore` and `credHelpers` name, identity tokens.
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus
 
@@ -64,7 +66,10 @@ class Keyring:
 
 def _look_up(registry: str) -> Credentials | None:
     try:
-        found = _load().resolve_authconfig(registry)
+        with warnings.catch_warnings():
+            # It warns of a helper that is not installed, and then raises.
+            warnings.simplefilter("ignore")
+            found = _load().resolve_authconfig(registry)
     except RegistryFailed:
         raise
     except Exception as error:
@@ -76,11 +81,13 @@ def _look_up(registry: str) -> Credentials | None:
 
 def _load() -> AuthConfig:
     from docker import auth
+    from docker.utils import config
 
-    with warnings.catch_warnings():
-        # It warns of a helper that is not installed, and then raises.
-        warnings.simplefilter("ignore")
-        return auth.load_config()
+    path = config.find_config_file()
+    if path is not None:
+        # docker-py takes a file that is no JSON for an empty one.
+        json.loads(Path(str(path)).read_bytes())
+    return auth.load_config()
 
 
 def _credentials(found: dict[str, Any]) -> Credentials | None:

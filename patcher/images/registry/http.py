@@ -33,6 +33,7 @@ _SILENCE_AFTER_UPLOAD = 600.0
 
 # The waits between attempts, in seconds, where the server asks for none.
 _PAUSES = (0.5, 1.0, 2.0, 4.0)
+_LONG_PAUSE = 4.0
 
 # Docker Hub answers under another name than the one that its images bear.
 _DOCKER_HUB = "https://registry-1.docker.io"
@@ -110,17 +111,20 @@ class Opened:
 class Http:
     """One session for all registries of a run: connections and credentials are shared.
 
-    `wait` sleeps for a number of seconds between two attempts.
+    `wait` sleeps for seconds between two attempts; `say` is told where a person would wonder.
     """
 
     def __init__(
         self,
         settings: HttpSettings | None = None,
         wait: Callable[[float], None] = time.sleep,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.settings = settings or HttpSettings()
         self.keyring = Keyring()
-        self.wait = wait
+        self._wait = wait
+        self._say = say
+        self._said: set[str] = set()
         self._bases: dict[str, str] = {}
         self._trust, self._session = _open_session(self.settings)
 
@@ -164,7 +168,15 @@ class Http:
                 if pause is None:
                     tries = 1 + len(_PAUSES)
                     raise end_of(fault, host_of(url), tries, self.keyring.hide) from None
-            self.wait(pause)
+                self._tell(f"{host_of(url)}: {self.keyring.hide(fault.reason)}", pause)
+            self._wait(pause)
+
+    def _tell(self, what: str, pause: float) -> None:
+        """Once of each: several threads meet the same."""
+        said = f"{what}; trying again in {pause:.0f} s"
+        if pause >= _LONG_PAUSE and said not in self._said:
+            self._said.add(said)
+            self._say(said)
 
     def failure(self, url: str, reason: str) -> RegistryFailed:
         """The error of a host, with no secret in it."""
@@ -213,9 +225,8 @@ class Http:
         if request.authorization:
             headers["Authorization"] = request.authorization
         uploading = _is_stream(request.body) or request.method == "PUT"
-        # urllib3 holds the sending of a body to the limit for connecting. A registry that flushes
-        # to its storage may take nothing for half a minute; that it is there, the request before
-        # has shown.
+        # urllib3 holds the sending of a body to the limit for connecting, and a registry that
+        # flushes to its storage may take nothing for half a minute.
         connect = _SILENCE if _is_stream(request.body) else _CONNECT
         with faults():
             return self._session.request(
@@ -244,7 +255,7 @@ class Http:
             raise self.failure(request.url, f"it redirects to {host_of(url)}, which is not safe")
         same = origin(url) == origin(request.url)
         if request.body is not None and not same:
-            # A token server's form holds a secret, and nothing else that is sent may go astray.
+            # A token server's form holds a secret.
             raise self.failure(request.url, f"it redirects a {request.method} to {host_of(url)}")
         return replace(request, url=url, authorization=request.authorization if same else None)
 

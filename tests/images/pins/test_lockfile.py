@@ -174,8 +174,8 @@ def test_one_platform_under_two_names_is_refused() -> None:
 @pytest.mark.parametrize(
     ("data", "line", "reason"),
     [
-        (b"", 1, "image is missing"),
-        (b"schema = 1", 1, "image is missing"),
+        (b"", 1, "schema is missing"),
+        (b"image = []", 1, "schema is missing"),
         (b"schema = 1\nimage = 1", 2, "image is no array"),
         (b"schema = 1\nimage = [1]", 2, "image is no table"),
         (b"schema = 1\n[image]\nx = 1", 2, "image is no array"),

@@ -78,6 +78,16 @@ def test_a_wish_to_wait_is_honoured(
     assert waits == [waited]
 
 
+def test_a_long_wait_is_told_once_with_its_reason(waits: list[float]) -> None:
+    told: list[str] = []
+    http = Http(wait=waits.append, say=told.append)
+    busy = Reply(429, {"Retry-After": "7"})
+    with serving(in_turn(busy, busy, Reply(503), OK)) as server:
+        http.ask(get(server))
+        assert told == [f"{server.host}: HTTP 429; trying again in 7 s"]
+    assert waits == [7.0, 7.0, 2.0]
+
+
 def test_a_wish_to_wait_may_be_a_date(http: Http, waits: list[float]) -> None:
     date = formatdate(time.time() + 60, usegmt=True)
     with serving(in_turn(Reply(503, {"Retry-After": date}), OK)) as server:

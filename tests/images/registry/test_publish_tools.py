@@ -308,7 +308,7 @@ def test_an_interrupt_leaves_no_part_of_a_blob(
         finally:
             over.set()
     assert running.returncode == 130
-    assert said.endswith("interrupted: nothing was left half-done\n")
+    assert said.endswith("mounted\n\ninterrupted: no file, image or tag was left half-done\n")
     assert list(tmp_path.rglob(".*.tmp")) == []
 
 
