@@ -10,7 +10,7 @@ from patcher.build import Base, Order, Report, Say, bake
 from patcher.images.daemon.engine import connect, pull
 from patcher.images.pins.drift import Drifted, check_pins
 from patcher.images.pins.lock import Entry, Lock, add, entry_for
-from patcher.images.pins.lockfile import load, save
+from patcher.images.pins.lockfile import edit, load
 from patcher.images.pins.picking import resolve
 from patcher.images.reference import Platform, host_platform, parse_reference
 from patcher.images.registry.client import open_registry
@@ -56,13 +56,17 @@ def layout_job(
     return bake(Base(image, None, None), Order(patches, "", platform, allow_clean), say)
 
 
-def add_to_lock(path: Path, version: str, reference: str, settings: HttpSettings | None) -> Entry:
-    """Lock a version to an image, as its registry has it; no `settings`: nobody is asked."""
-    known = load(path) if path.exists() else Lock()
+def add_to_lock(
+    path: Path, start: Path, version: str, reference: str, settings: HttpSettings | None
+) -> Entry:
+    """Lock a version to an image, as its registry has it; no `settings`: nobody is asked.
+
+    A lock that is not there yet begins with what `start` has: a new one must hide no pin.
+    """
     asked = parse_reference(reference)
     answer = ask_registry(asked, Http(settings)) if settings else None
     entry = entry_for(version, asked, answer)
-    save(path, add(known, entry))
+    edit(path, start, lambda known: add(known, entry))
     return entry
 
 

@@ -60,8 +60,8 @@ def load(path: Path) -> Row:
         return _row(json.loads(path.read_bytes()))
     except OSError as error:
         return Row(str(path), FAILED, reason=f"its report cannot be read: {error.strerror}")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        return Row(str(path), FAILED, reason=f"its report is not whole: {type(error).__name__}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return Row(str(path), FAILED, reason="it is no whole report of `image --json`")
 
 
 def reports_of(paths: Sequence[Path]) -> list[Path]:
@@ -69,7 +69,7 @@ def reports_of(paths: Sequence[Path]) -> list[Path]:
     return [
         report
         for path in paths
-        for report in (sorted(path.glob("*.json")) if path.is_dir() else [path])
+        for report in (sorted(path.glob("*.json")) or [path] if path.is_dir() else [path])
     ]
 
 

@@ -256,6 +256,28 @@ def test_a_reference_with_a_digest_is_locked_as_it_is(tmp_path: Path) -> None:
     assert run("lock", "check", "--offline", cwd=tmp_path).returncode == 0
 
 
+def test_a_new_lock_hides_no_shipped_pin(tmp_path: Path) -> None:
+    digest = "sha256:" + "0" * 64
+    ran = run("lock", "add", "0.34.0", f"example.com/v@{digest}", "--offline", cwd=tmp_path)
+    assert "made images.lock, with the pins that came with the program" in ran.stderr
+    assert len(json.loads(run("lock", "list", "--json", cwd=tmp_path).stdout)["images"]) == 48
+    named = ["--offline", "--lock", "mine.lock"]
+    run("lock", "add", "0.34.0", f"example.com/v@{digest}", *named, cwd=tmp_path)
+    assert (tmp_path / "mine.lock").read_text().count("[[image]]") == 1
+
+
+def test_locks_that_are_added_to_at_once_lose_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "patcher", "lock", "add", "--offline", "--lock", "x.lock"]
+    running = [
+        subprocess.Popen(
+            [*command, f"0.23.{number}", f"example.com/v@sha256:{number:064}"], cwd=tmp_path
+        )
+        for number in range(6)
+    ]
+    assert [each.wait(60) for each in running] == [0] * 6
+    assert (tmp_path / "x.lock").read_text().count("[[image]]") == 6
+
+
 def test_a_broken_lock_is_told_by_line(tmp_path: Path) -> None:
     (tmp_path / "images.lock").write_text("schema = 1\n[[image]\n")
     ran = run("lock", "list", cwd=tmp_path)

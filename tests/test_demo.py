@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from patcher.images.oci.store import create_layout
 from tests.commands import run
 
 
@@ -48,7 +49,20 @@ def test_a_demo_never_removes_what_is_no_demo(tmp_path: Path) -> None:
     assert (tmp_path / "precious").exists()
 
 
-def test_a_release_that_needs_nothing_says_so(tmp_path: Path) -> None:
+def test_a_layout_of_something_else_is_no_demo(tmp_path: Path) -> None:
+    create_layout(tmp_path / "precious")
+    before = sorted(tmp_path.rglob("*"))
+    ran = run("demo", "-o", tmp_path / "precious")
+    assert (ran.returncode, ran.stdout) == (3, "")
+    assert "is no earlier demo" in ran.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_release_that_needs_nothing_says_so_and_an_earlier_demo_stays(tmp_path: Path) -> None:
+    assert run("demo", "-o", tmp_path / "a").returncode == 0
+    before = sorted(tmp_path.rglob("*"))
     ran = run("demo", "0.33.0", "-o", tmp_path / "a")
     assert ran.returncode == 1
     assert "vLLM 0.33.0 already carries this" in ran.stderr
+    assert "--allow-clean" not in ran.stderr
+    assert sorted(tmp_path.rglob("*")) == before

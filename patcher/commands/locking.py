@@ -23,7 +23,12 @@ from patcher.report import as_json
 offline_option = click.option("--offline", is_flag=True, help="Ask no registry.")
 
 
-@click.group("lock", epilog=EPILOG)
+_EPILOG = """\b
+Exit codes: 0 as wanted; 1 something is doubtful, moved or gone;
+2 a wrong call; 3 could not decide or reach."""
+
+
+@click.group("lock", epilog=_EPILOG)
 def lock_group() -> None:
     """The pins: which image a vLLM version means, by digest."""
 
@@ -69,8 +74,14 @@ def lock_add(
     from patcher.report import entry_json, lock_table
 
     settings = None if offline else http_settings(ca_file, plain_http)
-    others = others_of(lock or Path("images.lock"), version, reference)
-    entry = add_to_lock(lock or Path("images.lock"), version, reference, settings)
+    path = lock or Path("images.lock")
+    # Where no other file is named, the one here takes the place of the one that is shipped.
+    start = path if lock else lock_path(None)
+    is_new = not path.exists()
+    others = others_of(path if path.exists() else start, version, reference)
+    entry = add_to_lock(path, start, version, reference, settings)
+    if is_new and start != path:
+        say(f"made {path}, with the pins that came with the program")
     for other in others:
         say(f"note: {version} is locked as {other} too; a name picks one of them")
     if as_data:
@@ -79,7 +90,7 @@ def lock_add(
         click.echo("\n".join(lock_table([entry])))
 
 
-@lock_group.command("check", epilog=EPILOG)
+@lock_group.command("check", epilog=_EPILOG)
 @lock_option
 @offline_option
 @ca_file_option

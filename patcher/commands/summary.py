@@ -15,7 +15,7 @@ Exit codes: 0 every base was published, or needs no patch; 2 a wrong call;
 3 a base failed, or a report cannot be read."""
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, short_help="Sum up the reports of image --json.")
 @click.argument("reports", nargs=-1, metavar="[REPORT]...", type=click.Path(path_type=Path))
 @click.option(
     "--bases",
@@ -49,5 +49,5 @@ def summary(context: click.Context, reports: Sequence[Path], bases: Path | None,
     click.echo(outputs(rows[0]) if form == "outputs" else image_markdown(rows), nl=False)
     failed = [row for row in rows if row.outcome == FAILED]
     for row in failed:
-        say(f"failed: {row.base} {row.reason}")
+        say(f"failed: {row.base}: {row.reason}")
     context.exit(Exit.UNDECIDED if failed else Exit.OK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def lock_update(
     An image that cannot be read is reported, and the others are locked all the same; then the
     exit code is 3.
     """
-    from patcher.images.pins.lockfile import load, save
+    from patcher.images.pins.lock import add
+    from patcher.images.pins.lockfile import edit, load
     from patcher.images.pins.upkeep import update
     from patcher.images.registry.file_cache import LayerCache, default_folder
     from patcher.images.registry.http import Http
@@ -59,7 +61,7 @@ def lock_update(
     http = Http(http_settings(ca_file, plain_http), say=say)
     done = update(load(path), names, http, LayerCache(default_folder()), say)
     if done.added:
-        save(path, done.lock)
+        edit(path, path, lambda known: functools.reduce(add, done.added, known))
     if as_data:
         added = [entry_json(entry) for entry in done.added]
         said = {"repositories": done.repositories, "added": added, "unread": done.unread}

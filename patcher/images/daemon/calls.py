@@ -6,6 +6,7 @@ with status 200 (Docker Engine API, ImageCreate, ImagePush, ImageBuild): `{"erro
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections import deque
@@ -66,8 +67,9 @@ def _no_daemon(error: BaseException) -> NoDaemon:
             f"the Docker daemon's socket denies access to this user: {cause}",
             next_step="Join the docker group and log in again, or run as a user who may.",
         )
+    place = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     return NoDaemon(
-        f"no Docker daemon answers: {error}",
+        f"no Docker daemon answers at {place}",
         next_step="Start Docker, or set DOCKER_HOST to its socket ('docker context ls' shows it).",
     )
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import tomllib
 from typing import TYPE_CHECKING, Any
 
 from patcher.errors import BadReference, BrokenLock, Unreadable
-from patcher.files import write_atomically
+from patcher.files import make_directory, write_atomically
 from patcher.images.pins.lock import Entry, Lock, Locked, Original, Pin
 from patcher.images.pins.toml_lines import TomlPath, line_of
 from patcher.images.reference import parse_digest, parse_platform, parse_reference
 from patcher.versions import parsed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from packaging.version import Version
@@ -85,6 +88,22 @@ def dump(lock: Lock) -> str:
 def save(path: Path, lock: Lock) -> None:
     """Write the lock in one step. Raises `Unwritable`."""
     write_atomically(path, dump(lock).encode())
+
+
+def edit(path: Path, start: Path, change: Callable[[Lock], Lock]) -> None:
+    """Change the lock in a file, or that in `start` where there is no such file yet.
+
+    One at a time: two that read the same lock would lose an entry. Raises as `load` and `save`.
+    """
+    make_directory(path.parent)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        # The file itself is replaced, and no place for a lock that lasts.
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        known = path if path.exists() else start
+        save(path, change(load(known) if known.exists() else Lock()))
+    finally:
+        os.close(folder)
 
 
 def _entry_table(entry: Entry) -> dict[str, Any]:
