@@ -60,6 +60,10 @@ class PatcherError(Exception):
         self.next_step = printable(next_step)
         super().__init__(f"{self.problem}. {self.next_step}")
 
+    def at(self, place: str) -> PatcherError:
+        """The same error, with the file that it is about named before the problem."""
+        return type(self)(f"{place}: {self.problem}", next_step=self.next_step)
+
 
 class UsageError(PatcherError):
     """The call is wrong: the caller can mend it without touching any artifact."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from patcher.errors import Unwritable
+from patcher.errors import PatcherError, Unwritable
 from patcher.files import make_directory, write_atomically
 from patcher.patch import Patch, apply
 from patcher.sources.path import FileSource, PathSource, open_path, stale_bytecode
@@ -74,7 +74,10 @@ def patch_path(path: Path, patches: Sequence[Patch], output: Path | None) -> tup
     edits: Counter[str] = Counter()
     for patch in patches:
         before = contents.get(patch.target) or source.read(patch.target)
-        rewritten = apply(patch, before)
+        try:
+            rewritten = apply(patch, before)
+        except PatcherError as error:
+            raise error.at(str(source.locate(patch.target))) from error
         contents[patch.target] = rewritten.data
         edits[patch.target] += len(rewritten.edits)
     if output is not None:

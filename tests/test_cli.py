@@ -256,6 +256,14 @@ def test_a_reference_with_a_digest_is_locked_as_it_is(tmp_path: Path) -> None:
     assert run("lock", "check", "--offline", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.parametrize("command", [["diff"], ["patch", "--in-place"]])
+def test_what_is_no_python_is_named_with_its_line(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "bin.py").write_bytes(b"x = 1\n(\n")
+    ran = run(*command, "bin.py", cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (3, "")
+    assert ran.stderr.startswith("error: bin.py: line 2: not Python source")
+
+
 def test_a_new_lock_hides_no_shipped_pin(tmp_path: Path) -> None:
     digest = "sha256:" + "0" * 64
     ran = run("lock", "add", "0.34.0", f"example.com/v@{digest}", "--offline", cwd=tmp_path)

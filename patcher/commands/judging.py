@@ -22,7 +22,7 @@ from patcher.commands.options import (
     platform_option,
     say,
 )
-from patcher.errors import Exit, UsageError
+from patcher.errors import Exit, PatcherError, UsageError
 from patcher.patch import apply, judge, select
 from patcher.report import as_json, exit_for, notice_line, verdict_lines, verdict_summary
 
@@ -131,7 +131,10 @@ def diff(
     texts = []
     for patch in select(patches):
         before = found.read(patch.target)
-        rewritten = apply(patch, before)
+        try:
+            rewritten = apply(patch, before)
+        except PatcherError as error:
+            raise error.at(found.label) from error
         texts.append(unified_diff(before, rewritten.data, patch.target))
         if not rewritten.edits:
             say(f"{found.label}: {patch.name}: nothing to patch, no unguarded read")
