@@ -30,7 +30,8 @@ def in_order(
 ) -> Iterator[_Result]:
     """`work(item)` for each item, in the order of the items, by so many threads.
 
-    What `work` raises is raised at its item's turn. When the caller stops, nothing more is begun.
+    What `work` raises is raised as soon as it is known: an item before it may take an hour. Then,
+    and when the caller stops, nothing more is begun.
     The threads are daemons, and not concurrent.futures': those are waited for at the program's
     end, and one that waits for a silent server holds up a Ctrl-C for half a minute.
     """
@@ -65,10 +66,10 @@ def _sorted(done: SimpleQueue[_Done[_Result]], count: int) -> Iterator[_Result]:
     for place in range(count):
         while place not in early:
             came = done.get()
+            if came.error is not None:
+                raise came.error
             early[came.place] = came
         turn = early.pop(place)
-        if turn.error is not None:
-            raise turn.error
         yield turn.result  # type: ignore[misc]  # without an error there is a result
 
 

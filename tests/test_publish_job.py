@@ -234,6 +234,13 @@ def test_of_a_clean_base_one_platform_is_published_alone(world: Callable[..., Wo
     assert here.stored(report.digest)["mediaType"] not in INDEXES
 
 
+def test_an_older_build_leaves_the_moving_tag_where_it_is(world: Callable[..., World]) -> None:
+    report = world().publish(standing=Standing(None, newest=False))
+    [fixed] = report.tags
+    assert fixed.startswith("here:0.23.0-")
+    assert not fixed.endswith("patched")
+
+
 def test_a_fixed_tag_never_moves(world: Callable[..., World]) -> None:
     here = world()
     first = here.publish()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 
 from patcher.errors import BrokenImage
@@ -23,6 +26,14 @@ def test_a_fixed_tag_stands_for_base_and_patches() -> None:
     other = names("0.23.1rc1.dev672+g93d8f834d", [PATCHED], OTHER, None)
     assert again == made
     assert (other.fixed != made.fixed, other.moving) == (True, made.moving)
+
+
+@pytest.mark.parametrize(
+    "change", [{"postimage": "2" * 64}, {"patch_version": 2}, {"patch": "q"}, {"target": "b.py"}]
+)
+def test_another_patch_or_another_result_is_another_fixed_tag(change: dict[str, Any]) -> None:
+    made = names("0.23.0", [PATCHED], BASE, None)
+    assert names("0.23.0", [dataclasses.replace(PATCHED, **change)], BASE, None) != made
 
 
 def test_a_platforms_tags_name_it() -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Iterator
 from io import BytesIO
@@ -345,6 +346,20 @@ def test_what_a_thread_raises_is_raised_and_nothing_more_is_begun() -> None:
         next(results)
     assert next(results, None) is None
     assert list(in_order(work, [], 8)) == []
+
+
+def test_an_error_waits_for_no_item_before_it() -> None:
+    over = threading.Event()
+
+    def work(number: int) -> bool:
+        return over.wait(60) if number == 0 else bool(1 // 0)
+
+    try:
+        with pytest.raises(ZeroDivisionError):
+            next(in_order(work, range(2), 2))
+        assert not over.is_set()
+    finally:
+        over.set()
 
 
 def test_wheels_trees_and_files_are_judged_too(site: Site, index: str, tmp_path: Path) -> None:
