@@ -14,8 +14,8 @@ INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 def main() -> None:
     """Run `vllm-patcher`. No traceback ever reaches the user."""
     # A path may hold bytes that no encoding has.
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")
     # A job that is cancelled is asked to end by this signal: it takes back what it began, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -36,7 +36,7 @@ def _run(arguments: list[str]) -> int:
 
     try:
         result = cli(arguments, prog_name="vllm-patcher", standalone_mode=False)
-        sys.stdout.flush()
+        print(end="", flush=True)  # a stream that is closed is none
         return result if isinstance(result, int) else Exit.OK
     except click.ClickException as error:
         error.show()

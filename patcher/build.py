@@ -74,7 +74,8 @@ def bake(base: Base, order: Order, say: Say) -> Report:
 
     before = judge_all(order.patches, installation)
     changes = patch_all(order.patches, before, installation)
-    tags = names(installation.version, _patched(changes), base.image.digest, order.suffix)
+    named = f"{base.name} {base.image.digest}" if base.name else base.image.digest
+    tags = names(installation.version, _patched(changes), named, order.suffix)
     if not changes:
         return _clean(base, order, installation, before, tags)
     say(f"patched {len(changes)} file(s), proven: {', '.join(p.patch for p in _patched(changes))}")

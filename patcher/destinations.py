@@ -99,7 +99,7 @@ def _split_target(to: str) -> tuple[str, str | None]:
     """The repository, or the layout's `oci:DIR`, and the tag."""
     if to.startswith(_LAYOUT):
         folder, name = split_spec(to.removeprefix(_LAYOUT))
-        if folder == Path():
+        if to.removeprefix(_LAYOUT)[:1] in ("", ":"):
             raise BadReference(f"{to!r} names no folder", next_step="Write it as oci:DIR[:TAG].")
         return f"{_LAYOUT}{folder}", name
     try:

@@ -119,7 +119,9 @@ def _work(origin: Origin, order: Order, say: Say) -> _Work:
     images = images_of(origin, order.platform)
     found = tuple(examine(origin, image, order.patches, say) for image in images)
     patched = [done for each in found for change in each.changes for done in change.patched]
-    base, suffix = origin.pin(origin.root.digest), order.standing.suffix
+    # All that the result hangs on but the patches: the labels name the base as it was asked for.
+    named = (str(origin.name or ""), origin.pin(origin.root.digest), origin.root.media_type)
+    base, suffix = " ".join(named), order.standing.suffix
     tags = names(common_version(found), list(dict.fromkeys(patched)), base, suffix)
     if not patched:
         return _unchanged(origin, order, found, tags)

@@ -316,6 +316,14 @@ def test_no_daemon_is_told_with_the_next_step(tmp_path: Path) -> None:
     assert "Traceback" not in ran.stderr
 
 
+def test_a_stream_that_is_closed_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1\n")
+    for closed in ("2>&-", ">&-"):
+        command = f"exec {sys.executable} -m patcher verify a.py {closed}"
+        ran = subprocess.run(["sh", "-c", command], cwd=tmp_path, check=False)
+        assert ran.returncode == 0
+
+
 def test_a_reader_that_goes_away_is_no_error(file: Path) -> None:
     ran = subprocess.run(
         ["sh", "-c", f"{sys.executable} -m patcher diff {file} 2>err | true"],

@@ -73,7 +73,8 @@ def test_an_action_has_one_pin_in_all_workflows() -> None:
 @pytest.mark.parametrize("name", ["images", "landed", "lock"])
 def test_what_a_workflow_with_a_token_installs_is_pinned(name: str) -> None:
     document = workflow(name)
-    assert document["env"] == {"PIP_CONSTRAINT": ".github/constraints.txt"}
+    pinned_by = dict.fromkeys(("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"), ".github/constraints.txt")
+    assert document["env"] == pinned_by
     [python] = {
         step["with"]["python-version"]
         for step in steps(name)

@@ -55,12 +55,13 @@ class Names:
 
 
 def names(
-    vllm: str, patched: Sequence[Patched], base_digest: str, platform: Platform | None
+    vllm: str, patched: Sequence[Patched], base_image: str, platform: Platform | None
 ) -> Names:
     """The two tags: `<vllm version, + as ->-<hash of base and patches>` and `<version>-patched`.
 
-    `platform` is appended to both where one tag cannot hold several. Raises `BrokenImage` for a
-    version that the image states and that is none, or cannot stand in a tag.
+    `base_image` is its digest, and what else of it the result hangs on. `platform` is appended to
+    both where one tag cannot hold several. Raises `BrokenImage` for a version that the image
+    states and that is none, or cannot stand in a tag.
     """
     version = parsed(vllm)
     if version is None:
@@ -71,7 +72,7 @@ def names(
     suffix = f"-{platform.architecture}" if platform else ""
     full = str(version).replace("+", "-")
     made = Names(
-        f"{full}-{_content(patched, base_digest)}{suffix}", f"{base(version)}-patched{suffix}"
+        f"{full}-{_content(patched, base_image)}{suffix}", f"{base(version)}-patched{suffix}"
     )
     if not (is_tag(made.fixed) and is_tag(made.moving)):
         raise BrokenImage(
@@ -93,10 +94,10 @@ def annotations_of(inherited: Mapping[str, str], said: Mapping[str, str]) -> dic
     return {key: known[key] for key in wanted if key in known}
 
 
-def _content(patched: Sequence[Patched], base_digest: str) -> str:
+def _content(patched: Sequence[Patched], base_image: str) -> str:
     """Twelve hex digits that stand for a base, a set of patches and the files they made."""
     lines = sorted(f"{p.patch} {p.patch_version} {p.target} {p.postimage}\n" for p in patched)
-    stated = f"{_FORM} {base_digest}\n{''.join(lines)}"
+    stated = f"{_FORM} {base_image}\n{''.join(lines)}"
     return hashlib.sha256(stated.encode()).hexdigest()[:12]
 
 
