@@ -25,7 +25,7 @@ from patcher.guard import AttributeGuard
 from patcher.images.oci.manifest import INDEXES
 from patcher.images.oci.store import create_layout
 from patcher.images.pins.whole import Standing
-from patcher.images.reference import parse_platform, parse_reference
+from patcher.images.reference import Reference, parse_platform, parse_reference
 from patcher.images.registry.transfer import InLayout
 from patcher.origin import Origin
 from patcher.patch import select
@@ -73,12 +73,13 @@ class World:
     root: dict[str, Any]
     target: InLayout
     asked: str | None = "0.23.0"
+    name: Reference = NAME
 
     def publish(self, **order: Any) -> Published:
         origin = Origin(
             Opened(self.blobs),
             self.blobs.descriptor(self.root),
-            NAME,
+            self.name,
             parsed(self.asked) if self.asked else None,
         )
         place = Standing(order.get("platform"), newest=True)
@@ -257,6 +258,16 @@ def test_a_fixed_tag_never_moves(world: Callable[..., World]) -> None:
         with pytest.raises(Finding, match=f"{fixed} is something else already, and never moves"):
             here.publish(dry_run=dry_run)
     assert here.target.named(fixed) == second.digest
+
+
+def test_a_base_by_another_name_is_published_too(world: Callable[..., World]) -> None:
+    here = world()
+    first = here.publish()
+    here.name = parse_reference("mirror.example/vllm:v0.23.0")
+    second = here.publish()
+    assert first.base_digest == second.base_digest
+    assert first.tags[0] != second.tags[0], "its labels name the base, so its bytes differ"
+    assert first.tags[1] == second.tags[1]
 
 
 class Altering(InLayout):
