@@ -1,0 +1,1 @@
+"""The Docker daemon, through its SDK: images that it has, and builds upon them."""

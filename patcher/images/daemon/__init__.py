@@ -1,1 +1,0 @@
-"""Images in a Docker daemon, which builds the thin layer itself."""

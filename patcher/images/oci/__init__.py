@@ -1,1 +1,0 @@
-"""Images as OCI describes them: manifests, layers, layouts; appending a layer, and checking it."""

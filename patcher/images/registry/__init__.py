@@ -1,1 +1,0 @@
-"""Images in a registry, spoken to without a daemon: reading, logging in, publishing."""

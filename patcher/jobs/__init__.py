@@ -1,0 +1,1 @@
+"""The jobs: bake and publish an image, patch a file in place, show the whole flow."""

@@ -1,0 +1,1 @@
+"""A registry, by the OCI distribution API."""

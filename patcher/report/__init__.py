@@ -1,0 +1,1 @@
+"""All words that the program prints: text, JSON, Markdown, a page."""

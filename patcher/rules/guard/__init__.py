@@ -1,0 +1,1 @@
+"""An attribute that may be missing is read behind a guard."""

@@ -1,0 +1,1 @@
+"""The only HTTP client there is, and what it trusts."""
