@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from patcher.patch import select
+from patcher.rules.catalogue import select
 from patcher.sources.wheel import WheelSource, open_release
 
 PATCH = select(["kv-b-proj-dtype"])[0]

@@ -18,7 +18,7 @@ from typing import Any
 from packaging.version import Version
 
 from patcher.landed import Scope
-from patcher.patch import Status, catalogue
+from patcher.rules.catalogue import Status, catalogue
 from patcher.sources.index import releases
 from patcher.sources.wheel import new_session, open_listed
 

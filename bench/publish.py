@@ -28,12 +28,12 @@ from typing import Any
 import requests
 
 from bench.files import PATCH, fetched
-from patcher.images.oci.descriptor import Part, dump_json, part
-from patcher.images.oci.manifest import DOCKER_CONFIG, DOCKER_INDEX, DOCKER_LAYER, DOCKER_MANIFEST
-from patcher.images.pins.lock import Entry, Lock, Locked, Original, Pin
-from patcher.images.pins.lockfile import save
-from patcher.images.reference import parse_reference
-from patcher.patch import apply
+from patcher.lock.entries import Entry, Lock, Locked, Original, Pin
+from patcher.lock.file import save
+from patcher.oci.descriptor import Part, dump_json, part
+from patcher.oci.model import DOCKER_CONFIG, DOCKER_INDEX, DOCKER_LAYER, DOCKER_MANIFEST
+from patcher.oci.reference import parse_reference
+from patcher.rules.catalogue import apply
 from patcher.versions import parsed
 from tests.conftest import real_registry
 

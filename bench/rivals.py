@@ -13,8 +13,8 @@ from pathlib import Path
 from bench.files import PATCH, all_files
 from patcher.diff import unified_diff
 from patcher.errors import NotPython
-from patcher.guard.verify import verify
-from patcher.patch import apply
+from patcher.rules.catalogue import apply
+from patcher.rules.guard.proving.verify import verify
 
 READ = "self.kv_b_proj.weight.dtype"
 SED = f's/{READ}/({READ} if hasattr(self.kv_b_proj, "weight") else self.kv_b_proj.params_dtype)/'

@@ -14,8 +14,8 @@ from pathlib import Path
 import libcst
 
 from bench.files import PATCH, fetched
-from patcher.guard.rewrite import rewrite
-from patcher.guard.verify import verify
+from patcher.rules.guard.proving.verify import verify
+from patcher.rules.guard.writing.rewrite import rewrite
 
 ROUNDS = 9
 

@@ -64,7 +64,7 @@ def _tell(error: PatcherError, arguments: list[str]) -> int:
 
 
 def _as_json(error: PatcherError, arguments: list[str]) -> str:
-    from patcher.report import error_json
+    from patcher.report.text import error_json
 
     return error_json(error, arguments)
 

@@ -18,14 +18,14 @@ from patcher.commands.options import EPILOG
 COMMANDS = {
     "alarm": "alarm:alarm",
     "cache": "landed:cache_group",
-    "demo": "baking:demo",
-    "diff": "judging:diff",
-    "image": "baking:image",
+    "demo": "image:demo",
+    "diff": "verify:diff",
+    "image": "image:image",
     "landed": "landed:landed",
     "lock": "upkeep:lock_group",
-    "patch": "baking:patch",
+    "patch": "image:patch",
     "summary": "summary:summary",
-    "verify": "judging:verify",
+    "verify": "verify:verify",
 }
 
 # The \b keeps click from filling the lines that follow.

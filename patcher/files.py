@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from patcher.errors import Unwritable
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -86,3 +83,10 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def data_path(name: str) -> Path:
+    """A file or folder that lies at the checkout's top, or inside the installed wheel."""
+    package = Path(__file__).parent
+    installed = package / "_data" / name
+    return installed if installed.exists() else package.parent / name

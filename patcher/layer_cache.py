@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from patcher.errors import Unwritable
 from patcher.files import write_atomically
-from patcher.images import ImageDirectory, ImageFile
-from patcher.images.oci.scan import Traces
+from patcher.oci.installation import ImageDirectory, ImageFile
+from patcher.oci.scan import Traces
 
 if TYPE_CHECKING:
-    from patcher.images.oci.descriptor import Descriptor
-    from patcher.images.oci.scan import Wanted
+    from patcher.oci.descriptor import Descriptor
+    from patcher.oci.scan import Wanted
 
 # Part of every key: whoever changes what a trace holds, or how it is found, raises it.
 _FORM = 1

@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -13,7 +14,23 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from patcher.images.daemon.calls import Progress
+Say = Callable[[str], None]
+"""Told each step of a job, a line at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One step of a pull or push, as the daemon tells it.
+
+    `layer` is the layer's short id, None for what concerns the whole image. `current` and
+    `total` are bytes, None where the daemon states none.
+    """
+
+    layer: str | None
+    status: str
+    current: int | None
+    total: int | None
+
 
 Tell = Callable[[int, int], None]
 """Told the bytes that have moved, and those that are known to have to."""

@@ -38,3 +38,8 @@ def near(wanted: Version | None, known: Iterable[Version]) -> tuple[str, ...]:
     below = [version for version in ordered if wanted is None or version < wanted]
     above = ordered[len(below) :]
     return tuple(str(version) for version in below[-2 if above else -4 :] + above[:2])
+
+
+def same_commit(one: str, other: str) -> bool:
+    """Whether two commits, either of them shortened, can be the same."""
+    return one.startswith(other) or other.startswith(one)

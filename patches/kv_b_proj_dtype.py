@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from patcher.guard import AttributeGuard
-from patcher.patch import Example, Patch
+from patcher.rules.catalogue import Example, Patch
+from patcher.rules.guard.rule import AttributeGuard
 
 PATCH = Patch(
     name="kv-b-proj-dtype",

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from tests.certificates import ISSUER, signed_token
 from tests.conftest import real_registry
-from tests.images.certificates import ISSUER, signed_token
-from tests.images.scripted import Reply, Seen, Server, serving
+from tests.scripted import Reply, Seen, Server, serving
 
 USER = "tester"
 PASSPHRASE = "correct-horse"  # noqa: S105

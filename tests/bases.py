@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
-from patcher.images.pins.lock import Entry, Lock, Locked, Original, Pin
-from patcher.images.pins.lockfile import save
-from patcher.images.reference import parse_reference
+from patcher.lock.entries import Entry, Lock, Locked, Original, Pin
+from patcher.lock.file import save
+from patcher.oci.reference import parse_reference
 from tests.conftest import TARGET
-from tests.images.conftest import installed_file
-from tests.images.indexes import add_index
-from tests.images.oci.test_append import OCI, Memory
+from tests.indexes import add_index
+from tests.installations import installed_file
+from tests.memory import OCI, Memory
 from tests.registries import put_manifest, upload
 
 if TYPE_CHECKING:

@@ -6,10 +6,13 @@ Where a part is missing a test is skipped with the reason; with CI=true it fails
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +26,15 @@ if TYPE_CHECKING:
     import docker
 
 TARGET = "vllm/model_executor/layers/attention/mla_attention.py"
+
+# What the tests' containers run, and what Python itself loads at its start.
+_MODULES = "encodings, importlib.util, json, py_compile, runpy, site, stat"
+
+_LIST_FILES = (
+    f"import {_MODULES}, sys, json\n"
+    "names = [getattr(module, '__file__', None) for module in sys.modules.values()]\n"
+    "print(json.dumps([name for name in names if name]))"
+)
 
 
 def missing(reason: str) -> NoReturn:
@@ -131,3 +143,41 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`127.0.0.1:PORT` of a real registry."""
     with real_registry(tmp_path_factory.mktemp("registry")) as address:
         yield address
+
+
+def _copy(source: Path, root: Path, destination: str) -> None:
+    target = root / destination.lstrip("/")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, target)
+
+
+def _shared_libraries(binary: Path) -> list[str]:
+    """The absolute paths that the loader takes for a binary, the loader itself included."""
+    listed = subprocess.run(["ldd", binary], capture_output=True, text=True, check=False).stdout
+    return re.findall(r"(/\S+) \(0x", listed)
+
+
+@pytest.fixture(scope="session")
+def python_rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory (under 30 MB) that, as an image's root, runs `/usr/local/bin/python3`.
+
+    It is this interpreter without site-packages: point PYTHONPATH at what a test adds. Copy it
+    (`shutil.copytree`) or add to it in a layer; never write into it.
+    """
+    if shutil.which("ldd") is None:
+        missing("ldd is not here: no Linux base image can be made of this interpreter")
+    interpreter = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    root = tmp_path_factory.mktemp("python-rootfs")
+    listed = subprocess.run(
+        [interpreter, "-I", "-S", "-c", _LIST_FILES], capture_output=True, text=True, check=True
+    )
+    stdlib = Path(json.__file__).parents[1]
+    home = f"/usr/local/lib/{stdlib.name}"
+    for name in map(Path, json.loads(listed.stdout)):
+        _copy(name, root, f"{home}/{name.relative_to(stdlib)}")
+    (root / home.lstrip("/") / "lib-dynload").mkdir(exist_ok=True)
+    _copy(interpreter, root, "/usr/local/bin/python3")
+    for binary in [interpreter, *root.glob(f".{home}/lib-dynload/*.so")]:
+        for library in _shared_libraries(binary):
+            _copy(Path(library), root, library)
+    return root

@@ -6,19 +6,19 @@ import hashlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from patcher.images import ImageFile
-from patcher.images.oci.blobs import load_image, load_index
-from patcher.images.oci.filesystem import find_installation
-from patcher.images.oci.layer import write_tar
-from patcher.images.oci.scan import scan_layer
-from tests.images.conftest import TARGET, change_of, vllm_files
-from tests.images.oci.test_append import OCI, Memory
+from patcher.oci.blobs import load_image, load_index
+from patcher.oci.filesystem import find_installation
+from patcher.oci.installation import ImageFile
+from patcher.oci.layer import write_tar
+from patcher.oci.scan import scan_layer
+from tests.installations import TARGET, change_of, vllm_files
+from tests.memory import OCI, Memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from patcher.images import Change, Installation
-    from patcher.images.oci.descriptor import Descriptor
+    from patcher.oci.descriptor import Descriptor
+    from patcher.oci.installation import Change, Installation
 
 ARCHITECTURES = ("amd64", "arm64")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from patcher.images.pins.lock import Entry, Lock, Locked, Original, Pin
-from patcher.images.reference import Platform, Reference, parse_reference
+from patcher.lock.entries import Entry, Lock, Locked, Original, Pin
+from patcher.oci.reference import Platform, Reference, parse_reference
 
 AMD64 = Platform("linux", "amd64")
 ARM64 = Platform("linux", "arm64")

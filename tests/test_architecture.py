@@ -14,7 +14,8 @@ import patcher
 ROOT = Path(patcher.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-# Lower is nearer the ground. A module may import its own floor and what lies below.
+# Lower is nearer the ground. A module may import its own floor and those below. A file that stands
+# beside the folders is named by itself.
 FLOORS = {
     "patcher": 0,
     "patcher.errors": 0,
@@ -22,14 +23,23 @@ FLOORS = {
     "patcher.files": 0,
     "patcher.threads": 0,
     "patcher.versions": 0,
-    "patcher.guard": 1,
-    "patcher.patch": 2,
-    "patcher.sources": 2,
-    "patcher.images": 2,
+    "patcher.progress": 0,
+    "patcher.rules": 1,
+    "patcher.oci": 1,
     "patcher.cache": 2,
-    "patcher.landed": 3,
+    "patcher.layer_cache": 2,
+    "patcher.web": 2,
+    "patcher.daemon": 2,
+    "patcher.registry": 3,
+    "patcher.lock": 4,
+    "patcher.places": 4,
+    "patcher.sources": 5,
+    "patcher.jobs": 6,
+    "patcher.landed": 7,
+    "patcher.report": 8,
+    "patcher.commands": 9,
 }
-TOP = 4
+TOP = 10
 
 
 def module_of(path: Path) -> str:

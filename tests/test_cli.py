@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from patcher.patch import apply, select
+from patcher.rules.catalogue import apply, select
 from tests.commands import run
 from tests.conftest import TARGET
 

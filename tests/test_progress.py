@@ -6,8 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from patcher.images.daemon.calls import Progress
-from patcher.progress import each_minute, moving, summed
+from patcher.progress import Progress, each_minute, moving, summed
 
 
 def test_the_layers_are_one_sum_whoever_reports_them() -> None:

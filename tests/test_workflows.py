@@ -16,11 +16,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.auth_servers import docker_config, registry_with_login, token_auth, token_server
 from tests.bases import Base, write_lock
+from tests.certificates import make_certificate
 from tests.conftest import real_registry
-from tests.images.auth_servers import docker_config, registry_with_login, token_auth, token_server
-from tests.images.certificates import make_certificate
-from tests.images.scripted import Reply, Seen, Server, serving
+from tests.scripted import Reply, Seen, Server, serving
 from tests.workflows import FOLDER, Job, Runner, workflow
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yml"))

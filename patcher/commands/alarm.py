@@ -37,8 +37,8 @@ def alarm(context: click.Context, report: Path, body: Path, state: Path) -> None
     The repository and the right to write its issues come from the variables that GitHub gives a
     workflow: GITHUB_API_URL, GITHUB_REPOSITORY, GITHUB_TOKEN.
     """
-    from patcher.alarm import judge, keep, state_json
-    from patcher.github import issues_of
+    from patcher.report.alarm import judge, keep, state_json
+    from patcher.web.github import issues_of
 
     issues = issues_of(os.environ)
     day = judge(report, state, datetime.datetime.now(datetime.UTC).date())

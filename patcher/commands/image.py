@@ -21,8 +21,8 @@ from patcher.commands.options import (
 )
 from patcher.commands.publishing import dry_run_option, publish_to, to_option
 from patcher.errors import UsageError
-from patcher.patch import select
-from patcher.report import as_json
+from patcher.report.text import as_json
+from patcher.rules.catalogue import select
 
 _REPOSITORY = "vllm-openai-patched"
 
@@ -48,7 +48,7 @@ def patch(
     has passed every proof; a failure leaves every byte as it was. A second run finds nothing to
     do and says so.
     """
-    from patcher.inplace import patch_path
+    from patcher.jobs.in_place import patch_path
 
     if (output is None) is not in_place:
         raise UsageError("say where the result goes", next_step="Give either -o OUT or --in-place.")
@@ -105,12 +105,12 @@ def image(
     With --to nothing is pulled either: one layer is put upon every platform of the base, straight
     in the registry. The tags move last, after the result was read back and verified.
     """
-    from patcher.engines import docker_job, layout_job
-    from patcher.report import image_json, image_lines
+    from patcher.jobs.engines import docker_job, layout_job
+    from patcher.report.text import image_json, image_lines
 
     wanted, place = select(patches), parsed_platform(platform)
     if to is not None:
-        from patcher.publish import Order
+        from patcher.jobs.image import Order
 
         if repository is not None:
             raise UsageError("--to says the repository too", next_step="Leave --repository out.")
@@ -150,8 +150,8 @@ def demo(version: str, output: Path, as_data: bool) -> None:
     Takes the files out of VERSION's wheel on PyPI by range requests, makes a small base image of
     them, patches, verifies, appends, tags, and reads it all back. The same digest on every run.
     """
-    from patcher.demo import run
-    from patcher.report import demo_json, demo_lines
+    from patcher.jobs.demo import run
+    from patcher.report.text import demo_json, demo_lines
 
     result = run(version, output, say)
     if as_data:

@@ -18,14 +18,14 @@ from patcher.commands.options import json_option, lock_option, lock_path, patch_
 from patcher.errors import Exit, UsageError
 from patcher.files import write_atomically
 from patcher.landed import Scope
-from patcher.patch import Patch, Status, select
-from patcher.report import as_json
+from patcher.report.text import as_json
+from patcher.rules.catalogue import Patch, Status, select
 
 if TYPE_CHECKING:
     from packaging.version import Version
 
     from patcher.landed import Watch
-    from patcher.landed.render import Answer
+    from patcher.report.landed import Answer
 
 EPILOG = """\b
 Exit codes: 0 as wanted; 1 a claim is refuted (--check); 2 a wrong call;
@@ -140,9 +140,9 @@ def landed(
 def _surveyed(patches: Sequence[Patch], scope: Scope, check: bool) -> Answer:
     """Read the artifacts and order what they say."""
     from patcher.landed import claims
-    from patcher.landed.render import Answer
     from patcher.landed.survey import survey
     from patcher.landed.timeline import timelines
+    from patcher.report.landed import Answer
 
     if scope.releases and scope.since is None:
         scope = dataclasses.replace(scope, since=claims.oldest_claimed(patches))
@@ -155,7 +155,7 @@ def _surveyed(patches: Sequence[Patch], scope: Scope, check: bool) -> Answer:
 def _walked(patches: Sequence[Patch], spec: str, bisect: bool) -> Answer:
     """Walk the clone once for each patch."""
     from patcher.landed.history import history
-    from patcher.landed.render import Answer
+    from patcher.report.landed import Answer
     from patcher.sources.git import open_git
 
     source = open_git(spec)
@@ -189,17 +189,17 @@ def _write(answer: Answer, style: str, output: Path | None) -> None:
 
 def _rendered(answer: Answer, style: str, to_stdout: bool) -> str:
     """The answer's text; a table fits the terminal, if one reads it."""
-    from patcher.landed import markdown, page, render
+    from patcher.report import landed, markdown, page
 
     if style == "json":
-        return f"{as_json('landed', **render.data(answer))}\n"
+        return f"{as_json('landed', **landed.data(answer))}\n"
     if style == "markdown":
         return markdown.markdown(answer)
     if style == "html":
         return page.page(answer)
     seen = to_stdout and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if seen else None
-    return render.table(answer, width, colour=seen and not os.environ.get("NO_COLOR"))
+    return landed.table(answer, width, colour=seen and not os.environ.get("NO_COLOR"))
 
 
 def _format(form: str | None, as_data: bool, output: Path | None) -> str:
@@ -209,7 +209,7 @@ def _format(form: str | None, as_data: bool, output: Path | None) -> str:
         return form or "json"
     if output is None:
         return "table"
-    from patcher.landed.render import format_of
+    from patcher.report.landed import format_of
 
     return format_of(output)
 

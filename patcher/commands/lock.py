@@ -18,7 +18,7 @@ from patcher.commands.options import (
     say,
 )
 from patcher.errors import Exit, printable
-from patcher.report import as_json
+from patcher.report.text import as_json
 
 offline_option = click.option("--offline", is_flag=True, help="Ask no registry.")
 
@@ -38,8 +38,8 @@ def lock_group() -> None:
 @json_option
 def lock_list(lock: Path | None, as_data: bool) -> None:
     """List the locked images: version, what is pinned, reference."""
-    from patcher.images.pins.lockfile import load
-    from patcher.report import entry_json, lock_table
+    from patcher.lock.file import load
+    from patcher.report.text import entry_json, lock_table
 
     entries = load(lock_path(lock)).entries
     if as_data:
@@ -70,8 +70,8 @@ def lock_add(
     Write a nightly's whole version: 0.23.1rc1.dev672+g93d8f834d, not 0.23.1rc1, which would sort
     above all of them. With --offline a digest (...@sha256:...) is taken at its word.
     """
-    from patcher.engines import add_to_lock, others_of
-    from patcher.report import entry_json, lock_table
+    from patcher.jobs.engines import add_to_lock, others_of
+    from patcher.report.text import entry_json, lock_table
 
     settings = None if offline else http_settings(ca_file, plain_http)
     path = lock or Path("images.lock")
@@ -109,9 +109,9 @@ def lock_check(
 
     A tag that leads elsewhere has moved; a digest that is gone can no longer be built upon.
     """
-    from patcher.engines import drifts_of
-    from patcher.images.pins.lock import check
-    from patcher.images.pins.lockfile import load
+    from patcher.jobs.engines import drifts_of
+    from patcher.lock.entries import check
+    from patcher.lock.file import load
 
     found = load(lock_path(lock))
     flaws = check(found)

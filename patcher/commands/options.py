@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from patcher.errors import printable
-from patcher.patch import data_path
+from patcher.files import data_path
 
 if TYPE_CHECKING:
-    from patcher.images.reference import Platform
-    from patcher.images.registry.http import HttpSettings
+    from patcher.oci.reference import Platform
+    from patcher.web.http import HttpSettings
 
 EPILOG = """\b
 Exit codes: 0 as wanted; 1 a finding (unguarded reads remain, nothing to patch);
@@ -55,14 +55,14 @@ def parsed_platform(text: str | None) -> Platform | None:
     """The platform that an option names. Raises `BadReference`."""
     if text is None:
         return None
-    from patcher.images.reference import parse_platform
+    from patcher.oci.reference import parse_platform
 
     return parse_platform(text)
 
 
 def http_settings(ca_file: Path | None, plain_http: Sequence[str]) -> HttpSettings:
     """How to reach registries, as the two options say."""
-    from patcher.images.registry.http import HttpSettings
+    from patcher.web.http import HttpSettings
 
     return HttpSettings(ca_file, frozenset(plain_http))
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from patcher.commands.options import say
-from patcher.report import as_json
+from patcher.report.text import as_json
 
 if TYPE_CHECKING:
-    from patcher.images.registry.http import HttpSettings
-    from patcher.publish import Order
+    from patcher.jobs.image import Order
+    from patcher.web.http import HttpSettings
 
 to_option = click.option(
     "--to",
@@ -28,8 +28,8 @@ def publish_to(
     name: str, to: str, lock: Path, order: Order, settings: HttpSettings, as_data: bool
 ) -> None:
     """Publish and print what was done."""
-    from patcher.destinations import publish_job
-    from patcher.published import published_json, published_lines
+    from patcher.jobs.opening import publish_job
+    from patcher.jobs.published import published_json, published_lines
 
     report = publish_job(name, to, lock, order, settings, say)
     if as_data:

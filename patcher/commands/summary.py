@@ -40,7 +40,7 @@ def summary(context: click.Context, reports: Sequence[Path], bases: Path | None,
     A base that needs no patch is listed, and is no failure. One that failed, or a report that is
     not whole, makes the exit code 3: of a run over many bases, the others are listed all the same.
     """
-    from patcher.summary import FAILED, image_markdown, load, outputs, reports_of, unreported
+    from patcher.report.summary import FAILED, image_markdown, load, outputs, reports_of, unreported
 
     if form == "outputs" and len(reports) != 1:
         raise UsageError("outputs are those of one report", next_step="Give one REPORT.")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from patcher.commands.locking import lock_group
+from patcher.commands.lock import lock_group
 from patcher.commands.options import (
     EPILOG,
     ca_file_option,
@@ -19,7 +19,7 @@ from patcher.commands.options import (
     say,
 )
 from patcher.errors import Exit
-from patcher.report import as_json
+from patcher.report.text import as_json
 
 _HERE = Path("images.lock")
 
@@ -49,13 +49,13 @@ def lock_update(
     An image that cannot be read is reported, and the others are locked all the same; then the
     exit code is 3.
     """
-    from patcher.images.pins.lock import add
-    from patcher.images.pins.lockfile import edit, load
-    from patcher.images.pins.upkeep import update
-    from patcher.images.registry.file_cache import LayerCache, default_folder
-    from patcher.images.registry.http import Http
-    from patcher.report import entry_json
-    from patcher.summary import update_markdown
+    from patcher.layer_cache import LayerCache, default_folder
+    from patcher.lock.entries import add
+    from patcher.lock.file import edit, load
+    from patcher.lock.upkeep import update
+    from patcher.report.summary import update_markdown
+    from patcher.report.text import entry_json
+    from patcher.web.http import Http
 
     path = lock or _HERE
     http = Http(http_settings(ca_file, plain_http), say=say)
@@ -89,11 +89,11 @@ def lock_prune(
     A tag that moved or went drops nothing, as its digest can still be pulled. Nor does a registry
     that does not answer; then the exit code is 3.
     """
-    from patcher.images.pins.lockfile import load, save
-    from patcher.images.pins.pruning import prune
-    from patcher.images.registry.http import Http
-    from patcher.report import entry_json
-    from patcher.summary import prune_markdown
+    from patcher.lock.file import load, save
+    from patcher.lock.pruning import prune
+    from patcher.report.summary import prune_markdown
+    from patcher.report.text import entry_json
+    from patcher.web.http import Http
 
     path = lock or _HERE
     done = prune(load(path), Http(http_settings(ca_file, plain_http), say=say))

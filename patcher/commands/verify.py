@@ -23,12 +23,12 @@ from patcher.commands.options import (
     say,
 )
 from patcher.errors import Exit, PatcherError, UsageError
-from patcher.patch import apply, judge, select
-from patcher.report import as_json, exit_for, notice_line, verdict_lines, verdict_summary
+from patcher.report.text import as_json, exit_for, notice_line, verdict_lines, verdict_summary
+from patcher.rules.catalogue import apply, judge, select
 
 if TYPE_CHECKING:
-    from patcher.patch import Patch
-    from patcher.sources import Source
+    from patcher.rules.catalogue import Patch
+    from patcher.rules.source import Source
     from patcher.sources.everywhere import Notice
 
 

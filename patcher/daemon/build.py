@@ -12,16 +12,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from patcher.daemon.client import asking, follow, undisturbed
 from patcher.errors import BrokenImage, DaemonFailed
-from patcher.images.daemon.calls import asking, follow, undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from docker import DockerClient
 
-    from patcher.images import Change
-    from patcher.images.reference import Platform
+    from patcher.oci.installation import Change
+    from patcher.oci.reference import Platform
 
 # How the classic builder tells the id of an instruction's image; it says nothing else like it.
 _STEP = re.compile(r" ---> ([0-9a-f]{12})\n")

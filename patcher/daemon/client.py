@@ -11,10 +11,10 @@ import signal
 import threading
 from collections import deque
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from patcher.errors import DaemonFailed, NoDaemon
+from patcher.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,20 +26,6 @@ if TYPE_CHECKING:
 # some GB on a slow disk may say nothing for minutes.
 _REACH = 10
 _SILENCE = 300
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """One step of a pull or push, as the daemon tells it.
-
-    `layer` is the layer's short id, None for what concerns the whole image. `current` and
-    `total` are bytes, None where the daemon states none.
-    """
-
-    layer: str | None
-    status: str
-    current: int | None
-    total: int | None
 
 
 def connect() -> DockerClient:

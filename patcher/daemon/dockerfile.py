@@ -16,12 +16,12 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from patcher.errors import BadReference
-from patcher.images.reference import Platform, parse_digest, parse_platform, parse_reference
+from patcher.oci.reference import Platform, parse_digest, parse_platform, parse_reference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from patcher.images import Change, ImageFile
+    from patcher.oci.installation import Change, ImageFile
 
 TEMPLATE = "patched.Dockerfile.j2"
 
@@ -39,7 +39,7 @@ def render(base: str, platform: Platform, change: Change) -> str:
     _check_paths(change)
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    from patcher.patch import data_path
+    from patcher.files import data_path
 
     environment = Environment(
         loader=FileSystemLoader(data_path("dockerfiles")),

@@ -9,19 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from patcher.daemon import dockerfile
+from patcher.daemon.build import build, remove
+from patcher.daemon.client import asking, connect, follow, progress_of
+from patcher.daemon.files import find_installation, opened
 from patcher.errors import BadReference, BrokenImage, DaemonFailed, WrongPlatform
-from patcher.images.daemon import dockerfile
-from patcher.images.daemon.build import build, remove
-from patcher.images.daemon.calls import Progress, asking, connect, follow, progress_of
-from patcher.images.daemon.files import find_installation, opened
-from patcher.images.reference import Platform, parse_platform, parse_reference
+from patcher.oci.reference import Platform, parse_platform, parse_reference
+from patcher.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from docker import DockerClient
 
-    from patcher.images import Change, Installation
+    from patcher.oci.installation import Change, Installation
 
 __all__ = ["BakedDockerImage", "DockerImage", "Progress", "connect", "local_image", "pull", "push"]
 

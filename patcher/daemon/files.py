@@ -18,17 +18,17 @@ from posixpath import dirname, join, normpath
 from posixpath import split as split_path
 from typing import TYPE_CHECKING
 
+from patcher.daemon.client import asking, undisturbed
 from patcher.errors import BrokenImage, DaemonFailed, FileAbsent
-from patcher.images import ImageDirectory, ImageFile, Installation
-from patcher.images.daemon.calls import asking, undisturbed
-from patcher.images.installed import VERSION_FILE, bytecode_names, parse_version
+from patcher.oci.installation import ImageDirectory, ImageFile, Installation
+from patcher.oci.installed import VERSION_FILE, bytecode_names, parse_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from docker import DockerClient
 
-    from patcher.images.reference import Platform
+    from patcher.oci.reference import Platform
 
 READER_LABEL = "dev.vllm-patcher.reader"
 """Marks the containers that exist to be read from: one that outlives a kill can be recognised."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from patcher.images import ImageDirectory, ImageFile
-from patcher.images.oci.descriptor import dump_json, part
-from patcher.images.oci.layer import parents, write_tar
-from patcher.images.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
-from patcher.images.oci.store import create_layout
+from patcher.oci.descriptor import dump_json, part
+from patcher.oci.installation import ImageDirectory, ImageFile
+from patcher.oci.layer import parents, write_tar
+from patcher.oci.layout import create_layout
+from patcher.oci.model import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from patcher.images.reference import Platform
+    from patcher.oci.reference import Platform
 
 # No clock: the same files give the same digest.
 _CREATED = "1970-01-01T00:00:00Z"

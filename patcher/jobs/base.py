@@ -6,24 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from patcher.build import Say
 from patcher.errors import BrokenImage, WrongPlatform
-from patcher.images import Installation
-from patcher.images.naming import OURS
-from patcher.images.oci.blobs import Image, load_image, load_index
-from patcher.images.oci.manifest import INDEXES
-from patcher.images.registry.remote import find
-from patcher.job import FileChange, check_version, judge_all, patch_all
-from patcher.patch import Patch, Verdict
+from patcher.jobs.job import FileChange, check_version, judge_all, patch_all
+from patcher.jobs.naming import OURS
+from patcher.oci.blobs import Image, load_image, load_index
+from patcher.oci.installation import Installation
+from patcher.oci.model import INDEXES
+from patcher.progress import Say
+from patcher.registry.image import find
+from patcher.rules.catalogue import Patch, Verdict
 from patcher.versions import parsed
 
 if TYPE_CHECKING:
     from packaging.version import Version
 
-    from patcher.images.oci.descriptor import Descriptor
-    from patcher.images.reference import Platform, Reference
-    from patcher.images.registry.file_cache import LayerCache
-    from patcher.images.registry.transfer import Source
+    from patcher.layer_cache import LayerCache
+    from patcher.oci.blobs import Blobs
+    from patcher.oci.descriptor import Descriptor
+    from patcher.oci.reference import Platform, Reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Origin:
     `originals` maps the digests of converted documents to those that the publisher gave.
     """
 
-    source: Source
+    source: Blobs
     root: Descriptor
     name: Reference | None
     version: Version | None

@@ -1,25 +1,24 @@
 """The main job: from a base image to a proven, patched and tagged one.
 
 `bake` reads as the job goes: read, patch, verify, bake, check, tag, report. It knows no engine:
-a base is anything that `patcher.images.BaseImage` describes.
+a base is anything that `patcher.oci.installation.BaseImage` describes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from packaging.version import Version
 
 from patcher.errors import AlreadyClean, ProofFailed
-from patcher.images import BakedImage, BaseImage, Installation
-from patcher.images.naming import Names, Patched, names
-from patcher.images.reference import Platform, Reference
-from patcher.job import FileChange, change_of, check_version, judge_all, patch_all
-from patcher.patch import Patch, Status, Verdict
-
-Say = Callable[[str], None]
+from patcher.jobs.job import FileChange, change_of, check_version, judge_all, patch_all
+from patcher.jobs.naming import Names, Patched, names
+from patcher.oci.installation import BakedImage, BaseImage, Installation
+from patcher.oci.reference import Platform, Reference
+from patcher.progress import Say
+from patcher.rules.catalogue import Patch, Status, Verdict
 
 
 @dataclass(frozen=True, slots=True)

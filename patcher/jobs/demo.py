@@ -12,16 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from patcher.build import Base, Order, Report, Say, bake
 from patcher.diff import unified_diff
 from patcher.errors import AlreadyClean, Unwritable
 from patcher.files import write_atomically
-from patcher.images import ImageFile
-from patcher.images.installed import VERSION_FILE
-from patcher.images.oci.assemble import write_base
-from patcher.images.oci.layout import open_layout
-from patcher.images.reference import Platform
-from patcher.patch import catalogue
+from patcher.jobs.assemble import write_base
+from patcher.jobs.build import Base, Order, Report, bake
+from patcher.oci.installation import ImageFile
+from patcher.oci.installed import VERSION_FILE
+from patcher.oci.reference import Platform
+from patcher.places.layout import open_layout
+from patcher.progress import Say
+from patcher.rules.catalogue import catalogue
 from patcher.sources.wheel import open_release
 
 # An empty file by which a demo's folder is known.

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from patcher.build import Base, Order, Report, Say, bake
-from patcher.images.daemon.engine import connect, pull
-from patcher.images.pins.drift import Drifted, check_pins
-from patcher.images.pins.lock import Entry, Lock, add, entry_for
-from patcher.images.pins.lockfile import edit, load
-from patcher.images.pins.picking import resolve
-from patcher.images.reference import Platform, host_platform, parse_reference
-from patcher.images.registry.client import open_registry
-from patcher.images.registry.http import Http, HttpSettings
-from patcher.images.registry.remote import ask_registry
-from patcher.patch import Patch
-from patcher.progress import pulling
+from patcher.daemon.engine import connect, pull
+from patcher.jobs.build import Base, Order, Report, bake
+from patcher.lock.drift import Drifted, check_pins
+from patcher.lock.entries import Entry, Lock, add, entry_for
+from patcher.lock.file import edit, load
+from patcher.lock.picking import resolve
+from patcher.oci.reference import Platform, host_platform, parse_reference
+from patcher.progress import Say, pulling
+from patcher.registry.image import ask_registry
+from patcher.registry.repository import open_registry
+from patcher.rules.catalogue import Patch
 from patcher.sources.spec import open_oci
+from patcher.web.http import Http, HttpSettings
 
 
 def docker_job(

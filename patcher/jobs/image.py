@@ -14,26 +14,26 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from patcher.build import Say
 from patcher.errors import AccessDenied, AlreadyClean, BrokenImage, Finding, ProofFailed
-from patcher.images import Change, ImageFile
-from patcher.images.naming import BASE_LABELS, Names, annotations_of, is_fixed, names
-from patcher.images.oci.append import Appended, append
-from patcher.images.oci.blobs import load_image
-from patcher.images.oci.manifest import MANIFESTS
-from patcher.images.oci.scan import Wanted, scan_layer
-from patcher.images.oci.validate import validate
-from patcher.images.pins.whole import FIRST, Standing
-from patcher.images.registry.publish import Plan, ReadBack, Sent, Unseen, plan, send
-from patcher.job import change_of, judge_all
-from patcher.origin import Found, Origin, common_version, examine, images_of
-from patcher.patch import Patch, Status, Verdict
-from patcher.published import PlatformReport, Published
+from patcher.jobs.base import Found, Origin, common_version, examine, images_of
+from patcher.jobs.job import change_of, judge_all
+from patcher.jobs.naming import BASE_LABELS, Names, annotations_of, is_fixed, names
+from patcher.jobs.published import PlatformReport, Published
+from patcher.lock.whole import FIRST, Standing
+from patcher.oci.append import Appended, append
+from patcher.oci.blobs import load_image
+from patcher.oci.installation import Change, ImageFile
+from patcher.oci.model import MANIFESTS
+from patcher.oci.scan import Wanted, scan_layer
+from patcher.oci.validate import validate
+from patcher.places.plan import Plan, ReadBack, Sent, Unseen, plan, send
+from patcher.progress import Say
+from patcher.rules.catalogue import Patch, Status, Verdict
 
 if TYPE_CHECKING:
-    from patcher.images.oci.descriptor import Descriptor
-    from patcher.images.reference import Platform
-    from patcher.images.registry.transfer import Target, Watch
+    from patcher.oci.descriptor import Descriptor
+    from patcher.oci.reference import Platform
+    from patcher.places.place import Target, Watch
 
     Watching = Callable[[], AbstractContextManager[Watch]]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from patcher.errors import PatcherError, Unwritable
 from patcher.files import make_directory, write_atomically
-from patcher.patch import Patch, apply
+from patcher.rules.catalogue import Patch, apply
 from patcher.sources.path import FileSource, PathSource, open_path, stale_bytecode
 
 

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from patcher.errors import FileAbsent, NotPython, WrongVersion
-from patcher.images import Change, ImageFile, Installation
-from patcher.images.naming import Patched, labels
-from patcher.images.pins.lock import same_commit
-from patcher.images.reference import Reference
-from patcher.patch import Patch, Status, Verdict, apply, judge_bytes
-from patcher.versions import parsed
+from patcher.jobs.naming import Patched, labels
+from patcher.oci.installation import Change, ImageFile, Installation
+from patcher.oci.reference import Reference
+from patcher.rules.catalogue import Patch, Status, Verdict, apply, judge_bytes
+from patcher.versions import parsed, same_commit
 
 
 @dataclass(frozen=True, slots=True)

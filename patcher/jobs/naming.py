@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from patcher.errors import BrokenImage
-from patcher.images.pins.lock import same_commit
-from patcher.images.reference import Platform, Reference, is_tag
-from patcher.versions import base, parsed
+from patcher.oci.reference import Platform, Reference, is_tag
+from patcher.versions import base, parsed, same_commit
 
 # Part of every fixed tag. Whoever lets the same base and patches come to other bytes (a label
 # more, another layer format) raises it: a fixed tag never moves.

@@ -12,24 +12,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patcher.errors import BadReference
-from patcher.images.oci.convert import as_oci
-from patcher.images.oci.manifest import REF_NAME
-from patcher.images.oci.store import Layout, create_layout, existing_layout, split_spec
-from patcher.images.pins.lockfile import load
-from patcher.images.pins.whole import Standing, standing, whole
-from patcher.images.reference import Platform, parse_reference
-from patcher.images.registry.client import open_registry
-from patcher.images.registry.file_cache import LayerCache, default_folder
-from patcher.images.registry.http import Http, HttpSettings
-from patcher.images.registry.transfer import InLayout, InRegistry
-from patcher.origin import Origin
+from patcher.jobs.base import Origin
+from patcher.jobs.image import Order, publish
+from patcher.layer_cache import LayerCache, default_folder
+from patcher.lock.file import load
+from patcher.lock.whole import Standing, standing, whole
+from patcher.oci.convert import as_oci
+from patcher.oci.layout import Layout, create_layout, existing_layout, split_spec
+from patcher.oci.model import REF_NAME
+from patcher.oci.reference import Platform, parse_reference
+from patcher.places.place import InLayout, InRegistry
 from patcher.progress import moving
-from patcher.publish import Order, publish
+from patcher.registry.repository import open_registry
+from patcher.web.http import Http, HttpSettings
 
 if TYPE_CHECKING:
-    from patcher.build import Say
-    from patcher.images.registry.transfer import Source, Target
-    from patcher.published import Published
+    from patcher.jobs.published import Published
+    from patcher.oci.blobs import Blobs
+    from patcher.places.place import Target
+    from patcher.progress import Say
 
 _LAYOUT = "oci:"
 _PLACE = "Write the place as REGISTRY/REPO, REGISTRY/REPO:TAG or oci:DIR."
@@ -112,7 +113,7 @@ def _split_target(to: str) -> tuple[str, str | None]:
     return reference.name, reference.tag
 
 
-def _open_target(repository: str, source: Source, http: Http, *, dry_run: bool) -> Target:
+def _open_target(repository: str, source: Blobs, http: Http, *, dry_run: bool) -> Target:
     if repository.startswith(_LAYOUT):
         folder = Path(repository.removeprefix(_LAYOUT))
         return InLayout(Layout(folder) if dry_run else create_layout(folder))

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from patcher.errors import printable
 
 if TYPE_CHECKING:
-    from patcher.images.reference import Platform
-    from patcher.images.registry.publish import Sent
-    from patcher.job import FileChange
-    from patcher.patch import Verdict
+    from patcher.jobs.job import FileChange
+    from patcher.oci.reference import Platform
+    from patcher.places.plan import Sent
+    from patcher.rules.catalogue import Verdict
 
 
 @dataclass(frozen=True, slots=True)

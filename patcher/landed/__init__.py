@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from packaging.version import Version
 
-    from patcher.patch import Verdict
+    from patcher.rules.catalogue import Verdict
 
 # Talk for people, a line at a time, on stderr.
 Say = Callable[[str], None]

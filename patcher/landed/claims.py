@@ -27,14 +27,14 @@ from packaging.version import Version
 
 from patcher.errors import BrokenCatalogue, Exit, printable
 from patcher.landed.timeline import Band, Turn, evidence, shown, span
-from patcher.patch import Status
+from patcher.rules.catalogue import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from patcher.landed import Finding
     from patcher.landed.timeline import Timeline
-    from patcher.patch import Patch
+    from patcher.rules.catalogue import Patch
 
 
 @dataclass(frozen=True, slots=True)

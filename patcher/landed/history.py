@@ -19,13 +19,13 @@ from patcher.errors import Unreadable
 from patcher.landed import Finding
 from patcher.landed.commits import Touch, moved_to, touches
 from patcher.landed.timeline import Transition, Turn, transitions
-from patcher.patch import Status, Verdict, judge_bytes
+from patcher.rules.catalogue import Status, Verdict, judge_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from patcher.landed import Watch
-    from patcher.patch import Patch
+    from patcher.rules.catalogue import Patch
     from patcher.sources.git import Clone, Commit
 
 

@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patcher import __version__, guard
-from patcher.guard import Read
+from patcher import __version__, rules
 from patcher.landed import Notice
-from patcher.patch import Patch, Status, Verdict
+from patcher.rules.catalogue import Patch, Status, Verdict
+from patcher.rules.guard.rule import Read
 
 if TYPE_CHECKING:
     from patcher.cache import Cache
@@ -77,8 +77,8 @@ class Memory:
 
 @functools.cache
 def _verifier() -> str:
-    """Which verifier judged: the program's version, and the guard floor's own source."""
+    """Which verifier judged: the program's version, and the rules' own source."""
     digest = hashlib.sha256(__version__.encode())
-    for path in sorted(Path(guard.__file__).parent.glob("*.py")):
+    for path in sorted(Path(rules.__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()

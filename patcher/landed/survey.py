@@ -22,12 +22,13 @@ from patcher.errors import (
     UsageError,
     printable,
 )
-from patcher.images.naming import OURS
+from patcher.files import data_path
+from patcher.jobs.naming import OURS
 from patcher.landed import Finding, Notice, Say, Scope, Watch
 from patcher.landed.memory import Memory
-from patcher.patch import Patch, Status, Verdict, data_path, judge
+from patcher.rules.catalogue import Patch, Status, Verdict, judge
 from patcher.sources.everywhere import FOLDERS, everywhere, notices
-from patcher.sources.image import ImageSource
+from patcher.sources.images import ImageSource
 from patcher.sources.index import releases
 from patcher.sources.path import TreeSource
 from patcher.sources.spec import open_source
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 
     import requests
 
-    from patcher.images.pins.lock import Entry
-    from patcher.sources import Source
+    from patcher.lock.entries import Entry
+    from patcher.rules.source import Source
 
 # What waits is the network. On two cores and a fast one 4 do as well; 16 take half as long again,
 # and 30 MB more.
@@ -124,7 +125,7 @@ def _within(version: Version, scope: Scope) -> bool:
 
 def _images(lock: Path) -> Iterator[_Job]:
     """Every build in the lock, by its digest."""
-    from patcher.images.pins.lockfile import load
+    from patcher.lock.file import load
 
     for entry in load(lock).entries:
         label = printable(str(entry.original.reference))

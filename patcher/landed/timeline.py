@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patcher.errors import printable
-from patcher.patch import Status
+from patcher.rules.catalogue import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from patcher.guard import Read
     from patcher.landed import Finding
-    from patcher.patch import Patch
+    from patcher.rules.catalogue import Patch
+    from patcher.rules.guard.rule import Read
 
 
 class Turn(enum.StrEnum):

@@ -14,13 +14,13 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from patcher.errors import PatcherError
-from patcher.images.oci.manifest import INDEXES, parse_index
+from patcher.oci.model import INDEXES, parse_index
 
 if TYPE_CHECKING:
-    from patcher.images.oci.descriptor import Descriptor
-    from patcher.images.pins.lock import Entry, Lock
-    from patcher.images.reference import Platform, Reference
-    from patcher.images.registry.client import Registry
+    from patcher.lock.entries import Entry, Lock
+    from patcher.oci.descriptor import Descriptor
+    from patcher.oci.reference import Platform, Reference
+    from patcher.registry.repository import Registry
 
 
 class Drift(enum.StrEnum):

@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from patcher.errors import UsageError
-from patcher.versions import base, parsed
+from patcher.versions import base, parsed, same_commit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from packaging.version import Version
 
-    from patcher.images.reference import Platform, Reference
+    from patcher.oci.reference import Platform, Reference
+    from patcher.registry.image import Answer
 
 # GitHub refuses a larger matrix, all of it (its docs, "Running variations of jobs in a workflow").
 _MOST_JOBS = 256
@@ -92,18 +93,6 @@ class Lock:
     """All entries of images.lock, in the file's order."""
 
     entries: tuple[Entry, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a registry says of a reference: its digest, and each platform's manifest digest.
-
-    For a single manifest (no index) there is at most one platform, and its digest is the same.
-    """
-
-    digest: str
-    is_index: bool
-    platforms: Mapping[Platform, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +171,6 @@ def _doubts(entry: Entry) -> Iterator[Flaw]:
     digests = {pin.digest for _, pin in locked.pins()}
     if original.reference.digest not in {None, *digests}:
         yield _flaw(entry, "the digest that was asked is not among the locked ones")
-
-
-def same_commit(one: str, other: str) -> bool:
-    """Whether two commits, either of them shortened, can be the same."""
-    return one.startswith(other) or other.startswith(one)
 
 
 def _shared_digests(lock: Lock) -> Iterator[Flaw]:

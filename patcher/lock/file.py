@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from patcher.errors import BadReference, BrokenLock, Unreadable
 from patcher.files import make_directory, write_atomically
-from patcher.images.pins.lock import Entry, Lock, Locked, Original, Pin
-from patcher.images.pins.toml_lines import TomlPath, line_of
-from patcher.images.reference import parse_digest, parse_platform, parse_reference
+from patcher.lock.entries import Entry, Lock, Locked, Original, Pin
+from patcher.lock.toml_lines import TomlPath, line_of
+from patcher.oci.reference import parse_digest, parse_platform, parse_reference
 from patcher.versions import parsed
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from packaging.version import Version
 
-    from patcher.images.reference import Platform
+    from patcher.oci.reference import Platform
 
 SCHEMA = 1
 

@@ -14,17 +14,16 @@ import re
 from typing import TYPE_CHECKING
 
 from patcher.errors import BadReference, NotLocked
-from patcher.images.pins.lock import same_commit
-from patcher.images.reference import parse_reference
-from patcher.versions import base, near, parsed
+from patcher.oci.reference import parse_reference
+from patcher.versions import base, near, parsed, same_commit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from packaging.version import Version
 
-    from patcher.images.pins.lock import Entry, Lock
-    from patcher.images.reference import Platform
+    from patcher.lock.entries import Entry, Lock
+    from patcher.oci.reference import Platform
 
 _COMMIT = re.compile(r"g?([0-9a-f]{7,40})")
 

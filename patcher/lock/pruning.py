@@ -7,16 +7,16 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from patcher.errors import PatcherError
-from patcher.images.pins.lock import Entry, Lock, Pin
-from patcher.images.pins.upkeep import Unread, repository_of
-from patcher.images.registry.client import open_registry
+from patcher.lock.entries import Entry, Lock, Pin
+from patcher.lock.upkeep import Unread, repository_of
+from patcher.registry.repository import open_registry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from patcher.images.reference import Reference
-    from patcher.images.registry.client import Registry
-    from patcher.images.registry.http import Http
+    from patcher.oci.reference import Reference
+    from patcher.registry.repository import Registry
+    from patcher.web.http import Http
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,20 +21,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from patcher.errors import BrokenImage, NotLocked, PatcherError
-from patcher.images.pins.lock import Entry, Lock, add, entry_for, same_commit
-from patcher.images.reference import parse_reference
-from patcher.images.registry.client import open_registry
-from patcher.images.registry.remote import ask_registry, open_remote
-from patcher.versions import parsed
+from patcher.lock.entries import Entry, Lock, add, entry_for
+from patcher.oci.reference import parse_reference
+from patcher.registry.image import ask_registry, open_remote
+from patcher.registry.repository import open_registry
+from patcher.versions import parsed, same_commit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from packaging.version import Version
 
-    from patcher.images.reference import Reference
-    from patcher.images.registry.file_cache import LayerCache
-    from patcher.images.registry.http import Http
+    from patcher.layer_cache import LayerCache
+    from patcher.oci.reference import Reference
+    from patcher.web.http import Http
 
 Say = Callable[[str], None]
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patcher.errors import NotLocked
-from patcher.images.pins.picking import resolve
-from patcher.images.reference import Platform, host_platform
+from patcher.lock.picking import resolve
+from patcher.oci.reference import Platform, host_platform
 from patcher.versions import base
 
 if TYPE_CHECKING:
-    from patcher.images.pins.lock import Entry, Lock
+    from patcher.lock.entries import Entry, Lock
 
 # What vLLM is published for. An entry that states no platforms may have either.
 _USUAL = (Platform("linux", "amd64"), Platform("linux", "arm64"))

@@ -1,1 +1,1 @@
-"""Container images as values: references, manifests, layers, layouts; nothing here talks to a network."""
+"""Container images as values: references, manifests, layers, layouts. No network here."""

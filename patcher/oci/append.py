@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from patcher.images.oci.blobs import Blobs, Image, load_image, load_index
-from patcher.images.oci.deflate import gzipped
-from patcher.images.oci.descriptor import Descriptor, Json, Part, broken, digest_of, dump_json, part
-from patcher.images.oci.layer import thin_layer
-from patcher.images.oci.manifest import (
+from patcher.oci.blobs import Blobs, Image, load_image, load_index
+from patcher.oci.deflate import gzipped
+from patcher.oci.descriptor import Descriptor, Json, Part, broken, digest_of, dump_json, part
+from patcher.oci.layer import thin_layer
+from patcher.oci.model import (
     DOCKER_LAYER_GZIP,
     DOCKER_MANIFEST,
     INDEXES,
@@ -24,7 +24,7 @@ from patcher.images.oci.manifest import (
 )
 
 if TYPE_CHECKING:
-    from patcher.images import Change
+    from patcher.oci.installation import Change
 
 _CREATED_BY = "vllm-patcher"
 

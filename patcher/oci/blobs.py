@@ -7,8 +7,8 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from patcher.images.oci.descriptor import Descriptor, broken
-from patcher.images.oci.manifest import (
+from patcher.oci.descriptor import Descriptor, broken
+from patcher.oci.model import (
     Config,
     Index,
     Manifest,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from _typeshed import WriteableBuffer
 
-    from patcher.images.reference import Platform
+    from patcher.oci.reference import Platform
 
 # containerd's own limit for a manifest is 8 MiB, and no registry takes a larger one.
 _MOST_BYTES = 8 * 1024 * 1024
@@ -34,8 +34,10 @@ class Blobs(Protocol):
     A layout on disk is one; a repository of a registry is another.
     """
 
-    def open(self, descriptor: Descriptor) -> BinaryIO:
-        """The blob's bytes as a stream that the caller closes; `Verified` checks them.
+    def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
+        """The blob's bytes from `start` on, as a stream that the caller closes.
+
+        `Verified` checks them.
 
         Raises `Unreadable` where the store does not answer, `BrokenImage` where it lacks it.
         """

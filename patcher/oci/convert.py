@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
 
-from patcher.images.oci.blobs import read_blob
-from patcher.images.oci.descriptor import Descriptor, Json, Part, dump_json, part
-from patcher.images.oci.manifest import (
+from patcher.oci.blobs import read_blob
+from patcher.oci.descriptor import Descriptor, Json, Part, dump_json, part
+from patcher.oci.model import (
     DOCKER_CONFIG,
     DOCKER_INDEX,
     DOCKER_LAYER,
@@ -31,8 +31,8 @@ from patcher.images.oci.manifest import (
 )
 
 if TYPE_CHECKING:
-    from patcher.images.oci.manifest import Manifest
-    from patcher.images.registry.transfer import Source
+    from patcher.oci.blobs import Blobs
+    from patcher.oci.model import Manifest
 
 _OCI_OF = {
     DOCKER_INDEX: OCI_INDEX,
@@ -51,12 +51,12 @@ class Converted:
     `documents` are their bytes by the new digest; `originals` maps that to the digest before.
     """
 
-    source: Source
+    source: Blobs
     documents: Mapping[str, bytes]
     originals: Mapping[str, str]
 
     def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
-        """See `Source`."""
+        """See `Blobs`."""
         if descriptor.digest in self.documents:
             return BytesIO(self.documents[descriptor.digest][start:])
         return self.source.open(descriptor, start)
@@ -66,7 +66,7 @@ class Converted:
         self.source.check(descriptors)
 
 
-def as_oci(source: Source, root: Descriptor) -> tuple[Converted, Descriptor]:
+def as_oci(source: Blobs, root: Descriptor) -> tuple[Converted, Descriptor]:
     """The image or index that `root` leads to, in OCI's media types.
 
     What is OCI's already keeps its bytes. Raises `BrokenImage`, `Unreadable`.
@@ -78,7 +78,7 @@ def as_oci(source: Source, root: Descriptor) -> tuple[Converted, Descriptor]:
     return Converted(source, documents, originals), made[root.digest].descriptor
 
 
-def _convert(source: Source, old: Descriptor, made: dict[str, Part]) -> Json:
+def _convert(source: Blobs, old: Descriptor, made: dict[str, Part]) -> Json:
     """Put what a manifest or index becomes into `made`, by the old digest; gives its entry."""
     data = read_blob(source, old)
     if old.media_type in INDEXES:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from patcher.errors import BadReference, BrokenImage
-from patcher.images.reference import Platform, parse_digest
+from patcher.oci.reference import Platform, parse_digest
 
 Json = Mapping[str, Any]
 _Kind = TypeVar("_Kind")

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from patcher.errors import FileAbsent
-from patcher.images import ImageDirectory, ImageFile, Installation
-from patcher.images.installed import VERSION_FILE, bytecode_names, parse_version
-from patcher.images.oci.descriptor import broken
-from patcher.images.oci.layer import parents
-from patcher.images.oci.scan import Traces, Wanted
+from patcher.oci.descriptor import broken
+from patcher.oci.installation import ImageDirectory, ImageFile, Installation
+from patcher.oci.installed import VERSION_FILE, bytecode_names, parse_version
+from patcher.oci.layer import parents
+from patcher.oci.scan import Traces, Wanted
 
 Layers = Sequence[Traces]
 """The traces of an image's layers, the topmost first."""

@@ -10,8 +10,8 @@ import posixpath
 import tarfile
 from typing import TYPE_CHECKING
 
-from patcher.images import Change, ImageDirectory, ImageFile
-from patcher.images.oci.descriptor import broken
+from patcher.oci.descriptor import broken
+from patcher.oci.installation import Change, ImageDirectory, ImageFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

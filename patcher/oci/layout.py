@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from patcher.errors import BadReference, BrokenImage, Unreadable
 from patcher.files import make_directory, write_atomically
-from patcher.images.oci.blobs import Verified
-from patcher.images.oci.descriptor import Descriptor, broken, dump_json, parse_json
-from patcher.images.oci.manifest import OCI_INDEX, REF_NAME, parse_index
-from patcher.images.oci.scan import Traces, Wanted, scan_layer
+from patcher.oci.blobs import Verified
+from patcher.oci.descriptor import Descriptor, broken, dump_json, parse_json
+from patcher.oci.model import OCI_INDEX, REF_NAME, parse_index
+from patcher.oci.scan import Traces, Wanted, scan_layer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,14 +38,16 @@ class Layout:
     checked: set[str] = field(default_factory=set)
     traces: dict[tuple[str, Wanted], Traces] = field(default_factory=dict)
 
-    def open(self, descriptor: Descriptor) -> BinaryIO:
+    def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
         """See `Blobs`."""
         try:
-            return self._blob(descriptor).open("rb")
+            stream = self._blob(descriptor).open("rb")
         except FileNotFoundError as error:
             raise broken(f"{self.path} has no blob {descriptor.digest}") from error
         except OSError as error:
             raise _unreadable(self.path, error) from error
+        stream.seek(start)
+        return stream
 
     def put(self, descriptor: Descriptor, data: bytes) -> None:
         """See `Blobs`."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patcher.errors import BadReference
-from patcher.images.oci.descriptor import (
+from patcher.oci.descriptor import (
     Descriptor,
     Json,
     broken,
@@ -20,10 +20,10 @@ from patcher.images.oci.descriptor import (
     read_platform,
     texts,
 )
-from patcher.images.reference import parse_digest
+from patcher.oci.reference import parse_digest
 
 if TYPE_CHECKING:
-    from patcher.images.reference import Platform
+    from patcher.oci.reference import Platform
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"

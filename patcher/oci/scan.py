@@ -17,17 +17,17 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from patcher.errors import Unreadable
-from patcher.images import ImageDirectory, ImageFile
-from patcher.images.installed import bytecode_names
-from patcher.images.oci.blobs import Verified
-from patcher.images.oci.descriptor import broken
-from patcher.images.oci.layer import OPAQUE, WHITEOUT, parents
-from patcher.images.oci.tarball import TarStream, damage
+from patcher.oci.blobs import Verified
+from patcher.oci.descriptor import broken
+from patcher.oci.installation import ImageDirectory, ImageFile
+from patcher.oci.installed import bytecode_names
+from patcher.oci.layer import OPAQUE, WHITEOUT, parents
+from patcher.oci.tarball import TarStream, damage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from patcher.images.oci.descriptor import Descriptor
+    from patcher.oci.descriptor import Descriptor
 
 _SITE = re.compile(r".*/(?:dist|site)-packages/")
 

@@ -11,12 +11,12 @@ import zlib
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from patcher.errors import Unreadable
-from patcher.images.oci.descriptor import broken
+from patcher.oci.descriptor import broken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from patcher.images.oci.blobs import Verified
+    from patcher.oci.blobs import Verified
 
 # No Python source, tar header or pax record comes near it.
 _MOST_BYTES = 16 * 1024 * 1024

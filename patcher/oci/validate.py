@@ -13,10 +13,10 @@ import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from patcher.images import ImageDirectory, ImageFile
-from patcher.images.oci.blobs import Blobs, Image, load_image, load_index, read_blob
-from patcher.images.oci.descriptor import broken, digest_of
-from patcher.images.oci.manifest import (
+from patcher.oci.blobs import Blobs, Image, load_image, load_index, read_blob
+from patcher.oci.descriptor import broken, digest_of
+from patcher.oci.installation import ImageDirectory, ImageFile
+from patcher.oci.model import (
     DOCKER_LAYER_GZIP,
     DOCKER_MANIFEST,
     INDEXES,
@@ -24,8 +24,8 @@ from patcher.images.oci.manifest import (
 )
 
 if TYPE_CHECKING:
-    from patcher.images import Change
-    from patcher.images.oci.descriptor import Descriptor, Json
+    from patcher.oci.descriptor import Descriptor, Json
+    from patcher.oci.installation import Change
 
 # zlib's name for a gzip file, and more than any layer that changes a few source files.
 _GZIP = 31

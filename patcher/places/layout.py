@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patcher.errors import BadReference
-from patcher.images.naming import annotations_of
-from patcher.images.oci.append import append
-from patcher.images.oci.blobs import load_image, load_index
-from patcher.images.oci.filesystem import find_installation
-from patcher.images.oci.manifest import INDEXES, MANIFESTS, REF_NAME
-from patcher.images.oci.store import Layout, existing_layout
-from patcher.images.oci.validate import validate
+from patcher.jobs.naming import annotations_of
+from patcher.oci.append import append
+from patcher.oci.blobs import load_image, load_index
+from patcher.oci.filesystem import find_installation
+from patcher.oci.layout import Layout, existing_layout
+from patcher.oci.model import INDEXES, MANIFESTS, REF_NAME
+from patcher.oci.validate import validate
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from patcher.images import Change, Installation
-    from patcher.images.oci.descriptor import Descriptor
-    from patcher.images.reference import Platform
+    from patcher.oci.descriptor import Descriptor
+    from patcher.oci.installation import Change, Installation
+    from patcher.oci.reference import Platform
 
 
 def open_layout(path: Path, platform: Platform | None, name: str | None) -> LayoutImage:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from patcher.errors import Unreadable, Unwritable
 from patcher.files import make_directory
-from patcher.images.daemon.calls import Progress
-from patcher.images.oci.blobs import Blobs, Verified, read_blob
-from patcher.images.oci.descriptor import Part
-from patcher.images.registry.client import AT_ONCE
+from patcher.oci.blobs import Blobs, Verified, read_blob
+from patcher.oci.descriptor import Part
+from patcher.progress import Progress
+from patcher.registry.repository import AT_ONCE
 from patcher.threads import in_order
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from _typeshed import WriteableBuffer
 
-    from patcher.images.oci.descriptor import Descriptor
-    from patcher.images.oci.store import Layout
-    from patcher.images.registry.client import Registry
+    from patcher.oci.descriptor import Descriptor
+    from patcher.oci.layout import Layout
+    from patcher.registry.repository import Registry
 
 Watch = Callable[[Progress], None]
 
@@ -38,14 +38,6 @@ _CHUNK = 1 << 20
 
 # Configs and thin layers, which reading, appending and validating each ask for.
 _SMALL = 1 << 20
-
-
-class Source(Blobs, Protocol):
-    """Where the base's blobs come from."""
-
-    def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
-        """The blob's bytes from `start` on. See `Blobs`."""
-        ...
 
 
 class Target(Blobs, Protocol):
@@ -59,7 +51,7 @@ class Target(Blobs, Protocol):
         """The blobs and manifests that are not there, in their order."""
         ...
 
-    def fetch(self, descriptors: Sequence[Descriptor], source: Source, watch: Watch) -> int:
+    def fetch(self, descriptors: Sequence[Descriptor], source: Blobs, watch: Watch) -> int:
         """Get blobs from `source`; gives the bytes that were moved for them, 0 for a mount.
 
         After it returns they are there, whole. Raises `BrokenImage`, `Unreadable`, `Unwritable`.
@@ -121,7 +113,7 @@ class InRegistry:
     tally: Tally = field(default_factory=Tally)
 
     def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
-        """See `Source`."""
+        """See `Blobs`."""
         if descriptor.size > _SMALL:
             return BufferedReader(_Counted(self.registry.open(descriptor, start), self.tally))
         if descriptor.digest not in self.small:
@@ -141,11 +133,11 @@ class InRegistry:
         """See `Target`."""
         return self.registry.lacking(descriptors)
 
-    def fetch(self, descriptors: Sequence[Descriptor], source: Source, watch: Watch) -> int:
+    def fetch(self, descriptors: Sequence[Descriptor], source: Blobs, watch: Watch) -> int:
         """See `Target`: several at a time, mounted where that can be, else streamed through."""
         return sum(in_order(lambda blob: self._fetch(blob, source, watch), descriptors, AT_ONCE))
 
-    def _fetch(self, descriptor: Descriptor, source: Source, watch: Watch) -> int:
+    def _fetch(self, descriptor: Descriptor, source: Blobs, watch: Watch) -> int:
         upload = None
         if isinstance(source, InRegistry) and self._beside(source):
             upload = self.registry.mount(descriptor, source.registry.repository.name)
@@ -182,10 +174,8 @@ class InLayout:
     layout: Layout
 
     def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
-        """See `Source`."""
-        stream = self.layout.open(descriptor)
-        stream.seek(start)
-        return stream
+        """See `Blobs`."""
+        return self.layout.open(descriptor, start)
 
     def put(self, descriptor: Descriptor, data: bytes) -> None:
         """See `Target`."""
@@ -199,11 +189,11 @@ class InLayout:
         """See `Target`: damaged ones too. What is read for it, `check` need not read again."""
         return [each for each in descriptors if not self.layout.holds(each)]
 
-    def fetch(self, descriptors: Sequence[Descriptor], source: Source, watch: Watch) -> int:
+    def fetch(self, descriptors: Sequence[Descriptor], source: Blobs, watch: Watch) -> int:
         """See `Target`. One after the other: an interrupt finds one file to take away."""
         return sum(self._fetch(descriptor, source, watch) for descriptor in descriptors)
 
-    def _fetch(self, descriptor: Descriptor, source: Source, watch: Watch) -> int:
+    def _fetch(self, descriptor: Descriptor, source: Blobs, watch: Watch) -> int:
         """Stream it to a file beside, which takes the blob's name when it is whole."""
         folder = self.layout.path / "blobs" / "sha256"
         make_directory(folder)

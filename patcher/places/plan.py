@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from patcher.images.oci.blobs import Blobs, read_blob
-from patcher.images.oci.descriptor import (
+from patcher.oci.blobs import Blobs, read_blob
+from patcher.oci.descriptor import (
     Descriptor,
     Part,
     broken,
@@ -20,11 +20,12 @@ from patcher.images.oci.descriptor import (
     parse_json,
     read_descriptor,
 )
-from patcher.images.oci.manifest import INDEXES, MANIFESTS
+from patcher.oci.model import INDEXES, MANIFESTS
 
 if TYPE_CHECKING:
-    from patcher.images.oci.append import Appended
-    from patcher.images.registry.transfer import Source, Target, Watch
+    from patcher.oci.append import Appended
+    from patcher.oci.blobs import Blobs
+    from patcher.places.place import Target, Watch
 
 _DOCUMENTS = INDEXES | MANIFESTS
 
@@ -112,7 +113,7 @@ def plan(source: Blobs, target: Asked, appended: Appended, names: Sequence[str])
     return Plan(root, borrowed, tuple(parts), moving, taken)
 
 
-def send(plan: Plan, source: Source, target: Target, watch: Watch) -> Sent:
+def send(plan: Plan, source: Blobs, target: Target, watch: Watch) -> Sent:
     """Send what the plan says, but move no name. Raises `Unreadable`, `BrokenImage`,
     `Unwritable`; what was sent till then is found there by the next run.
     """
@@ -167,9 +168,10 @@ class ReadBack:
     source: Blobs
     base: frozenset[str]
 
-    def open(self, descriptor: Descriptor) -> BinaryIO:
+    def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
         """See `Blobs`."""
-        return (self.source if descriptor.digest in self.base else self.target).open(descriptor)
+        store = self.source if descriptor.digest in self.base else self.target
+        return store.open(descriptor, start)
 
     def check(self, descriptors: Sequence[Descriptor]) -> None:
         """See `Blobs`."""

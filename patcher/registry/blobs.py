@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlencode, urlsplit
 
-from patcher.images.oci.blobs import Verified
-from patcher.images.oci.descriptor import Descriptor, broken
-from patcher.images.registry.faults import Fault
+from patcher.oci.blobs import Verified
+from patcher.oci.descriptor import Descriptor, broken
+from patcher.web.faults import Fault
 
 if TYPE_CHECKING:
-    from patcher.images.registry.calls import Calls
-    from patcher.images.registry.http import Answer
+    from patcher.registry.session import Calls
+    from patcher.web.http import Answer
 
 _CHUNK = 4 << 20
 _OCTETS = {"Content-Type": "application/octet-stream"}

@@ -13,21 +13,32 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from patcher.errors import WrongPlatform
-from patcher.images.oci.blobs import Blobs, load_image, load_index, read_blob
-from patcher.images.oci.filesystem import enough, find_installation
-from patcher.images.oci.manifest import INDEXES, parse_manifest
-from patcher.images.oci.scan import scan_layer
-from patcher.images.pins.lock import Answer
-from patcher.images.reference import host_platform
-from patcher.images.registry.client import open_registry
+from patcher.oci.blobs import Blobs, load_image, load_index, read_blob
+from patcher.oci.filesystem import enough, find_installation
+from patcher.oci.model import INDEXES, parse_manifest
+from patcher.oci.reference import host_platform
+from patcher.oci.scan import scan_layer
+from patcher.registry.repository import open_registry
 
 if TYPE_CHECKING:
-    from patcher.images import Installation
-    from patcher.images.oci.descriptor import Descriptor
-    from patcher.images.oci.scan import Traces, Wanted
-    from patcher.images.reference import Platform, Reference
-    from patcher.images.registry.file_cache import LayerCache
-    from patcher.images.registry.http import Http
+    from patcher.layer_cache import LayerCache
+    from patcher.oci.descriptor import Descriptor
+    from patcher.oci.installation import Installation
+    from patcher.oci.reference import Platform, Reference
+    from patcher.oci.scan import Traces, Wanted
+    from patcher.web.http import Http
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a registry says of a reference: its digest, and each platform's manifest digest.
+
+    For a single manifest (no index) there is at most one platform, and its digest is the same.
+    """
+
+    digest: str
+    is_index: bool
+    platforms: Mapping[Platform, str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
 from patcher.errors import AccessDenied
-from patcher.images.registry.addresses import host_of, joined
-from patcher.images.registry.faults import explanation
-from patcher.images.registry.http import Request
+from patcher.web.addresses import host_of, joined
+from patcher.web.faults import explanation
+from patcher.web.http import Request
 
 if TYPE_CHECKING:
-    from patcher.images.registry.credentials import Credentials
-    from patcher.images.registry.http import Answer, Http
+    from patcher.web.http import Answer, Http
+    from patcher.web.keyring import Credentials
 
 _CLIENT = "vllm-patcher"
 

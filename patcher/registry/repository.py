@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlencode, urlsplit
 
 from patcher.errors import AccessDenied, BadReference, NotInRegistry
-from patcher.images.oci.descriptor import Descriptor, Part, broken, expect, parse_json, part
-from patcher.images.oci.manifest import (
+from patcher.oci.descriptor import Descriptor, Part, broken, expect, parse_json, part
+from patcher.oci.model import (
     DOCKER_INDEX,
     DOCKER_MANIFEST,
     INDEXES,
@@ -23,17 +23,17 @@ from patcher.images.oci.manifest import (
     OCI_INDEX,
     OCI_MANIFEST,
 )
-from patcher.images.reference import parse_digest
-from patcher.images.registry.addresses import joined
-from patcher.images.registry.calls import Calls
-from patcher.images.registry.streams import BlobStream
-from patcher.images.registry.uploads import Sending, place_of, start_upload
+from patcher.oci.reference import parse_digest
+from patcher.registry.blobs import Sending, place_of, start_upload
+from patcher.registry.session import Calls
+from patcher.registry.streams import BlobStream
 from patcher.threads import in_order
+from patcher.web.addresses import joined
 
 if TYPE_CHECKING:
     from patcher.errors import BrokenImage
-    from patcher.images.reference import Reference
-    from patcher.images.registry.http import Answer, Http
+    from patcher.oci.reference import Reference
+    from patcher.web.http import Answer, Http
 
 Reader = Callable[[int], BinaryIO]
 """Opens a blob's bytes from an offset on, for an upload that may have to begin again."""

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from patcher.errors import NotInRegistry, PatcherError
-from patcher.images.registry.addresses import joined, origin
-from patcher.images.registry.auth import Authorizer, denied, scope
-from patcher.images.registry.faults import explanation
-from patcher.images.registry.http import Answer, Opened, Request
+from patcher.registry.login import Authorizer, denied, scope
+from patcher.web.addresses import joined, origin
+from patcher.web.faults import explanation
+from patcher.web.http import Answer, Opened, Request
 
 if TYPE_CHECKING:
-    from patcher.images.registry.http import Body, Http
+    from patcher.web.http import Body, Http
 
 _NONE: Mapping[str, str] = {}
 

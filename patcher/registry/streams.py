@@ -7,14 +7,14 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from patcher.images.oci.descriptor import Descriptor, broken
-from patcher.images.registry.faults import Fault
+from patcher.oci.descriptor import Descriptor, broken
+from patcher.web.faults import Fault
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-    from patcher.images.registry.calls import Calls
-    from patcher.images.registry.http import Opened
+    from patcher.registry.session import Calls
+    from patcher.web.http import Opened
 
 _Result = TypeVar("_Result")
 

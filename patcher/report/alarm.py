@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from patcher.errors import Exit, Unreadable
-from patcher.landed.markdown import code
+from patcher.report.markdown import code
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from patcher.github import Issues
+    from patcher.web.github import Issues
 
 TITLE = "A patch claims what upstream's releases refute"
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from patcher.errors import UsageError
 from patcher.landed.claims import check_lines
-from patcher.landed.sentences import history_sentence, sentence, step_words, tip_words
 from patcher.landed.timeline import evidence, notices, shown, span
-from patcher.patch import Status
+from patcher.report.sentences import history_sentence, sentence, step_words, tip_words
+from patcher.rules.catalogue import Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

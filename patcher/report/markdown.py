@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 from patcher.errors import printable
 from patcher.landed.claims import check_lines
-from patcher.landed.render import history_notes
-from patcher.landed.sentences import sentence, tip_words
 from patcher.landed.timeline import evidence, notices, span
+from patcher.report.landed import history_notes
+from patcher.report.sentences import sentence, tip_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from patcher.landed.claims import Check
     from patcher.landed.history import History
-    from patcher.landed.render import Answer
     from patcher.landed.timeline import Timeline
+    from patcher.report.landed import Answer
 
 # GitHub takes 65,536 characters in a comment's body.
 LIMIT = 60_000

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 
 from patcher.errors import printable
 from patcher.landed.claims import check_lines
-from patcher.landed.render import history_notes
-from patcher.landed.sentences import newest_release, sentence, tip_words
 from patcher.landed.timeline import Band, evidence, notices, span
-from patcher.patch import Status
+from patcher.report.landed import history_notes
+from patcher.report.sentences import newest_release, sentence, tip_words
+from patcher.rules.catalogue import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from patcher.landed import Finding
-    from patcher.landed.render import Answer
     from patcher.landed.timeline import Timeline
+    from patcher.report.landed import Answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from patcher.errors import Unreadable
-from patcher.landed.markdown import code, prose
+from patcher.report.markdown import code, prose
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from patcher.images.pins.lock import Entry
-    from patcher.images.pins.pruning import Pruned
-    from patcher.images.pins.upkeep import Unread, Update
+    from patcher.lock.entries import Entry
+    from patcher.lock.pruning import Pruned
+    from patcher.lock.upkeep import Unread, Update
 
 PUBLISHED = "published"
 THERE = "already there"

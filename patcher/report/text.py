@@ -11,12 +11,12 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from patcher.errors import Exit, PatcherError, printable
-from patcher.patch import Patch, Status, Verdict
+from patcher.rules.catalogue import Patch, Status, Verdict
 
 if TYPE_CHECKING:
-    from patcher.build import Report
-    from patcher.demo import Demo
-    from patcher.images.pins.lock import Entry
+    from patcher.jobs.build import Report
+    from patcher.jobs.demo import Demo
+    from patcher.lock.entries import Entry
     from patcher.sources.everywhere import Notice
 
 SCHEMA = 1

@@ -21,14 +21,15 @@ from patcher.errors import (
     UnknownPatch,
     Unreadable,
 )
-from patcher.guard import AttributeGuard, Read
-from patcher.guard.verify import verify
+from patcher.files import data_path
+from patcher.rules.guard.proving.verify import verify
+from patcher.rules.guard.rule import AttributeGuard, Read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from patcher.guard.rewrite import Rewritten
-    from patcher.sources import Source
+    from patcher.rules.guard.writing.rewrite import Rewritten
+    from patcher.rules.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,21 +119,16 @@ def apply(patch: Patch, data: bytes) -> Rewritten:
 
     Raises `RewriteRefused`, `NotPython` and `ProofFailed`; nothing is ever half done.
     """
-    from patcher.guard.prove import prove  # libcst takes 0.2 s to import; most commands need none
-    from patcher.guard.rewrite import Rewritten, rewrite
+    from patcher.rules.guard.prove import (
+        prove,  # libcst takes 0.2 s to import; most commands need none
+    )
+    from patcher.rules.guard.writing.rewrite import Rewritten, rewrite
 
     if all(read.guarded for read in verify(data, patch.rule)):
         return Rewritten(data, ())
     rewritten = rewrite(data, patch.rule)
     prove(data, rewritten, patch.rule)
     return rewritten
-
-
-def data_path(name: str) -> Path:
-    """A file or folder that lies at the checkout's top, or inside the installed wheel."""
-    package = Path(__file__).parent
-    installed = package / "_data" / name
-    return installed if installed.exists() else package.parent / name
 
 
 def load_patch(path: Path) -> Patch:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patcher.errors import NotPython, Unreadable
-from patcher.guard.verify import verify
+from patcher.rules.guard.proving.verify import verify
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from patcher.guard import AttributeGuard
+    from patcher.rules.guard.rule import AttributeGuard
 
 # Where copies of the target's code turned up so far. In a wheel, where every byte crosses the
 # network, only these folders are read, each in one request: 1.2 MB of vLLM 0.15.0, 4.1 MB of

@@ -11,7 +11,7 @@ from patcher.errors import BrokenImage, DaemonFailed, FileAbsent, Unreadable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from patcher.images import Installation
+    from patcher.oci.installation import Installation
 
 
 class Readable(Protocol):

@@ -19,8 +19,8 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from packaging.utils import parse_wheel_filename
 
 from patcher.errors import Unreadable, UsageError, printable
-from patcher.sources.hops import check_hop
 from patcher.versions import near, parsed
+from patcher.web.hops import check_hop
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

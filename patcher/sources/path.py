@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patcher.errors import BadSource, BrokenImage, FileAbsent, Unreadable
-from patcher.images.installed import VERSION_FILE, bytecode_names, parse_version
+from patcher.oci.installed import VERSION_FILE, bytecode_names, parse_version
 
 if TYPE_CHECKING:
     import os

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from patcher.images.reference import Platform
-    from patcher.images.registry.http import HttpSettings
-    from patcher.sources.image import ImageSource
+    from patcher.oci.reference import Platform
+    from patcher.sources.images import ImageSource
+    from patcher.web.http import HttpSettings
 
 
 def open_registry_source(
@@ -23,11 +23,11 @@ def open_registry_source(
     `platform` None is the image's only one, or else this machine's. Raises `BadReference`,
     `WrongPlatform`, `BrokenImage`, and `RegistryFailed` (an `Unreadable`) with its kinds.
     """
-    from patcher.images.reference import parse_reference
-    from patcher.images.registry.file_cache import LayerCache, default_folder
-    from patcher.images.registry.http import Http
-    from patcher.images.registry.remote import open_remote
-    from patcher.sources.image import ImageSource
+    from patcher.layer_cache import LayerCache, default_folder
+    from patcher.oci.reference import parse_reference
+    from patcher.registry.image import open_remote
+    from patcher.sources.images import ImageSource
+    from patcher.web.http import Http
 
     cache = LayerCache(default_folder()) if use_cache else None
     image = open_remote(parse_reference(name), platform, Http(settings), cache)

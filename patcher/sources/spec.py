@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING
 from patcher.errors import BadSource, DaemonFailed, NoDaemon, NotLocked
 
 if TYPE_CHECKING:
-    from patcher.images.oci.layout import LayoutImage
-    from patcher.images.reference import Platform
-    from patcher.images.registry.http import HttpSettings
-    from patcher.sources import Source
+    from patcher.oci.reference import Platform
+    from patcher.places.layout import LayoutImage
+    from patcher.rules.source import Source
+    from patcher.web.http import HttpSettings
 
     # Asked for when a registry is: a file needs none.
     Settings = Callable[[], HttpSettings]
@@ -55,7 +55,7 @@ def open_source(
 
         return open_git(rest)
     if kind == "oci":
-        from patcher.sources.image import ImageSource
+        from patcher.sources.images import ImageSource
 
         return ImageSource(spec, open_oci(rest, platform))
     if kind == "docker":
@@ -73,16 +73,16 @@ def open_source(
 
 def open_oci(spec: str, platform: Platform | None) -> LayoutImage:
     """The image that `DIR` or `DIR:NAME` names in an OCI image layout."""
-    from patcher.images.oci.layout import open_layout
-    from patcher.images.oci.store import split_spec
+    from patcher.oci.layout import split_spec
+    from patcher.places.layout import open_layout
 
     folder, name = split_spec(spec)
     return open_layout(folder, platform, name)
 
 
 def _local(spec: str, name: str, platform: Platform | None) -> Source:
-    from patcher.images.daemon.engine import connect, local_image
-    from patcher.sources.image import ImageSource
+    from patcher.daemon.engine import connect, local_image
+    from patcher.sources.images import ImageSource
 
     return ImageSource(spec, local_image(connect(), name, platform))
 
@@ -105,9 +105,9 @@ def _image(spec: str, name: str, platform: Platform | None, settings: Settings |
 
 def _pinned(spec: str, lock: Path, platform: Platform | None) -> str | None:
     """What the lock pins a name to, where it knows the name."""
-    from patcher.images.pins.lockfile import load
-    from patcher.images.pins.picking import resolve
-    from patcher.images.reference import host_platform
+    from patcher.lock.file import load
+    from patcher.lock.picking import resolve
+    from patcher.oci.reference import host_platform
 
     try:
         entry, digest = resolve(load(lock), spec, platform or host_platform())

@@ -20,8 +20,8 @@ from zipfile import BadZipFile
 
 from patcher.errors import FileAbsent, Unreadable, printable
 from patcher.sources.index import PROJECT, Release, find, releases
-from patcher.sources.ranges import PART_LIMIT, Ranges
 from patcher.versions import parsed
+from patcher.web.ranges import PART_LIMIT, Ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -210,6 +210,6 @@ def open_release(version: str, *, session: requests.Session | None = None) -> Wh
 
 def new_session() -> requests.Session:
     """A session for an index and its wheels: one connection serves many requests."""
-    from patcher.sources import session
+    from patcher.web import session
 
     return session.new_session()

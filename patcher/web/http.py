@@ -13,10 +13,10 @@ from urllib.parse import urljoin, urlsplit
 
 from patcher import __version__
 from patcher.errors import RegistryFailed
-from patcher.images.reference import DEFAULT_REGISTRY
-from patcher.images.registry.addresses import host_of, is_loopback, origin
-from patcher.images.registry.credentials import Keyring
-from patcher.images.registry.faults import Fault, end_of, fault_of, faults, wanted_pause
+from patcher.oci.reference import DEFAULT_REGISTRY
+from patcher.web.addresses import host_of, is_loopback, origin
+from patcher.web.faults import Fault, end_of, fault_of, faults, wanted_pause
+from patcher.web.keyring import Keyring
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -278,7 +278,7 @@ class Http:
 def _open_session(settings: HttpSettings) -> tuple[ssl.SSLContext, requests.Session]:
     import requests
 
-    from patcher.images.registry.tls import TrustingAdapter, trusted
+    from patcher.web.trust import TrustingAdapter, trusted
 
     trust = trusted(settings.ca_file)
     session = requests.Session()

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 from patcher.errors import Unreadable
-from patcher.sources.hops import check_hop
+from patcher.web.hops import check_hop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

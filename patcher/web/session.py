@@ -7,7 +7,7 @@ from requests.adapters import HTTPAdapter
 
 from patcher import __version__
 from patcher.errors import Unreadable
-from patcher.sources.hops import check_hop
+from patcher.web.hops import check_hop
 
 # As many connections to one host as a survey has threads, and some.
 _POOL = 16

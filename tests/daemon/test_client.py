@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from patcher.images.daemon.calls import Progress, progress_of, undisturbed
+from patcher.daemon.client import progress_of, undisturbed
+from patcher.progress import Progress
 
 
 def press() -> None:

@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patcher.daemon.dockerfile import context, json_paths, quoted, render
+from patcher.daemon.engine import local_image
+from patcher.daemon.files import opened
 from patcher.errors import BadReference
-from patcher.images import Change, ImageFile
-from patcher.images.daemon.dockerfile import context, json_paths, quoted, render
-from patcher.images.daemon.engine import local_image
-from patcher.images.daemon.files import opened
-from patcher.images.reference import Platform, parse_platform
+from patcher.oci.installation import Change, ImageFile
+from patcher.oci.reference import Platform, parse_platform
 from tests.docker_bases import Entry, installed, load_base, remove_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from patcher.images.daemon.engine import DockerImage
+    from patcher.daemon.engine import DockerImage
 
 AMD64 = parse_platform("linux/amd64")
 BASE = f"docker.io/vllm/vllm-openai@sha256:{'ab' * 32}"

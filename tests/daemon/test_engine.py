@@ -16,6 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
+from patcher.daemon import engine
+from patcher.daemon.build import build
+from patcher.daemon.dockerfile import context
+from patcher.daemon.files import READER_LABEL, find_root, opened
 from patcher.errors import (
     BadReference,
     BrokenImage,
@@ -24,12 +28,8 @@ from patcher.errors import (
     NoDaemon,
     WrongPlatform,
 )
-from patcher.images import Change, ImageDirectory, ImageFile
-from patcher.images.daemon import engine
-from patcher.images.daemon.build import build
-from patcher.images.daemon.dockerfile import context
-from patcher.images.daemon.files import READER_LABEL, find_root, opened
-from patcher.images.reference import Platform, parse_platform
+from patcher.oci.installation import Change, ImageDirectory, ImageFile
+from patcher.oci.reference import Platform, parse_platform
 from tests.conftest import free_port
 from tests.docker_bases import (
     ROOT,

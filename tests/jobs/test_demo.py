@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from patcher.images.oci.store import create_layout
+from patcher.oci.layout import create_layout
 from tests.commands import run
 
 
@@ -20,7 +20,7 @@ def test_the_demo_gives_the_same_digest_on_every_run(tmp_path: Path) -> None:
     assert reports[0]["digest"] == reports[1]["digest"]
     # Written down in the README: another machine, Python or zlib must come to the same bytes.
     # Where a change is meant to alter them, `naming._FORM` is raised: a fixed tag never moves.
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
     for digest in (reports[0]["base_digest"], reports[0]["digest"]):
         assert f" {digest}\n" in readme
     for tag in reports[0]["tags"]:

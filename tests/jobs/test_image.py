@@ -14,11 +14,11 @@ from typing import Any
 import docker
 import pytest
 
-from patcher.images.pins.lock import Entry as Locked
-from patcher.images.pins.lock import Lock, Original, Pin
-from patcher.images.pins.lock import Locked as Pins
-from patcher.images.pins.lockfile import save
-from patcher.images.reference import parse_platform, parse_reference
+from patcher.lock.entries import Entry as Locked
+from patcher.lock.entries import Lock, Original, Pin
+from patcher.lock.entries import Locked as Pins
+from patcher.lock.file import save
+from patcher.oci.reference import parse_platform, parse_reference
 from patcher.versions import parsed
 from tests.commands import run
 from tests.conftest import TARGET
@@ -127,7 +127,7 @@ def test_an_image_is_baked_proven_and_tagged(world: Callable[..., World]) -> Non
     assert labels["dev.vllm-patcher.vllm.version"] == VERSION
     assert labels["dev.vllm-patcher.vllm.commit"] == COMMIT[:9]
     patched = report["files"][0]["patches"][0]
-    prefix = "dev.vllm-patcher.patch.kv-b-proj-dtype"
+    prefix = "dev.vllm-patcher.rules.catalogue.kv-b-proj-dtype"
     assert labels[f"{prefix}.preimage"] == f"sha256:{patched['preimage']}"
     assert labels[f"{prefix}.postimage"] == f"sha256:{patched['postimage']}"
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from patcher.errors import BrokenImage
-from patcher.images.naming import Patched, annotations_of, labels, names
-from patcher.images.reference import parse_platform, parse_reference
+from patcher.jobs.naming import Patched, annotations_of, labels, names
+from patcher.oci.reference import parse_platform, parse_reference
 
 SOURCE, REVISION = "org.opencontainers.image.source", "org.opencontainers.image.revision"
 VLLM = "https://github.com/vllm-project/vllm"

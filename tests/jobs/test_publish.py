@@ -21,30 +21,29 @@ from patcher.errors import (
     WrongPlatform,
     WrongVersion,
 )
-from patcher.guard import AttributeGuard
-from patcher.images.oci.manifest import INDEXES
-from patcher.images.oci.store import create_layout
-from patcher.images.pins.whole import Standing
-from patcher.images.reference import Reference, parse_platform, parse_reference
-from patcher.images.registry.transfer import InLayout
-from patcher.origin import Origin
-from patcher.patch import select
-from patcher.publish import Order, publish
-from patcher.published import Published, published_json, published_lines
-from patcher.report import as_json
+from patcher.jobs.base import Origin
+from patcher.jobs.image import Order, publish
+from patcher.jobs.published import Published, published_json, published_lines
+from patcher.lock.whole import Standing
+from patcher.oci.layout import create_layout
+from patcher.oci.model import INDEXES
+from patcher.oci.reference import Reference, parse_platform, parse_reference
+from patcher.places.place import InLayout
+from patcher.report.text import as_json
+from patcher.rules.catalogue import select
+from patcher.rules.guard.rule import AttributeGuard
 from patcher.versions import parsed
 from tests.conftest import TARGET
-from tests.images.conftest import SITE, installed_file
-from tests.images.indexes import add_index
-from tests.images.oci.test_append import DOCKER, OCI, Memory
-from tests.images.registry.test_publish import Opened
+from tests.indexes import add_index
+from tests.installations import SITE, installed_file
+from tests.memory import DOCKER, OCI, Memory, Opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from patcher.images import ImageFile
-    from patcher.images.oci.descriptor import Descriptor
-    from patcher.images.registry.transfer import Watch
+    from patcher.oci.descriptor import Descriptor
+    from patcher.oci.installation import ImageFile
+    from patcher.places.place import Watch
 
 PATCHES = select([])
 NEEDED = b"class MLA:\n    def dtype(self):\n        return self.kv_b_proj.weight.dtype\n"
@@ -382,11 +381,11 @@ os.umask(int(sys.argv[2], 8))
 time.time = lambda: float(sys.argv[3])
 time.time_ns = lambda: int(float(sys.argv[3]) * 1e9)
 from pathlib import Path
-from patcher.images.oci.store import create_layout
-from patcher.images.registry.transfer import InLayout
-from tests.images.indexes import add_index
-from tests.images.oci.test_append import OCI, Memory
-from tests.test_publish_job import World, vllm
+from patcher.oci.layout import create_layout
+from patcher.places.place import InLayout
+from tests.indexes import add_index
+from tests.memory import OCI, Memory
+from tests.jobs.test_publish import World, vllm
 blobs = Memory()
 root = add_index(blobs, OCI, vllm())
 report = World(blobs, root, InLayout(create_layout(Path(sys.argv[1])))).publish()
@@ -410,7 +409,7 @@ def test_the_digests_are_the_same_in_another_process_at_another_time_and_place(
             capture_output=True,
             text=True,
             check=False,
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
             env={"PATH": "/usr/bin:/bin", **environment},
         )
         assert ran.stdout.split() == wanted, ran.stderr

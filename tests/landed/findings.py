@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
-from patcher.guard import Read
 from patcher.landed import Finding, Notice
-from patcher.patch import Status, Verdict, judge_bytes, select
+from patcher.rules.catalogue import Status, Verdict, judge_bytes, select
+from patcher.rules.guard.rule import Read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

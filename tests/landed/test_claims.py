@@ -13,7 +13,7 @@ from packaging.version import Version
 from patcher.errors import BrokenCatalogue, Exit
 from patcher.landed.claims import check, check_lines, exit_for, oldest_claimed
 from patcher.landed.timeline import Turn, timeline
-from patcher.patch import Status
+from patcher.rules.catalogue import Status
 from tests.landed.findings import PATCH, made, real, story
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from patcher.landed import Finding
 from patcher.landed.history import History, history, newest_transition
-from patcher.landed.render import Answer, table
-from patcher.landed.sentences import history_sentence, step_words
 from patcher.landed.timeline import Turn, transitions
-from patcher.patch import Status, Verdict, select
+from patcher.report.landed import Answer, table
+from patcher.report.sentences import history_sentence, step_words
+from patcher.rules.catalogue import Status, Verdict, select
 from patcher.sources.git import open_git
 from tests.clones import OLD_HOME, workshop
 from tests.conftest import TARGET

@@ -18,17 +18,17 @@ from packaging.version import Version
 
 from patcher.cache import default_folder
 from patcher.errors import BadSource, Unreadable
-from patcher.guard import AttributeGuard
-from patcher.images.pins.lock import Lock
-from patcher.images.pins.lockfile import save
 from patcher.landed import Finding, Notice, Scope
 from patcher.landed.survey import survey
-from patcher.patch import Patch, Status, select
+from patcher.lock.entries import Lock
+from patcher.lock.file import save
+from patcher.rules.catalogue import Patch, Status, select
+from patcher.rules.guard.rule import AttributeGuard
 from patcher.sources.everywhere import FOLDERS, everywhere
 from patcher.threads import in_order
 from tests.conftest import TARGET, free_port, missing
-from tests.images.locks import entry
 from tests.landed.findings import TABLE
+from tests.locks import entry
 from tests.wheelhouse import CLEAN, NEEDED, Site, name_of, serving, wheel, wheels_asked
 
 PATCH = select(["kv-b-proj-dtype"])[0]
@@ -40,8 +40,8 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of its own, loopback without a proxy, retries that do not wait."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("patcher.sources.ranges.time.sleep", lambda _: None)
-    monkeypatch.setattr("patcher.images.registry.http._PAUSES", ())
+    monkeypatch.setattr("patcher.web.ranges.time.sleep", lambda _: None)
+    monkeypatch.setattr("patcher.web.http._PAUSES", ())
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def without_its_end(data: bytes) -> bytes:
 def test_whatever_is_wrong_with_one_wheel_is_its_verdict_and_the_rest_is_judged(
     site: Site, index: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("patcher.sources.ranges.WHOLE_LIMIT", 1 << 20)
+    monkeypatch.setattr("patcher.web.ranges.WHOLE_LIMIT", 1 << 20)
     good = {TARGET: CLEAN}
     large = wheel("0.8.0", {TARGET: CLEAN, "vllm/_C.so": os.urandom(2 << 20)})
     entries: list[dict[str, object]] = [
@@ -295,7 +295,7 @@ PROGRAM = """
 import sys
 from patcher.landed import Scope
 from patcher.landed.survey import survey
-from patcher.patch import catalogue
+from patcher.rules.catalogue import catalogue
 for each in survey(catalogue(), Scope(index=sys.argv[1]), print, lambda *_: None):
     print(each.version, each.verdict.status)
 """

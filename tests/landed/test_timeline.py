@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patcher.landed import Finding, Notice
-from patcher.landed.sentences import sentence
 from patcher.landed.timeline import (
     Turn,
     bands,
@@ -21,7 +20,8 @@ from patcher.landed.timeline import (
     timelines,
     transitions,
 )
-from patcher.patch import Status
+from patcher.report.sentences import sentence
+from patcher.rules.catalogue import Status
 from tests.landed.findings import PATCH, TABLE, made, real, story
 
 if TYPE_CHECKING:

@@ -10,15 +10,15 @@ import pytest
 import requests
 from packaging.version import Version
 
-from patcher.images.pins.drift import Drift, Drifted, check_pins
-from patcher.images.pins.lock import Entry, Lock, Locked, Original, Pin, entry_for
-from patcher.images.reference import Platform, parse_reference
-from patcher.images.registry.client import open_registry
-from patcher.images.registry.http import Http
-from patcher.images.registry.remote import ask_registry
+from patcher.lock.drift import Drift, Drifted, check_pins
+from patcher.lock.entries import Entry, Lock, Locked, Original, Pin, entry_for
+from patcher.oci.reference import Platform, parse_reference
+from patcher.registry.image import ask_registry
+from patcher.registry.repository import open_registry
+from patcher.web.http import Http
 from tests.conftest import free_port
-from tests.images.indexes import add_index
-from tests.images.oci.test_append import OCI, Memory, add_image
+from tests.indexes import add_index
+from tests.memory import OCI, Memory, add_image
 from tests.registries import put_manifest, upload
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 
 from patcher.errors import UsageError
-from patcher.images.pins.lock import Answer, Lock, Pin, add, check, entry_for
-from patcher.images.reference import parse_reference
-from tests.images.locks import AMD64, ARM64, LOCKS, digest, entry
+from patcher.lock.entries import Lock, Pin, add, check, entry_for
+from patcher.oci.reference import parse_reference
+from patcher.registry.image import Answer
+from tests.locks import AMD64, ARM64, LOCKS, digest, entry
 
 COMMIT = "93d8f834dd8acf33eb0e2a75b2711b628cb6e226"
 NIGHTLY = parse_reference(f"vllm/vllm-openai:nightly-{COMMIT}")

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import patcher
 from patcher.errors import BrokenLock, Unreadable
-from patcher.images.pins.lock import Lock, check
-from patcher.images.pins.lockfile import dump, load, loads, save
-from tests.images.locks import LOCKS, digest, entry
+from patcher.lock.entries import Lock, check
+from patcher.lock.file import dump, load, loads, save
+from tests.locks import LOCKS, digest, entry
 
 SHIPPED = Path(patcher.__file__).parents[1] / "images.lock"
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 import patcher
 from patcher.errors import NotLocked
-from patcher.images.pins.lock import Lock
-from patcher.images.pins.lockfile import load
-from patcher.images.pins.picking import resolve
-from patcher.images.reference import Platform
-from tests.images.locks import AMD64, ARM64, LOCKS, digest, entry
+from patcher.lock.entries import Lock
+from patcher.lock.file import load
+from patcher.lock.picking import resolve
+from patcher.oci.reference import Platform
+from tests.locks import AMD64, ARM64, LOCKS, digest, entry
 
 S390X = Platform("linux", "s390x")
 LOCK = Lock(

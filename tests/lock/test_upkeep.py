@@ -12,18 +12,18 @@ import requests
 from packaging.version import Version
 
 from patcher.errors import BadReference, NotLocked
-from patcher.images.pins.lock import Entry, Lock, Locked, Original, Pin, add, entry_for
-from patcher.images.pins.pruning import Pruned, prune
-from patcher.images.pins.upkeep import Update, update
-from patcher.images.reference import Platform, parse_reference
-from patcher.images.registry.file_cache import LayerCache
-from patcher.images.registry.http import Http
-from patcher.images.registry.remote import ask_registry
-from patcher.summary import prune_markdown, update_markdown
+from patcher.layer_cache import LayerCache
+from patcher.lock.entries import Entry, Lock, Locked, Original, Pin, add, entry_for
+from patcher.lock.pruning import Pruned, prune
+from patcher.lock.upkeep import Update, update
+from patcher.oci.reference import Platform, parse_reference
+from patcher.registry.image import ask_registry
+from patcher.report.summary import prune_markdown, update_markdown
+from patcher.web.http import Http
 from tests.conftest import free_port
-from tests.images.conftest import installed_file, vllm_files
-from tests.images.indexes import add_index
-from tests.images.oci.test_append import OCI, Memory
+from tests.indexes import add_index
+from tests.installations import installed_file, vllm_files
+from tests.memory import OCI, Memory
 from tests.registries import Proxy, proxy_of, put_manifest, upload
 
 HTTP = Http(wait=lambda _: None)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from patcher.errors import NotLocked
-from patcher.images.pins.lock import Entry, Lock, Locked, Original, Pin
-from patcher.images.pins.whole import Standing, standing, whole
-from patcher.images.reference import Platform, parse_platform, parse_reference
+from patcher.lock.entries import Entry, Lock, Locked, Original, Pin
+from patcher.lock.whole import Standing, standing, whole
+from patcher.oci.reference import Platform, parse_platform, parse_reference
 from patcher.versions import parsed
 
 AMD, ARM = parse_platform("linux/amd64"), parse_platform("linux/arm64")

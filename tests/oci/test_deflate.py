@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patcher.images.oci.deflate import gzipped
+from patcher.oci.deflate import gzipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable

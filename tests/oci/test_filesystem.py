@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patcher.errors import BrokenImage, FileAbsent, PatcherError, Unreadable
-from patcher.images import ImageDirectory, ImageFile, Installation
-from patcher.images.oci.descriptor import part
-from patcher.images.oci.filesystem import OTHER, at, find_installation
-from patcher.images.oci.manifest import OCI_LAYER
-from patcher.images.oci.scan import Traces, Wanted, scan_layer
-from tests.images.conftest import CACHE, SITE, TARGET, vllm_files
+from patcher.oci.descriptor import part
+from patcher.oci.filesystem import OTHER, at, find_installation
+from patcher.oci.installation import ImageDirectory, ImageFile, Installation
+from patcher.oci.model import OCI_LAYER
+from patcher.oci.scan import Traces, Wanted, scan_layer
+from tests.installations import CACHE, SITE, TARGET, vllm_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patcher.errors import BrokenImage
-from patcher.images import Change, ImageDirectory, ImageFile
-from patcher.images.oci.layer import parents, thin_layer, write_tar
+from patcher.oci.installation import Change, ImageDirectory, ImageFile
+from patcher.oci.layer import parents, thin_layer, write_tar
 
 FILE = ImageFile("/opt/site/x.py", b"X = 1\n", uid=5, gid=6, mode=0o640, mtime=1_700_000_000)
 DIRECTORIES = (

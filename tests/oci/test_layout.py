@@ -16,14 +16,14 @@ import pytest
 
 from patcher.errors import BadReference, BrokenImage, FileAbsent, Unreadable, Unwritable
 from patcher.files import write_atomically
-from patcher.images import ImageFile
-from patcher.images.oci.assemble import write_base
-from patcher.images.oci.layout import open_layout
-from patcher.images.oci.manifest import OCI_MANIFEST
-from patcher.images.oci.store import existing_layout
-from patcher.images.reference import Platform, host_platform
+from patcher.jobs.assemble import write_base
+from patcher.oci.installation import ImageFile
+from patcher.oci.layout import existing_layout
+from patcher.oci.model import OCI_MANIFEST
+from patcher.oci.reference import Platform, host_platform
+from patcher.places.layout import open_layout
 from tests.conftest import missing
-from tests.images.conftest import CACHE, SITE, TARGET, change_of, installed_file, vllm_files
+from tests.installations import CACHE, SITE, TARGET, change_of, installed_file, vllm_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -136,10 +136,10 @@ def test_the_same_digest_in_another_process_clock_zone_locale_and_umask(tmp_path
     first = bake(base_layout(tmp_path / "first"))
     program = (
         "import os, sys; from pathlib import Path; os.umask(0o077)\n"
-        "from tests.images.oci.test_layout import bake, base_layout\n"
+        "from tests.oci.test_layout import bake, base_layout\n"
         "print(bake(base_layout(Path(sys.argv[1]))), end='')"
     )
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[2]
     environment = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "PYTHONHASHSEED": "7"}
     second = subprocess.run(
         [sys.executable, "-c", program, tmp_path / "second"],
@@ -225,7 +225,7 @@ def test_a_result_that_does_not_validate_is_taken_back(
     before = snapshot(path)
     real = write_atomically
     monkeypatch.setattr(
-        "patcher.images.oci.store.write_atomically", lambda blob, data: real(blob, data + b" ")
+        "patcher.oci.layout.write_atomically", lambda blob, data: real(blob, data + b" ")
     )
     with pytest.raises(BrokenImage):
         bake(path)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patcher.errors import BadReference
-from patcher.images.reference import (
+from patcher.oci.reference import (
     Platform,
     Reference,
     host_platform,

@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from patcher.errors import BrokenImage
-from patcher.images.oci.append import append
-from patcher.images.oci.descriptor import digest_of
-from patcher.images.oci.manifest import (
+from patcher.oci.append import append
+from patcher.oci.descriptor import digest_of
+from patcher.oci.model import (
     DOCKER_LAYER_GZIP,
     OCI_INDEX,
     OCI_LAYER,
     OCI_LAYER_GZIP,
     OCI_MANIFEST,
 )
-from patcher.images.oci.validate import validate
-from tests.images.oci.test_append import EXTRA, OCI, Memory, add_image, change_for
+from patcher.oci.validate import validate
+from tests.memory import EXTRA, OCI, Memory, add_image, change_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from patcher.images import Change
-    from patcher.images.oci.descriptor import Descriptor
+    from patcher.oci.descriptor import Descriptor
+    from patcher.oci.installation import Change
 
 
 class Baked:

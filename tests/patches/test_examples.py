@@ -6,9 +6,9 @@ import ast
 
 import pytest
 
-from patcher.guard.rewrite import rewrite
-from patcher.guard.verify import verify
-from patcher.patch import Example, Patch, apply, catalogue
+from patcher.rules.catalogue import Example, Patch, apply, catalogue
+from patcher.rules.guard.proving.verify import verify
+from patcher.rules.guard.writing.rewrite import rewrite
 
 VALID = [(patch, source) for patch in catalogue() for source in patch.valid]
 INVALID = [(patch, example) for patch in catalogue() for example in patch.invalid]

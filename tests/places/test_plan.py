@@ -5,29 +5,28 @@ from __future__ import annotations
 import functools
 import json
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from patcher.errors import BadReference, BrokenImage, PatcherError, Unwritable
-from patcher.images.daemon.calls import Progress
-from patcher.images.oci.append import Appended, append
-from patcher.images.oci.descriptor import Descriptor
-from patcher.images.oci.manifest import INDEXES, MANIFESTS
-from patcher.images.oci.store import create_layout
-from patcher.images.oci.validate import validate
-from patcher.images.reference import parse_reference
-from patcher.images.registry.client import open_registry
-from patcher.images.registry.http import Http
-from patcher.images.registry.publish import Plan, ReadBack, Sent, plan, send
-from patcher.images.registry.transfer import InLayout, InRegistry
+from patcher.oci.append import Appended, append
+from patcher.oci.descriptor import Descriptor
+from patcher.oci.layout import create_layout
+from patcher.oci.model import INDEXES, MANIFESTS
+from patcher.oci.reference import parse_reference
+from patcher.oci.validate import validate
+from patcher.places.place import InLayout, InRegistry
+from patcher.places.plan import Plan, ReadBack, Sent, plan, send
+from patcher.progress import Progress
+from patcher.registry.repository import open_registry
+from patcher.web.http import Http
 from tests.conftest import real_registry
-from tests.images.indexes import add_index, changes_for
-from tests.images.oci.test_append import DOCKER, EXTRA, OCI, Memory
+from tests.indexes import add_index, changes_for
+from tests.memory import DOCKER, EXTRA, OCI, Memory, Opened
 from tests.registries import (
     LOSE,
     LOSE_ANSWER,
@@ -40,8 +39,9 @@ from tests.registries import (
 )
 
 if TYPE_CHECKING:
-    from patcher.images import Change
-    from patcher.images.registry.transfer import Source, Target
+    from patcher.oci.blobs import Blobs
+    from patcher.oci.installation import Change
+    from patcher.places.place import Target
 
 BASE, OURS = "base/vllm", "patched/vllm"
 
@@ -56,7 +56,7 @@ class Base:
     appended: Appended
 
     def publish(
-        self, source: Source, target: Target, names: tuple[str, ...] = ("fixed", "moving")
+        self, source: Blobs, target: Target, names: tuple[str, ...] = ("fixed", "moving")
     ) -> tuple[Plan, Sent]:
         """As the main job does it."""
         todo = plan(source, target, self.appended, names)
@@ -253,28 +253,6 @@ def test_a_layer_that_is_cut_on_the_way_is_taken_up_where_it_broke(
         assert is_whole(other, OURS, "moving")
     assert cut
     assert proxy.received < 1.1 * sent.streamed
-
-
-@dataclass
-class Opened:
-    """Blobs in memory as a source; `short` leaves bytes away, `altered` changes one."""
-
-    blobs: Memory
-    short: int = 0
-    altered: bool = False
-
-    def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
-        data = self.blobs.data[descriptor.digest][start:]
-        if descriptor.media_type.endswith(".tar"):
-            data = data[: len(data) - self.short]
-            data = bytes([data[0] ^ 1]) + data[1:] if self.altered else data
-        return BytesIO(data)
-
-    def put(self, descriptor: Descriptor, data: bytes) -> None:
-        self.blobs.put(descriptor, data)
-
-    def check(self, descriptors: Sequence[Descriptor]) -> None:
-        self.blobs.check(descriptors)
 
 
 @pytest.mark.parametrize("damage", [{"altered": True}, {"short": 1}])

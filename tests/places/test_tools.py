@@ -18,31 +18,31 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from patcher.commands.publishing import publish_to
-from patcher.destinations import publish_job
 from patcher.errors import AccessDenied, BadReference
-from patcher.images.pins.lock import Entry, Lock, Locked, Original, Pin
-from patcher.images.pins.lockfile import save
-from patcher.images.reference import parse_reference
-from patcher.images.registry.http import HttpSettings
-from patcher.patch import select
-from patcher.publish import Order
+from patcher.jobs.image import Order
+from patcher.jobs.opening import publish_job
+from patcher.lock.entries import Entry, Lock, Locked, Original, Pin
+from patcher.lock.file import save
+from patcher.oci.reference import parse_reference
+from patcher.rules.catalogue import select
 from patcher.versions import parsed
+from patcher.web.http import HttpSettings
 from tests.conftest import TARGET, missing, real_registry
-from tests.images.conftest import SITE, installed_file
-from tests.images.indexes import add_index
-from tests.images.oci.test_append import DOCKER, OCI, Memory
-from tests.images.oci.test_layout import rootfs_files
-from tests.images.registry.test_publish import is_whole
-from tests.images.scripted import Reply, in_turn, serving
+from tests.indexes import add_index
+from tests.installations import SITE, installed_file
+from tests.memory import DOCKER, OCI, Memory
+from tests.oci.test_layout import rootfs_files
+from tests.places.test_plan import is_whole
 from tests.registries import fetch, proxy_of, upload
+from tests.scripted import Reply, in_turn, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import docker
 
-    from patcher.images import ImageFile
-    from patcher.published import Published
+    from patcher.jobs.published import Published
+    from patcher.oci.installation import ImageFile
 
 SOURCE = b"""\
 class Packed:

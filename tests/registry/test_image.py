@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from patcher.errors import BrokenImage, FileAbsent, WrongPlatform
-from patcher.images import ImageDirectory, ImageFile
-from patcher.images.oci.layer import parents, write_tar
-from patcher.images.oci.manifest import DOCKER_LAYER, OCI_LAYER
-from patcher.images.reference import Platform, parse_reference
-from patcher.images.registry.file_cache import LayerCache
-from patcher.images.registry.http import Http
-from patcher.images.registry.remote import RemoteImage, ask_registry, open_remote
+from patcher.layer_cache import LayerCache
+from patcher.oci.installation import ImageDirectory, ImageFile
+from patcher.oci.layer import parents, write_tar
+from patcher.oci.model import DOCKER_LAYER, OCI_LAYER
+from patcher.oci.reference import Platform, parse_reference
+from patcher.registry.image import RemoteImage, ask_registry, open_remote
 from patcher.sources.remote import open_registry_source
+from patcher.web.http import Http
 from tests.conftest import missing
-from tests.images.conftest import CACHE, SITE, TARGET, vllm_files
-from tests.images.indexes import add_index
-from tests.images.oci.test_append import DOCKER, OCI, Memory, add_image
-from tests.images.oci.test_filesystem import DIRECTORY, FILE, LINK, Entry, tar
+from tests.indexes import add_index
+from tests.installations import CACHE, SITE, TARGET, vllm_files
+from tests.memory import DOCKER, OCI, Memory, add_image
+from tests.oci.test_filesystem import DIRECTORY, FILE, LINK, Entry, tar
 from tests.registries import Proxy, proxy_of, upload
 
 if TYPE_CHECKING:

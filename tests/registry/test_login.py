@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patcher.errors import AccessDenied, BrokenImage, PatcherError, RegistryFailed
-from patcher.images.oci.descriptor import Descriptor, dump_json, part
-from patcher.images.oci.manifest import OCI_CONFIG, OCI_MANIFEST
-from patcher.images.reference import parse_reference
-from patcher.images.registry.auth import Authorizer, Challenge, parse_challenges
-from patcher.images.registry.client import AT_ONCE, Registry, open_registry
-from patcher.images.registry.http import Http, HttpSettings
-from tests.images.auth_servers import (
+from patcher.oci.descriptor import Descriptor, dump_json, part
+from patcher.oci.model import OCI_CONFIG, OCI_MANIFEST
+from patcher.oci.reference import parse_reference
+from patcher.registry.login import Authorizer, Challenge, parse_challenges
+from patcher.registry.repository import AT_ONCE, Registry, open_registry
+from patcher.web.http import Http, HttpSettings
+from tests.auth_servers import (
     IDENTITY,
     PASSPHRASE,
     USER,
@@ -32,8 +32,8 @@ from tests.images.auth_servers import (
     token_server,
     tunnels,
 )
-from tests.images.certificates import make_certificate
-from tests.images.scripted import Reply, Seen, Server, serving
+from tests.certificates import make_certificate
+from tests.scripted import Reply, Seen, Server, serving
 
 CONFIG = part(b"{}", OCI_CONFIG)
 EMPTY = part(

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, BinaryIO
 import pytest
 
 from patcher.errors import AccessDenied, BrokenImage, NotInRegistry, RegistryFailed, Unreadable
-from patcher.images.oci.blobs import Verified, load_image, load_index, read_blob
-from patcher.images.oci.descriptor import Part, part
-from patcher.images.oci.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
-from patcher.images.reference import parse_reference
-from patcher.images.registry.client import Registry, Upload, open_registry
-from patcher.images.registry.http import Http
-from tests.images.auth_servers import docker_config
-from tests.images.indexes import add_index
-from tests.images.oci.test_append import DOCKER, OCI, Memory, add_image
-from tests.images.scripted import HANG_UP, Reply, Script, Seen, in_turn, serving
+from patcher.oci.blobs import Verified, load_image, load_index, read_blob
+from patcher.oci.descriptor import Part, part
+from patcher.oci.model import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from patcher.oci.reference import parse_reference
+from patcher.registry.repository import Registry, Upload, open_registry
+from patcher.web.http import Http
+from tests.auth_servers import docker_config
+from tests.indexes import add_index
+from tests.memory import DOCKER, OCI, Memory, add_image
 from tests.registries import LOSE, LOSE_ANSWER, PASS, proxy_of, upload
+from tests.scripted import HANG_UP, Reply, Script, Seen, in_turn, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from patcher.alarm import Day, judge, keep, state_json
 from patcher.errors import AccessDenied, Exit, Unreadable, UsageError
-from patcher.github import Issues, issues_of
-from tests.images.scripted import HANG_UP, Reply, Seen, Server, serving
+from patcher.report.alarm import Day, judge, keep, state_json
+from patcher.web.github import Issues, issues_of
+from tests.scripted import HANG_UP, Reply, Seen, Server, serving
 
 FIRST = datetime.date(2026, 7, 5)
 SECOND = datetime.date(2026, 7, 6)

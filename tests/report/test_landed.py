@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from patcher.errors import UsageError
-from patcher.guard import Read
 from patcher.landed import Notice
 from patcher.landed.claims import check
 from patcher.landed.history import History, Step
-from patcher.landed.markdown import LIMIT, code, markdown, prose
-from patcher.landed.render import Answer, Format, data, format_of, table
 from patcher.landed.timeline import Transition, Turn, timeline
-from patcher.patch import Status
-from patcher.report import as_json
+from patcher.report.landed import Answer, Format, data, format_of, table
+from patcher.report.markdown import LIMIT, code, markdown, prose
+from patcher.report.text import as_json
+from patcher.rules.catalogue import Status
+from patcher.rules.guard.rule import Read
 from patcher.sources.git import Commit
 from tests.landed.findings import PATCH, made, real, story
 

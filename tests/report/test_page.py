@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from patcher.landed.claims import check
-from patcher.landed.page import page
-from patcher.landed.render import Answer
 from patcher.landed.timeline import timeline
-from patcher.patch import Status
+from patcher.report.landed import Answer
+from patcher.report.page import page
+from patcher.rules.catalogue import Status
 from tests.conftest import missing
 from tests.landed.findings import PATCH, made, real, story
-from tests.landed.test_render import hostile_answer
+from tests.report.test_landed import hostile_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

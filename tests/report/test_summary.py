@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from patcher.errors import Exit
-from patcher.summary import CLEAN, DRY_RUN, FAILED, PUBLISHED, THERE, image_markdown, load, outputs
+from patcher.report.summary import (
+    CLEAN,
+    DRY_RUN,
+    FAILED,
+    PUBLISHED,
+    THERE,
+    image_markdown,
+    load,
+    outputs,
+)
 from tests.commands import run
 
 DIGEST = f"sha256:{'ab' * 32}"

@@ -13,7 +13,7 @@ import pytest
 
 from patcher.errors import BadSource, FileAbsent, PatcherError, Unreadable
 from patcher.landed.commits import touches
-from patcher.patch import Status, judge, select
+from patcher.rules.catalogue import Status, judge, select
 from patcher.sources.git import Clone, open_git, split
 from tests.clones import Workshop, workshop
 from tests.conftest import TARGET

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from patcher.daemon.engine import local_image
 from patcher.errors import FileAbsent, Unreadable
-from patcher.images.daemon.engine import local_image
-from patcher.sources.image import ImageSource
+from patcher.sources.images import ImageSource
 from tests.docker_bases import ROOT, SOURCE, TARGET, Entry, installed, load_base, remove_all
 
 if TYPE_CHECKING:

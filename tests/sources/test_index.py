@@ -16,9 +16,9 @@ from pypi_simple import ProjectPage
 
 from patcher.errors import Unreadable
 from patcher.sources import index as index_module
-from patcher.sources.hops import check_hop
 from patcher.sources.index import Release, choose_wheel, releases
 from patcher.sources.wheel import new_session, open_listed, open_wheel
+from patcher.web.hops import check_hop
 from tests.conftest import TARGET, missing
 from tests.wheelhouse import CLEAN, NEEDED, Site, name_of, serving, wheel, wheels_asked
 
@@ -28,7 +28,7 @@ NIGHTLY = "0.23.1rc1.dev672+g93d8f834d"
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[requests.Session]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setattr("patcher.sources.ranges.time.sleep", lambda _: None)
+    monkeypatch.setattr("patcher.web.ranges.time.sleep", lambda _: None)
     with new_session() as opened:
         yield opened
 

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 import patcher
 from patcher.errors import FileAbsent, Unreadable, UsageError
-from patcher.sources import ranges
 from patcher.sources.wheel import WheelSource, new_session, open_release, open_wheel
+from patcher.web import ranges
 from tests.conftest import TARGET, free_port, missing
 from tests.wheelhouse import wheel
 
@@ -99,7 +99,7 @@ def serving(answer: Answer) -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries that do not wait."""
-    monkeypatch.setattr("patcher.sources.ranges.time.sleep", lambda _: None)
+    monkeypatch.setattr("patcher.web.ranges.time.sleep", lambda _: None)
 
 
 @pytest.fixture
@@ -322,7 +322,7 @@ def test_a_whole_file_that_is_not_what_the_index_states_is_unreadable(
 
 def test_a_full_disk_under_a_whole_file_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
     with Path("/dev/full").open("wb+", buffering=0) as full:
-        monkeypatch.setattr("patcher.sources.ranges.tempfile.TemporaryFile", lambda: full)
+        monkeypatch.setattr("patcher.web.ranges.tempfile.TemporaryFile", lambda: full)
         with serving(NoRanges(make_wheel())) as url, new_session() as session:  # noqa: SIM117
             with pytest.raises(Unreadable, match="no room for it: No space left"):
                 open_wheel(url, session=session)

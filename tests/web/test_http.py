@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from patcher.errors import RegistryFailed, UsageError
-from patcher.images.registry.addresses import is_loopback
-from patcher.images.registry.faults import Fault
-from patcher.images.registry.http import Http, HttpSettings, Request
+from patcher.web.addresses import is_loopback
+from patcher.web.faults import Fault
+from patcher.web.http import Http, HttpSettings, Request
+from tests.certificates import make_certificate
 from tests.conftest import free_port
-from tests.images.certificates import make_certificate
-from tests.images.scripted import HANG_UP, Reply, Server, in_turn, serving
+from tests.scripted import HANG_UP, Reply, Server, in_turn, serving
 
 AUTHORIZATION = "Bearer s3cr3t-t0k3n"
 OK = Reply(body=b"fine")

@@ -14,9 +14,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from patcher.errors import ProofFailed, RewriteRefused
-from patcher.guard import AttributeGuard
-from patcher.guard.rewrite import Rewritten
-from patcher.guard.verify import verify
+from patcher.rules.guard.proving.verify import verify
+from patcher.rules.guard.rule import AttributeGuard
+from patcher.rules.guard.writing.rewrite import Rewritten
 
 
 def prove(original: bytes, rewritten: Rewritten, rule: AttributeGuard) -> None:

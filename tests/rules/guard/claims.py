@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from patcher.errors import RewriteRefused
-from patcher.guard import AttributeGuard, Read
-from patcher.guard.rewrite import Rewritten, rewrite
-from patcher.guard.verify import verify
+from patcher.rules.guard.proving.verify import verify
+from patcher.rules.guard.rule import AttributeGuard, Read
+from patcher.rules.guard.writing.rewrite import Rewritten, rewrite
 
 from .oracle import Deaths, Outcome, Program
 from .stubs import Place

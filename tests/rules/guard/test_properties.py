@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from patcher.errors import NotPython, PatcherError, RewriteRefused
-from patcher.guard.rewrite import rewrite
-from patcher.guard.verify import verify
+from patcher.rules.guard.proving.verify import verify
+from patcher.rules.guard.writing.rewrite import rewrite
 
 from .claims import RULE, assert_never_lenient, assert_only_edits_differ, assert_rewrite_is_sound
 from .oracle import Program

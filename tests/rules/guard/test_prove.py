@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 
 from patcher.errors import ProofFailed, RewriteRefused
-from patcher.guard import AttributeGuard
-from patcher.guard.prove import prove
-from patcher.guard.rewrite import Edit, Rewritten, rewrite
+from patcher.rules.guard.prove import prove
+from patcher.rules.guard.rule import AttributeGuard
+from patcher.rules.guard.writing.rewrite import Edit, Rewritten, rewrite
 
 RULE = AttributeGuard("kv_b_proj", "weight", "dtype", "params_dtype")
 SOURCE = b"""\

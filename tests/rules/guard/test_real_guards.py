@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from patcher.guard.rewrite import rewrite
-from patcher.guard.verify import verify
+from patcher.rules.guard.proving.verify import verify
+from patcher.rules.guard.writing.rewrite import rewrite
 
 from .claims import RULE
 

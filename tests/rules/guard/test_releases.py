@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from patcher.guard.prove import prove
-from patcher.guard.rewrite import rewrite
-from patcher.guard.verify import verify
-from patcher.patch import apply, select
+from patcher.rules.catalogue import apply, select
+from patcher.rules.guard.prove import prove
+from patcher.rules.guard.proving.verify import verify
+from patcher.rules.guard.writing.rewrite import rewrite
 
 PATCH = select(["kv-b-proj-dtype"])[0]
 ReleaseFile = Callable[[str], bytes]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from patcher.errors import NotPython, RewriteRefused
-from patcher.guard import AttributeGuard
-from patcher.guard.rewrite import rewrite
+from patcher.rules.guard.rule import AttributeGuard
+from patcher.rules.guard.writing.rewrite import rewrite
 
 RULE = AttributeGuard("kv_b_proj", "weight", "dtype", "params_dtype")
 READ = "self.kv_b_proj.weight.dtype"

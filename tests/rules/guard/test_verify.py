@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from patcher.errors import NotPython
-from patcher.guard import AttributeGuard, Read
-from patcher.guard.verify import verify
+from patcher.rules.guard.proving.verify import verify
+from patcher.rules.guard.rule import AttributeGuard, Read
 
 RULE = AttributeGuard("kv_b_proj", "weight", "dtype", "params_dtype")
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass, replace
 
-from patcher.guard.facts import DEAD, OTHER, Facts, Held, Key, Value, join_all
-from patcher.guard.state import Comprehension, Later, Walk
+from patcher.rules.guard.proving.facts import DEAD, OTHER, Facts, Held, Key, Value, join_all
+from patcher.rules.guard.proving.state import Comprehension, Later, Walk
 
 # Evaluated when somebody asks for them (PEP 695); none before Python 3.12.
 LAZY = tuple(

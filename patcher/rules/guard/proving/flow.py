@@ -9,9 +9,9 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
-from patcher.guard.facts import OTHER, Facts, join_all
-from patcher.guard.state import Floor
-from patcher.guard.statements import Statements
+from patcher.rules.guard.proving.facts import OTHER, Facts, join_all
+from patcher.rules.guard.proving.state import Floor
+from patcher.rules.guard.proving.statements import Statements
 
 Try = ast.Try | ast.TryStar
 # What in a handler may let an error out: that one, or another in its place.

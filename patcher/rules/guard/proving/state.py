@@ -10,9 +10,9 @@ import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from patcher.guard import AttributeGuard
-from patcher.guard.facts import OTHER, Facts, Held, Value
-from patcher.guard.names import ModuleNames
+from patcher.rules.guard.proving.facts import OTHER, Facts, Held, Value
+from patcher.rules.guard.proving.names import ModuleNames
+from patcher.rules.guard.rule import AttributeGuard
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp

@@ -9,10 +9,10 @@ import ast
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from patcher.guard.evaluate import Evaluator
-from patcher.guard.facts import DEAD, OTHER, Facts, Held, Value, join_all
-from patcher.guard.names import bound_by
-from patcher.guard.state import Later
+from patcher.rules.guard.proving.evaluate import Evaluator
+from patcher.rules.guard.proving.facts import DEAD, OTHER, Facts, Held, Value, join_all
+from patcher.rules.guard.proving.names import bound_by
+from patcher.rules.guard.proving.state import Later
 
 # Patterns that ask the subject for its class, length, items or attributes.
 UNPACKING = (ast.MatchClass, ast.MatchMapping, ast.MatchSequence)

@@ -35,10 +35,10 @@ import warnings
 from collections.abc import Iterator
 
 from patcher.errors import NotPython
-from patcher.guard import AttributeGuard, Read
-from patcher.guard.facts import OTHER
-from patcher.guard.flow import Flow
-from patcher.guard.names import scan
+from patcher.rules.guard.proving.facts import OTHER
+from patcher.rules.guard.proving.flow import Flow
+from patcher.rules.guard.proving.names import scan
+from patcher.rules.guard.rule import AttributeGuard, Read
 from patcher.threads import PARSING
 
 Judged = dict[ast.expr, bool]

@@ -11,7 +11,7 @@ from itertools import takewhile
 
 import libcst as cst
 
-from patcher.guard import AttributeGuard
+from patcher.rules.guard.rule import AttributeGuard
 
 Ancestors = Sequence[cst.CSTNode]
 Path = tuple[str, ...]

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
-from patcher.guard import AttributeGuard
+from patcher.rules.guard.rule import AttributeGuard
 
 Shape = Literal["value", "gate"]
 LINE_LENGTH = 88  # black's, and vLLM's

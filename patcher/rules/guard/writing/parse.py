@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from patcher.errors import NotPython, RewriteRefused
-from patcher.guard.layout import NEWLINE
+from patcher.rules.guard.writing.layout import NEWLINE
 from patcher.threads import PARSING
 
 

@@ -24,11 +24,11 @@ import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 
 from patcher.errors import RewriteRefused
-from patcher.guard import AttributeGuard
-from patcher.guard.context import free_quote, is_sole_argument, refusal
-from patcher.guard.enclosing import is_builtin, is_calm, is_guarded, path
-from patcher.guard.layout import NEWLINE, Gate, Replacement, Shape, Style, Value
-from patcher.guard.parse import line_of, parse
+from patcher.rules.guard.rule import AttributeGuard
+from patcher.rules.guard.writing.context import free_quote, is_sole_argument, refusal
+from patcher.rules.guard.writing.enclosing import is_builtin, is_calm, is_guarded, path
+from patcher.rules.guard.writing.layout import NEWLINE, Gate, Replacement, Shape, Style, Value
+from patcher.rules.guard.writing.parse import line_of, parse
 
 # A hasattr that is not called, a definition of one, a star import that may bring one.
 ODD_HASATTR = re.compile(r"\bhasattr\b(?!\()|\b(?:def|class)\s+hasattr\b|\bimport\b[\s(]*\*")
