@@ -30,8 +30,15 @@ import requests
 from bench.files import PATCH, fetched
 from patcher.lock.entries import Entry, Lock, Locked, Original, Pin
 from patcher.lock.file import save
-from patcher.oci.descriptor import Part, dump_json, part
-from patcher.oci.model import DOCKER_CONFIG, DOCKER_INDEX, DOCKER_LAYER, DOCKER_MANIFEST
+from patcher.oci.model import (
+    DOCKER_CONFIG,
+    DOCKER_INDEX,
+    DOCKER_LAYER,
+    DOCKER_MANIFEST,
+    Part,
+    dump_json,
+    part,
+)
 from patcher.oci.reference import parse_reference
 from patcher.rules.catalogue import apply
 from patcher.versions import parsed

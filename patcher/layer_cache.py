@@ -23,7 +23,7 @@ from patcher.oci.installation import ImageDirectory, ImageFile
 from patcher.oci.scan import Traces
 
 if TYPE_CHECKING:
-    from patcher.oci.descriptor import Descriptor
+    from patcher.oci.model import Descriptor
     from patcher.oci.scan import Wanted
 
 # Part of every key: whoever changes what a trace holds, or how it is found, raises it.

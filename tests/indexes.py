@@ -17,8 +17,8 @@ from tests.memory import OCI, Memory
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from patcher.oci.descriptor import Descriptor
     from patcher.oci.installation import Change, Installation
+    from patcher.oci.model import Descriptor
 
 ARCHITECTURES = ("amd64", "arm64")
 

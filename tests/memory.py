@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from patcher.errors import BrokenImage
 from patcher.oci.blobs import load_image
-from patcher.oci.descriptor import Descriptor, dump_json, part
 from patcher.oci.filesystem import find_installation
 from patcher.oci.layer import write_tar
 from patcher.oci.model import (
@@ -22,6 +21,9 @@ from patcher.oci.model import (
     OCI_INDEX,
     OCI_LAYER,
     OCI_MANIFEST,
+    Descriptor,
+    dump_json,
+    part,
 )
 from patcher.oci.scan import scan_layer
 from tests.installations import TARGET, change_of, vllm_files

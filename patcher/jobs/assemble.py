@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from patcher.oci.descriptor import dump_json, part
 from patcher.oci.installation import ImageDirectory, ImageFile
 from patcher.oci.layer import parents, write_tar
 from patcher.oci.layout import create_layout
-from patcher.oci.model import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
+from patcher.oci.model import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, dump_json, part
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from patcher.layer_cache import LayerCache
     from patcher.oci.blobs import Blobs
-    from patcher.oci.descriptor import Descriptor
+    from patcher.oci.model import Descriptor
     from patcher.oci.reference import Platform, Reference
 
 

@@ -31,7 +31,7 @@ from patcher.progress import Say
 from patcher.rules.catalogue import Patch, Status, Verdict
 
 if TYPE_CHECKING:
-    from patcher.oci.descriptor import Descriptor
+    from patcher.oci.model import Descriptor
     from patcher.oci.reference import Platform
     from patcher.places.place import Target, Watch
 

@@ -17,7 +17,7 @@ from patcher.versions import base, parsed, same_commit
 
 # Part of every fixed tag. Whoever lets the same base and patches come to other bytes (a label
 # more, another layer format) raises it: a fixed tag never moves.
-_FORM = 1
+_FORM = 2
 
 _FIXED = re.compile(r".+-[0-9a-f]{12}(?:-[a-z0-9]+)?")
 

@@ -18,7 +18,7 @@ from patcher.oci.model import INDEXES, parse_index
 
 if TYPE_CHECKING:
     from patcher.lock.entries import Entry, Lock
-    from patcher.oci.descriptor import Descriptor
+    from patcher.oci.model import Descriptor
     from patcher.oci.reference import Platform, Reference
     from patcher.registry.repository import Registry
 

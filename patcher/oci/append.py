@@ -12,15 +12,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from patcher.oci.blobs import Blobs, Image, load_image, load_index
-from patcher.oci.deflate import gzipped
-from patcher.oci.descriptor import Descriptor, Json, Part, broken, digest_of, dump_json, part
-from patcher.oci.layer import thin_layer
+from patcher.oci.layer import gzipped, thin_layer
 from patcher.oci.model import (
     DOCKER_LAYER_GZIP,
     DOCKER_MANIFEST,
     INDEXES,
     OCI_LAYER_GZIP,
+    Descriptor,
     Index,
+    Json,
+    Part,
+    broken,
+    digest_of,
+    dump_json,
+    part,
 )
 
 if TYPE_CHECKING:

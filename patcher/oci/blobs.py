@@ -7,11 +7,12 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from patcher.oci.descriptor import Descriptor, broken
 from patcher.oci.model import (
     Config,
+    Descriptor,
     Index,
     Manifest,
+    broken,
     parse_config,
     parse_index,
     parse_manifest,

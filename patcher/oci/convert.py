@@ -13,7 +13,6 @@ from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
 
 from patcher.oci.blobs import read_blob
-from patcher.oci.descriptor import Descriptor, Json, Part, dump_json, part
 from patcher.oci.model import (
     DOCKER_CONFIG,
     DOCKER_INDEX,
@@ -26,8 +25,13 @@ from patcher.oci.model import (
     OCI_LAYER,
     OCI_LAYER_GZIP,
     OCI_MANIFEST,
+    Descriptor,
+    Json,
+    Part,
+    dump_json,
     parse_index,
     parse_manifest,
+    part,
 )
 
 if TYPE_CHECKING:

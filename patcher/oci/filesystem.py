@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from patcher.errors import FileAbsent
-from patcher.oci.descriptor import broken
 from patcher.oci.installation import ImageDirectory, ImageFile, Installation
 from patcher.oci.installed import VERSION_FILE, bytecode_names, parse_version
 from patcher.oci.layer import parents
+from patcher.oci.model import broken
 from patcher.oci.scan import Traces, Wanted
 
 Layers = Sequence[Traces]

@@ -1,4 +1,4 @@
-"""The thin layer: a tar that sets a few files, and removes their bytecode (OCI image-spec,
+"""The thin layer: a gzipped tar that sets a few files and removes their bytecode (OCI image-spec,
 layer.md).
 """
 
@@ -7,17 +7,25 @@ from __future__ import annotations
 import io
 import itertools
 import posixpath
+import struct
 import tarfile
+import zlib
 from typing import TYPE_CHECKING
 
-from patcher.oci.descriptor import broken
 from patcher.oci.installation import Change, ImageDirectory, ImageFile
+from patcher.oci.model import broken
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
+
+# RFC 1952: magic, deflate, no flags, no time, no hint, no system. A clock or a host in here
+# would give every run another digest.
+_GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+# A stored block states its size in 16 bits.
+_MOST_STORED = 0xFFFF
 
 Entry = ImageFile | ImageDirectory
 
@@ -81,3 +89,19 @@ def _header(entry: Entry, size: int) -> tarfile.TarInfo:
     header.uid, header.gid = entry.uid, entry.gid
     header.mtime = entry.mtime
     return header
+
+
+def gzipped(data: bytes) -> bytes:
+    """A gzip file of stored blocks (RFC 1951, section 3.2.4; RFC 1952): the same bytes everywhere.
+
+    A layer's digest is that of its compressed bytes. zlib, zlib-ng and their releases compress the
+    same data to other bytes, and Pythons ship either; a stored block leaves nothing to choose. The
+    layer of a patched mla_attention.py (0.23.0) is 102 KB, where zlib would write 20 KB.
+    """
+    starts = range(0, len(data) or 1, _MOST_STORED)
+    blocks = []
+    for start in starts:
+        block = data[start : start + _MOST_STORED]
+        last = start == starts[-1]
+        blocks += [struct.pack("<BHH", last, len(block), len(block) ^ 0xFFFF), block]
+    return b"".join([_GZIP_HEADER, *blocks, struct.pack("<II", zlib.crc32(data), len(data))])

@@ -16,8 +16,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from patcher.errors import BadReference, BrokenImage, Unreadable
 from patcher.files import make_directory, write_atomically
 from patcher.oci.blobs import Verified
-from patcher.oci.descriptor import Descriptor, broken, dump_json, parse_json
-from patcher.oci.model import OCI_INDEX, REF_NAME, parse_index
+from patcher.oci.model import (
+    OCI_INDEX,
+    REF_NAME,
+    Descriptor,
+    broken,
+    dump_json,
+    parse_index,
+    parse_json,
+)
 from patcher.oci.scan import Traces, Wanted, scan_layer
 
 if TYPE_CHECKING:

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from patcher.errors import Unreadable
 from patcher.oci.blobs import Verified
-from patcher.oci.descriptor import broken
 from patcher.oci.installation import ImageDirectory, ImageFile
 from patcher.oci.installed import bytecode_names
 from patcher.oci.layer import OPAQUE, WHITEOUT, parents
+from patcher.oci.model import broken
 from patcher.oci.tarball import TarStream, damage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from patcher.oci.descriptor import Descriptor
+    from patcher.oci.model import Descriptor
 
 _SITE = re.compile(r".*/(?:dist|site)-packages/")
 

@@ -11,7 +11,7 @@ import zlib
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from patcher.errors import Unreadable
-from patcher.oci.descriptor import broken
+from patcher.oci.model import broken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,18 +14,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from patcher.oci.blobs import Blobs, Image, load_image, load_index, read_blob
-from patcher.oci.descriptor import broken, digest_of
 from patcher.oci.installation import ImageDirectory, ImageFile
 from patcher.oci.model import (
     DOCKER_LAYER_GZIP,
     DOCKER_MANIFEST,
     INDEXES,
     OCI_LAYER_GZIP,
+    broken,
+    digest_of,
 )
 
 if TYPE_CHECKING:
-    from patcher.oci.descriptor import Descriptor, Json
     from patcher.oci.installation import Change
+    from patcher.oci.model import Descriptor, Json
 
 # zlib's name for a gzip file, and more than any layer that changes a few source files.
 _GZIP = 31

@@ -22,8 +22,8 @@ from patcher.oci.validate import validate
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from patcher.oci.descriptor import Descriptor
     from patcher.oci.installation import Change, Installation
+    from patcher.oci.model import Descriptor
     from patcher.oci.reference import Platform
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 from patcher.errors import Unreadable, Unwritable
 from patcher.files import make_directory
 from patcher.oci.blobs import Blobs, Verified, read_blob
-from patcher.oci.descriptor import Part
+from patcher.oci.model import Part
 from patcher.progress import Progress
 from patcher.registry.repository import AT_ONCE
 from patcher.threads import in_order
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from _typeshed import WriteableBuffer
 
-    from patcher.oci.descriptor import Descriptor
     from patcher.oci.layout import Layout
+    from patcher.oci.model import Descriptor
     from patcher.registry.repository import Registry
 
 Watch = Callable[[Progress], None]

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from patcher.oci.blobs import Blobs, read_blob
-from patcher.oci.descriptor import (
+from patcher.oci.model import (
+    INDEXES,
+    MANIFESTS,
     Descriptor,
     Part,
     broken,
@@ -20,7 +22,6 @@ from patcher.oci.descriptor import (
     parse_json,
     read_descriptor,
 )
-from patcher.oci.model import INDEXES, MANIFESTS
 
 if TYPE_CHECKING:
     from patcher.oci.append import Appended

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlencode, urlsplit
 
 from patcher.oci.blobs import Verified
-from patcher.oci.descriptor import Descriptor, broken
+from patcher.oci.model import Descriptor, broken
 from patcher.web.faults import Fault
 
 if TYPE_CHECKING:

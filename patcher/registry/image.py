@@ -22,8 +22,8 @@ from patcher.registry.repository import open_registry
 
 if TYPE_CHECKING:
     from patcher.layer_cache import LayerCache
-    from patcher.oci.descriptor import Descriptor
     from patcher.oci.installation import Installation
+    from patcher.oci.model import Descriptor
     from patcher.oci.reference import Platform, Reference
     from patcher.oci.scan import Traces, Wanted
     from patcher.web.http import Http

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlencode, urlsplit
 
 from patcher.errors import AccessDenied, BadReference, NotInRegistry
-from patcher.oci.descriptor import Descriptor, Part, broken, expect, parse_json, part
 from patcher.oci.model import (
     DOCKER_INDEX,
     DOCKER_MANIFEST,
@@ -22,6 +21,12 @@ from patcher.oci.model import (
     MANIFESTS,
     OCI_INDEX,
     OCI_MANIFEST,
+    Descriptor,
+    Part,
+    broken,
+    expect,
+    parse_json,
+    part,
 )
 from patcher.oci.reference import parse_digest
 from patcher.registry.blobs import Sending, place_of, start_upload

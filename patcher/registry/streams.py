@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from patcher.oci.descriptor import Descriptor, broken
+from patcher.oci.model import Descriptor, broken
 from patcher.web.faults import Fault
 
 if TYPE_CHECKING:

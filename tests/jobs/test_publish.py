@@ -41,8 +41,8 @@ from tests.memory import DOCKER, OCI, Memory, Opened
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from patcher.oci.descriptor import Descriptor
     from patcher.oci.installation import ImageFile
+    from patcher.oci.model import Descriptor
     from patcher.places.place import Watch
 
 PATCHES = select([])

@@ -10,7 +10,6 @@ import pytest
 from patcher.errors import BrokenImage
 from patcher.oci.append import Appended, append
 from patcher.oci.blobs import load_image, load_index
-from patcher.oci.descriptor import digest_of
 from patcher.oci.model import (
     DOCKER_LAYER,
     DOCKER_LAYER_GZIP,
@@ -20,6 +19,7 @@ from patcher.oci.model import (
     OCI_LAYER,
     OCI_LAYER_GZIP,
     OCI_MANIFEST,
+    digest_of,
 )
 from patcher.oci.validate import validate
 from tests.memory import DOCKER, EXTRA, OCI, Memory, add_image, change_for

@@ -17,10 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patcher.errors import BrokenImage, FileAbsent, PatcherError, Unreadable
-from patcher.oci.descriptor import part
 from patcher.oci.filesystem import OTHER, at, find_installation
 from patcher.oci.installation import ImageDirectory, ImageFile, Installation
-from patcher.oci.model import OCI_LAYER
+from patcher.oci.model import OCI_LAYER, part
 from patcher.oci.scan import Traces, Wanted, scan_layer
 from tests.installations import CACHE, SITE, TARGET, vllm_files
 

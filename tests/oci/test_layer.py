@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
+import shutil
+import subprocess
 import tarfile
+import zlib
 
 import pytest
 from hypothesis import given
@@ -12,7 +16,7 @@ from hypothesis import strategies as st
 
 from patcher.errors import BrokenImage
 from patcher.oci.installation import Change, ImageDirectory, ImageFile
-from patcher.oci.layer import parents, thin_layer, write_tar
+from patcher.oci.layer import gzipped, parents, thin_layer, write_tar
 
 FILE = ImageFile("/opt/site/x.py", b"X = 1\n", uid=5, gid=6, mode=0o640, mtime=1_700_000_000)
 DIRECTORIES = (
@@ -90,3 +94,29 @@ def test_a_directory_that_is_not_described_is_refused() -> None:
 
 def test_parents_are_outermost_first_and_once() -> None:
     assert parents(["/a/b/x", "/a/c/x", "/y"]) == ["/a", "/a/b", "/a/c"]
+
+
+# A stored block holds up to 65,535 bytes.
+SIZES = [0, 1, 65_534, 65_535, 65_536, 131_070, 131_071, 300_000]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_gzip_comes_out_as_it_went_in(size: int) -> None:
+    data = (bytes(range(256)) * (size // 256 + 1))[:size]
+    packed = gzipped(data)
+    assert gzip.decompress(packed) == data
+    reader = zlib.decompressobj(31)
+    assert (reader.decompress(packed), reader.eof, reader.unused_data) == (data, True, b"")
+    program = shutil.which("gzip")
+    assert program, "every Debian has it"
+    done = subprocess.run([program, "-dc"], input=packed, capture_output=True, check=True)
+    assert done.stdout == data
+
+
+def test_the_bytes_of_a_gzip_are_those_of_the_standards() -> None:
+    """By hand, from RFC 1952 and RFC 1951, section 3.2.4: no clock, no system, nothing chosen."""
+    assert gzipped(b"abc") == bytes.fromhex(
+        "1f8b 08 00 00000000 00 ff"  # magic, deflate, no flags, no time, no hint, no system
+        "01 0300 fcff 616263"  # the last block, stored: length, its complement, the data
+        "c2412435 03000000"  # CRC-32 of "abc", and its size
+    )

@@ -12,13 +12,13 @@ import pytest
 
 from patcher.errors import BrokenImage
 from patcher.oci.append import append
-from patcher.oci.descriptor import digest_of
 from patcher.oci.model import (
     DOCKER_LAYER_GZIP,
     OCI_INDEX,
     OCI_LAYER,
     OCI_LAYER_GZIP,
     OCI_MANIFEST,
+    digest_of,
 )
 from patcher.oci.validate import validate
 from tests.memory import EXTRA, OCI, Memory, add_image, change_for
@@ -26,8 +26,8 @@ from tests.memory import EXTRA, OCI, Memory, add_image, change_for
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from patcher.oci.descriptor import Descriptor
     from patcher.oci.installation import Change
+    from patcher.oci.model import Descriptor
 
 
 class Baked:

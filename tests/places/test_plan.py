@@ -14,9 +14,8 @@ import pytest
 
 from patcher.errors import BadReference, BrokenImage, PatcherError, Unwritable
 from patcher.oci.append import Appended, append
-from patcher.oci.descriptor import Descriptor
 from patcher.oci.layout import create_layout
-from patcher.oci.model import INDEXES, MANIFESTS
+from patcher.oci.model import INDEXES, MANIFESTS, Descriptor
 from patcher.oci.reference import parse_reference
 from patcher.oci.validate import validate
 from patcher.places.place import InLayout, InRegistry

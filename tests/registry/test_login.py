@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patcher.errors import AccessDenied, BrokenImage, PatcherError, RegistryFailed
-from patcher.oci.descriptor import Descriptor, dump_json, part
-from patcher.oci.model import OCI_CONFIG, OCI_MANIFEST
+from patcher.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, dump_json, part
 from patcher.oci.reference import parse_reference
 from patcher.registry.login import Authorizer, Challenge, parse_challenges
 from patcher.registry.repository import AT_ONCE, Registry, open_registry

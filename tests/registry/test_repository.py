@@ -14,8 +14,7 @@ import pytest
 
 from patcher.errors import AccessDenied, BrokenImage, NotInRegistry, RegistryFailed, Unreadable
 from patcher.oci.blobs import Verified, load_image, load_index, read_blob
-from patcher.oci.descriptor import Part, part
-from patcher.oci.model import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from patcher.oci.model import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Part, part
 from patcher.oci.reference import parse_reference
 from patcher.registry.repository import Registry, Upload, open_registry
 from patcher.web.http import Http
