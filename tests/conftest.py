@@ -19,11 +19,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import docker
+
+# A busy machine is slow, and not wrong.
+settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+)
+settings.load_profile("patient")
 
 TARGET = "vllm/model_executor/layers/attention/mla_attention.py"
 
