@@ -1,9 +1,9 @@
 """A local clone of vLLM: its commits and files, read through git's plumbing.
 
-All objects come out of one `git cat-file --batch`. The clone is never written to, its hooks,
-aliases, signature programs, replacement objects and promised (not yet fetched) objects are not
-followed, and nothing is asked over a network. What the user's own git refuses (a folder of
-another owner, `safe.directory`) stays refused.
+All objects come out of one `git cat-file --batch`. The clone is never written to, no network is
+asked, and no hook, alias or signature program runs. Replacement objects and objects that a partial
+clone has not fetched are not followed. What the user's own git refuses (a folder of another owner,
+`safe.directory`) stays refused.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
+import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, cast
 
 from patcher.errors import BadSource, FileAbsent, Unreadable
-from patcher.sources.git_objects import Objects
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 # Settings of the clone itself that would run a program or fail on a file that is not there.
 _SETTINGS = (
@@ -41,6 +40,12 @@ _ENVIRONMENT = {
     "LC_ALL": "C",
 }
 
+# vLLM's largest Python file has under 1 MB.
+_MOST_BYTES = 16 << 20
+
+# What `cat-file --follow-symlinks` answers, besides objects, for a path that leads to no file.
+_NO_FILE = frozenset({b"dangling", b"loop", b"notdir", b"symlink"})
+
 
 @dataclass(frozen=True, slots=True)
 class Commit:
@@ -55,17 +60,26 @@ class Commit:
 
 
 class Clone:
-    """One clone, with one `git cat-file --batch` that answers for its objects."""
+    """One clone. Raises `Unreadable` where git is missing or refuses the folder."""
 
     def __init__(self, path: Path) -> None:
+        program = shutil.which("git")
+        if program is None:
+            raise Unreadable("git is not installed", next_step="Install git, then try again.")
         self.path = path
-        self._git = _program()
-        self._objects: Objects | None = None
+        settings = [word for each in _SETTINGS for word in ("-c", each)]
+        self._command = [program, "--no-pager", "-C", str(path), *settings]
+        # The user's environment, without what would point git at another repository.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        self._environment = kept | _ENVIRONMENT
+        self._batch: _Batch | None = None
         self.run("rev-parse", "--git-dir")
 
     def run(self, *arguments: str) -> bytes:
         """What a git command prints. Raises `Unreadable` with git's own words."""
-        done = subprocess.run(self._command(arguments), capture_output=True, env=_environment())
+        done = subprocess.run(
+            [*self._command, *arguments], capture_output=True, env=self._environment
+        )
         if done.returncode:
             raise self._unreadable(done.stderr.decode(errors="replace"))
         return done.stdout
@@ -96,9 +110,9 @@ class Clone:
         found = self._ask(f"{commit}:{path}")
         if found is not None and found[0] == "blob":
             return found[1]
-        # A damaged or partial clone answers alike for a file that is there and lost.
+        # A damaged or partial clone gives the same answer for a file that is there and lost.
         if self.run("ls-tree", "-z", "--full-tree", commit, "--", path):
-            raise self._unreadable(f"{path} in commit {commit[:12]} is no file, or lost")
+            raise self._unreadable(f"{path} in commit {commit[:12]} is not a file, or is lost")
         raise FileAbsent(
             f"commit {commit[:12]} has no file {path}", next_step="Check the path and the commit."
         )
@@ -120,13 +134,9 @@ class Clone:
 
     def close(self) -> None:
         """End git's process; a later question starts another."""
-        if self._objects is not None:
-            self._objects.close()
-            self._objects = None
-
-    def _command(self, arguments: Sequence[str]) -> list[str]:
-        settings = [word for each in _SETTINGS for word in ("-c", each)]
-        return [self._git, "--no-pager", "-C", str(self.path), *settings, *arguments]
+        if self._batch is not None:
+            self._batch.close()
+            self._batch = None
 
     def _object(self, sha: str, kind: str) -> bytes:
         found = self._ask(sha)
@@ -135,10 +145,10 @@ class Clone:
         return found[1]
 
     def _ask(self, name: str) -> tuple[str, bytes] | None:
-        if self._objects is None:
-            self._objects = Objects(self._command(()), _environment())
+        if self._batch is None:
+            self._batch = _Batch(self._command, self._environment)
         try:
-            return self._objects.read(name)
+            return self._batch.read(name)
         except Unreadable:
             self.close()
             raise
@@ -148,6 +158,73 @@ class Clone:
             f"the clone {self.path} cannot be read: {' '.join(reason.split())}",
             next_step="Check it with git log and git fsck; a partial clone lacks files.",
         )
+
+
+class _Batch:
+    """A running `git cat-file --batch`. Once it has raised, it must be closed."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        # Not a pipe: that would have to be emptied while the objects are read.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        process = subprocess.Popen(
+            [*command, "cat-file", "--batch", "--follow-symlinks"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+        )
+        self._process = process
+        self._asked, self._answer = cast(
+            "tuple[IO[bytes], IO[bytes]]", (process.stdin, process.stdout)
+        )
+        streams = (self._asked, self._answer, self._errors)
+        self.close = weakref.finalize(self, _end, process, streams)
+
+    def read(self, name: str) -> tuple[str, bytes] | None:
+        """The kind and bytes of an object by its id or `COMMIT:PATH`; None where it has none.
+
+        Raises `Unreadable` where git ends, or the object has more bytes than any file of vLLM.
+        """
+        if "\n" in name or "\0" in name:
+            return None
+        header = b""
+        with suppress(OSError):
+            self._asked.write(os.fsencode(name) + b"\n")
+            self._asked.flush()
+            header = self._answer.readline()
+        if not header.endswith(b"\n"):
+            raise self._ended()
+        # `ID KIND SIZE`, or the name, which may hold blanks, and why there is no such object.
+        *_, kind, size = [b"", *header.rstrip(b"\n").split(b" ")]
+        if not size.isdigit():
+            return None
+        if int(size) > _MOST_BYTES:
+            raise Unreadable(
+                f"an object of the clone claims {int(size)} bytes", next_step="Name another commit."
+            )
+        data = self._answer.read(int(size) + 1)
+        if len(data) != int(size) + 1:
+            raise self._ended()
+        return None if kind in _NO_FILE else (kind.decode(), data[:-1])
+
+    def _ended(self) -> Unreadable:
+        """The error for a git that ended before its answer did, in git's own words."""
+        self._process.kill()
+        self._process.wait()
+        self._errors.seek(0)
+        said = " ".join(self._errors.read(2000).decode(errors="replace").split())
+        return Unreadable(
+            f"git cannot read an object of the clone: {said or 'it ended'}",
+            next_step="Check it with git fsck; a partial clone lacks files: fetch them first.",
+        )
+
+
+def _end(process: subprocess.Popen[bytes], streams: tuple[IO[bytes], ...]) -> None:
+    process.kill()
+    process.wait()
+    for stream in streams:
+        with suppress(OSError):  # bytes that a git which is gone never took
+            stream.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,19 +262,6 @@ def split(spec: str) -> tuple[Path, str]:
         if spec[:place] and "\0" not in spec and folder.is_dir():
             return folder, spec[place + 1 :] or "HEAD"
     raise BadSource(f"there is no folder {spec}", next_step="Name a clone: git:DIR or git:DIR@REF.")
-
-
-def _program() -> str:
-    found = shutil.which("git")
-    if found is None:
-        raise Unreadable("git is not installed", next_step="Install git, then try again.")
-    return found
-
-
-def _environment() -> dict[str, str]:
-    """The user's environment, without what would point git at another repository."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    return kept | _ENVIRONMENT
 
 
 def _date(line: bytes) -> datetime | None:

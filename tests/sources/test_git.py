@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from patcher.errors import BadSource, FileAbsent, PatcherError, Unreadable
-from patcher.landed.commits import touches
+from patcher.landed.history import touches
 from patcher.rules.catalogue import Status, judge, select
 from patcher.sources.git import Clone, open_git, split
 from tests.clones import Workshop, workshop
@@ -106,7 +106,7 @@ def test_a_path_that_the_commit_lacks_is_absent(made: Workshop, path: str) -> No
 
 
 def test_a_folder_in_the_files_place_is_not_absence(made: Workshop) -> None:
-    with pytest.raises(Unreadable, match="no file"):
+    with pytest.raises(Unreadable, match="not a file"):
         open_git(str(made.path)).read("vllm")
 
 
@@ -116,7 +116,7 @@ def test_a_link_inside_the_tree_is_followed_and_one_that_leads_out_is_not(made: 
     made.commit("Links")
     source = open_git(str(made.path))
     assert source.read("inside.py") == SOURCE
-    with pytest.raises(Unreadable, match="no file"):
+    with pytest.raises(Unreadable, match="not a file"):
         source.read("outside.py")
 
 
