@@ -11,7 +11,6 @@ from importlib import import_module
 
 import click
 
-from patcher import __version__
 from patcher.commands.options import EPILOG
 
 # Where each command lives. It is imported when it is called: all of them cost 40 ms.
@@ -59,7 +58,7 @@ class Commands(click.Group):
 @click.group(
     cls=Commands, help=HELP, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
 )
-@click.version_option(__version__, prog_name="vllm-patcher")
+@click.version_option(package_name="vllm-patcher", prog_name="vllm-patcher")
 @click.pass_context
 def cli(context: click.Context) -> None:
     """See HELP."""

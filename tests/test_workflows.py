@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import json
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -83,7 +84,11 @@ def test_what_a_workflow_with_a_token_installs_is_pinned(name: str) -> None:
     lines = (FOLDER.parent / "constraints.txt").read_text().splitlines()
     pins = {line.partition("==")[0] for line in lines if not line.startswith("#")}
     pinned = {canonicalize_name(pin) for pin in pins}
-    needed = installed_by("vllm-patcher", {"python_version": python}) | {"hatchling"}
+    project = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text())
+    built_by = [Requirement(each).name for each in project["build-system"]["requires"]]
+    needed = set().union(
+        *(installed_by(each, {"python_version": python}) for each in ["vllm-patcher", *built_by])
+    )
     assert needed - {"vllm-patcher"} <= pinned
 
 

@@ -1,0 +1,41 @@
+"""The files at the top of the repository, held against what they speak of."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+def document(name: str) -> Any:
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+def test_a_commit_is_checked_by_what_make_lint_runs() -> None:
+    makefile = (ROOT / "Makefile").read_text().replace("$(BIN)", ".venv/bin")
+    lint = makefile.partition("\nlint:")[2].partition("\n\n")[0]
+    [repository] = document(".pre-commit-config.yaml")["repos"]
+    assert repository["hooks"]
+    for hook in repository["hooks"]:
+        entry = hook["entry"].replace(" --force-exclude", "")
+        assert f"\t{entry}" in lint
+
+
+def test_the_hook_for_others_fails_on_what_needs_a_patch_and_passes_what_does_not(
+    tmp_path: Path,
+) -> None:
+    [hook] = document(".pre-commit-hooks.yaml")
+    program, *arguments = shlex.split(hook["entry"])
+    assert (program, hook["language"]) == ("vllm-patcher", "python")
+    for source, code in (("x = kv_b_proj.weight.dtype\n", 1), ("x = 1\n", 0)):
+        (tmp_path / "b.py").write_text(source)
+        (tmp_path / "a.py").touch()
+        command = [sys.executable, "-m", "patcher", *arguments, "a.py", "b.py"]
+        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+        assert ran.returncode == code, ran.stderr
