@@ -6,8 +6,8 @@ import hashlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from patcher.oci.blobs import load_image, load_index
 from patcher.oci.filesystem import find_installation
+from patcher.oci.image import load_image, load_index
 from patcher.oci.installation import ImageFile
 from patcher.oci.layer import write_tar
 from patcher.oci.scan import scan_layer

@@ -9,8 +9,8 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from patcher.errors import BrokenImage
-from patcher.oci.blobs import load_image
 from patcher.oci.filesystem import find_installation
+from patcher.oci.image import load_image
 from patcher.oci.layer import write_tar
 from patcher.oci.model import (
     DOCKER_CONFIG,

@@ -19,12 +19,20 @@ from patcher.commands.options import (
     plain_http_option,
     say,
 )
-from patcher.commands.publishing import dry_run_option, publish_to, to_option
 from patcher.errors import UsageError
 from patcher.report.text import as_json
 from patcher.rules.catalogue import select
 
 _REPOSITORY = "vllm-openai-patched"
+
+to_option = click.option(
+    "--to",
+    metavar="PLACE",
+    help="Publish to REGISTRY/REPO[:TAG] or oci:DIR[:TAG], every platform, without a daemon.",
+)
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="With --to: say what would be sent, and send nothing."
+)
 
 
 @click.command(epilog=EPILOG)
@@ -105,27 +113,29 @@ def image(
     With --to nothing is pulled either: one layer is put upon every platform of the base, straight
     in the registry. The tags move last, after the result was read back and verified.
     """
-    from patcher.jobs.engines import docker_job, layout_job
+    from patcher.jobs.image import Order
     from patcher.report.text import image_json, image_lines
 
-    wanted, place = select(patches), parsed_platform(platform)
+    if to is not None and repository is not None:
+        raise UsageError("--to says the repository too", next_step="Leave --repository out.")
+    order = Order(select(patches), parsed_platform(platform), None, allow_clean, dry_run)
+    to = name if to is None and name.startswith("oci:") else to
     if to is not None:
-        from patcher.jobs.image import Order
+        from patcher.jobs.opening import publish_job
 
-        if repository is not None:
-            raise UsageError("--to says the repository too", next_step="Leave --repository out.")
-        order = Order(wanted, "", place, None, allow_clean, dry_run)
         settings = http_settings(ca_file, plain_http)
-        publish_to(name, to, lock_path(lock), order, settings, as_data)
-        return
-    for option, given in (("dry-run", dry_run), ("ca-file", ca_file), ("plain-http", plain_http)):
-        if given:
-            raise UsageError(f"--{option} goes with --to", next_step="Say where to publish.")
-    if name.startswith("oci:"):
-        report = layout_job(name.removeprefix("oci:"), place, wanted, allow_clean, say)
+        report = publish_job(name, to, lock_path(lock), order, settings, say)
     else:
-        local = repository or _REPOSITORY
-        report = docker_job(name, lock_path(lock), place, wanted, local, allow_clean, say)
+        from patcher.jobs.opening import daemon_job
+
+        for option, given in (
+            ("dry-run", dry_run),
+            ("ca-file", ca_file),
+            ("plain-http", plain_http),
+        ):
+            if given:
+                raise UsageError(f"--{option} goes with --to", next_step="Say where to publish.")
+        report = daemon_job(name, repository or _REPOSITORY, lock_path(lock), order, say)
     if as_data:
         click.echo(as_json("image", **image_json(report)))
     else:

@@ -70,7 +70,7 @@ def lock_add(
     Write a nightly's whole version: 0.23.1rc1.dev672+g93d8f834d, not 0.23.1rc1, which would sort
     above all of them. With --offline a digest (...@sha256:...) is taken at its word.
     """
-    from patcher.jobs.engines import add_to_lock, others_of
+    from patcher.lock.upkeep import add_to_lock, others_of
     from patcher.report.text import entry_json, lock_table
 
     settings = None if offline else http_settings(ca_file, plain_http)
@@ -109,9 +109,9 @@ def lock_check(
 
     A tag that leads elsewhere has moved; a digest that is gone can no longer be built upon.
     """
-    from patcher.jobs.engines import drifts_of
     from patcher.lock.entries import check
     from patcher.lock.file import load
+    from patcher.lock.upkeep import drifts_of
 
     found = load(lock_path(lock))
     flaws = check(found)

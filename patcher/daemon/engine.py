@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from patcher.oci.installation import Change, Installation
 
-__all__ = ["BakedDockerImage", "DockerImage", "Progress", "connect", "local_image", "pull", "push"]
+__all__ = ["BakedDockerImage", "DockerImage", "connect", "local_image", "named_image", "pull"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +75,6 @@ class DockerImage:
         built = build(self.client, self.attrs, self.platform, context, change)
         image = DockerImage(self.client, built.attrs["Id"], self.platform, built.attrs)
         return BakedDockerImage(image, built.made)
-
-    def unchanged(self) -> BakedDockerImage:
-        """The image itself, to be tagged where it needs no change; discarding it does nothing."""
-        return BakedDockerImage(self, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,27 +153,10 @@ def local_image(client: DockerClient, name: str, platform: Platform | None = Non
     return _image(client, _pin(name, attrs), attrs, platform)
 
 
-def push(
-    client: DockerClient, name: str, progress: Callable[[Progress], None] | None = None
-) -> str:
-    """Push a tag to the registry in its name; returns the manifest's digest.
-
-    `progress` is called for each step, in this thread. Raises `BadReference`, `DaemonFailed`.
-    """
-    reference = parse_reference(name)
-    doing = f"{reference} cannot be pushed"
-    next_step = "Check the name, the network, and 'docker login' for that registry."
-    digest = None
-    with asking(doing, next_step=next_step):
-        events = client.api.push(
-            reference.name, tag=reference.tag or "latest", stream=True, decode=True
-        )
-        for event in follow(events, doing, next_step=next_step):
-            digest = (event.get("aux") or {}).get("Digest", digest)
-            _show([event], progress)
-    if digest is None:
-        raise DaemonFailed(f"{doing}: the daemon told no digest", next_step=next_step)
-    return str(digest)
+def named_image(client: DockerClient, name: str) -> DockerImage | None:
+    """The image that bears a name, whatever its platform; None where the name is free."""
+    attrs = _find(client, name)
+    return _image(client, str(attrs["Id"]), attrs, None) if attrs else None
 
 
 def _find(client: DockerClient, name: str) -> Mapping[str, Any] | None:

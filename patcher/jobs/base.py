@@ -1,120 +1,144 @@
-"""The base of a publication: which of its images are meant, and what vLLM lies in each."""
+"""The base: its images, the vLLM in each, its verdicts, and what its files become.
+
+Platforms of one index mostly hold the same source: a file is judged and patched once, however
+many images it is in.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from patcher.errors import BrokenImage, WrongPlatform
-from patcher.jobs.job import FileChange, check_version, judge_all, patch_all
-from patcher.jobs.naming import OURS
-from patcher.oci.blobs import Image, load_image, load_index
-from patcher.oci.installation import Installation
-from patcher.oci.model import INDEXES
-from patcher.progress import Say
-from patcher.registry.image import find
-from patcher.rules.catalogue import Patch, Verdict
-from patcher.versions import parsed
+from patcher.errors import BrokenImage, FileAbsent, NotPython, WrongPlatform, WrongVersion
+from patcher.jobs.naming import OURS, Patched, labels
+from patcher.oci.installation import Change
+from patcher.rules.catalogue import Patch, Status, Verdict, apply, judge_bytes
+from patcher.versions import parsed, same_commit
 
 if TYPE_CHECKING:
     from packaging.version import Version
 
-    from patcher.layer_cache import LayerCache
-    from patcher.oci.blobs import Blobs
-    from patcher.oci.model import Descriptor
+    from patcher.oci.installation import BaseImage, ImageFile, Installation
     from patcher.oci.reference import Platform, Reference
+    from patcher.progress import Say
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """What `root` leads to in `source`. `name` is what the pin came from, `version` what was
-    asked for; None where there is none. What the layers say is kept in `cache`.
+class Base:
+    """What to build on: its images, each parsed once.
 
+    `digest` pins it as its publisher gave it: a manifest's or an index's, or a daemon's image id.
+    `name` is what the pin came from, `version` what was asked for; None where there is none.
     `originals` maps the digests of converted documents to those that the publisher gave.
     """
 
-    source: Blobs
-    root: Descriptor
-    name: Reference | None
-    version: Version | None
-    cache: LayerCache | None = None
-    originals: Mapping[str, str] = field(default_factory=dict)
+    digest: str
+    images: tuple[BaseImage, ...]
+    name: Reference | None = None
+    version: Version | None = None
+    originals: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def pin(self, digest: str) -> str:
-        """The digest of a manifest or index of the base, as its publisher gave it."""
+        """The digest of an image of the base, as its publisher gave it."""
         return self.originals.get(digest, digest)
+
+    def wanted(self, platform: Platform | None) -> list[BaseImage]:
+        """The images for a platform; all of them for None. Raises `WrongPlatform`."""
+        wanted = [image for image in self.images if platform in (None, image.platform)]
+        if not wanted:
+            there = ", ".join(str(image.platform) for image in self.images)
+            raise WrongPlatform(
+                f"{self.name or self.digest} is not there for {platform or 'any platform'}, "
+                f"but for: {there}",
+                next_step="Give one of these as --platform, or none for all.",
+            )
+        return wanted
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FileChange:
+    """One file of the image: before and after, and the patches that made the difference."""
+
+    target: str
+    before: ImageFile
+    after: bytes
+    patched: tuple[Patched, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
     """One image of the base, read and judged, and what its files become."""
 
-    image: Image
+    image: BaseImage
     installation: Installation
     before: tuple[Verdict, ...]
     changes: tuple[FileChange, ...]
 
     @property
     def digest(self) -> str:
-        """The manifest's."""
-        return self.image.descriptor.digest
-
-    @property
-    def platform(self) -> Platform:
-        """What the index or else the config states."""
-        return _platform(self.image)
+        """The image's own."""
+        return self.image.digest
 
     @property
     def already(self) -> str | None:
-        """The patches that the image's labels say it carries; None for a base that is no work of
-        ours.
-        """
-        return self.image.config.labels.get(f"{OURS}.patches")
+        """The patches that the image's labels say it carries; None for an image without any."""
+        return self.image.labels.get(f"{OURS}.patches")
+
+    @property
+    def patched(self) -> tuple[Patched, ...]:
+        """Every file of every patch that was applied."""
+        return tuple(done for change in self.changes for done in change.patched)
 
 
-def images_of(origin: Origin, platform: Platform | None) -> list[Image]:
-    """The wanted images of the base: all of them, or those of a platform.
-
-    Raises `WrongPlatform` where it has none.
-    """
-    source, root = origin.source, origin.root
-    is_index = root.media_type in INDEXES
-    descriptors = load_index(source, root).images if is_index else [root]
-    images = [load_image(source, descriptor) for descriptor in descriptors]
-    wanted = [image for image in images if platform in (None, _platform(image))]
-    if not wanted:
-        there = ", ".join(str(_platform(image)) for image in images)
-        raise WrongPlatform(
-            f"{root.digest} is not there for {platform or 'any platform'}, but for: {there}",
-            next_step="Give one of these as --platform, or none for all.",
-        )
-    return wanted
-
-
-def _platform(image: Image) -> Platform:
-    return image.descriptor.platform or image.config.platform
-
-
-def examine(origin: Origin, image: Image, patches: Sequence[Patch], say: Say) -> Found:
+def examine(
+    image: BaseImage, asked: Version | None, patches: Sequence[Patch], say: Say
+) -> Examined:
     """Find vLLM in an image, judge it and patch its files; nothing is written.
 
     Raises `WrongVersion`, and what reading and rewriting raise.
     """
-    targets = sorted({patch.target for patch in patches})
-    installation = find(origin.source, image.descriptor, targets, origin.cache)
-    say(f"{_platform(image)}: found vLLM {installation.version} in {installation.root}")
-    check_version(origin.version, installation)
+    installation = image.installation(sorted({patch.target for patch in patches}))
+    say(f"{image.platform}: found vLLM {installation.version} in {installation.root}")
+    check_version(asked, installation)
     before = judge_all(patches, installation)
-    return Found(image, installation, before, patch_all(patches, before, installation))
+    return Examined(image, installation, before, patch_all(patches, before, installation))
 
 
-def common_version(found: Sequence[Found]) -> str:
+def check_version(asked: Version | None, installation: Installation) -> None:
+    """Raise `WrongVersion` unless the image holds the build that was asked for.
+
+    A local part is compared where both state a commit: images add to it (`+cu130`, a date).
+    """
+    found = parsed(installation.version)
+    if asked is None:
+        return
+    if found is None or found.public != asked.public or not _may_be_same_commit(asked, found):
+        raise WrongVersion(
+            f"the image holds vLLM {installation.version}, not {asked}",
+            next_step="The pin in images.lock is wrong: mend it with `vllm-patcher lock add`.",
+        )
+
+
+def _may_be_same_commit(asked: Version, found: Version) -> bool:
+    commits = [
+        part[1:]
+        for version in (asked, found)
+        for part in (version.local or "").split(".")
+        if part.startswith("g") and len(part) > 7
+    ]
+    return len(commits) < 2 or same_commit(commits[0], commits[1])
+
+
+def common_version(examined: Sequence[Examined]) -> str:
     """vLLM's version, as all images state it; without the local part where only that differs.
 
     Raises `BrokenImage` where the images hold different builds.
     """
-    stated = sorted({each.installation.version for each in found})
+    stated = sorted({each.installation.version for each in examined})
     public = {version.public for version in map(parsed, stated) if version}
     if len(stated) == 1:
         return stated[0]
@@ -124,3 +148,73 @@ def common_version(found: Sequence[Found]) -> str:
         f"the base's platforms hold different vLLMs: {', '.join(stated)}",
         next_step="Publish them one at a time, with --platform and a name for each.",
     )
+
+
+def change_of(base: Base, examined: Examined, tag: str) -> Change:
+    """What a layer does to an image: the new files, the bytecode that must not win, the labels.
+
+    `tag` is the fixed name of the result. An image that needs no patch itself, beside others that
+    do, gets the labels alone: one name, one statement.
+    """
+    found, changes = examined.installation, examined.changes
+    stale = [path for change in changes for path in found.bytecode.get(change.target, ())]
+    said = labels(
+        examined.image.labels,
+        base.name,
+        base.pin(base.digest),
+        (found.version, found.commit),
+        examined.patched,
+        tag,
+    )
+    files = tuple(dataclasses.replace(change.before, data=change.after) for change in changes)
+    return Change(files, tuple(stale), found.directories, said)
+
+
+def judge_all(patches: Sequence[Patch], installation: Installation) -> tuple[Verdict, ...]:
+    """The verdict of each patch. Raises `FileAbsent`, and `NotPython` for what cannot be judged."""
+    return tuple(_judge(patch, installation) for patch in patches)
+
+
+def _judge(patch: Patch, installation: Installation) -> Verdict:
+    file = installation.files.get(patch.target)
+    if file is None:
+        raise FileAbsent(
+            f"vLLM {installation.version} in the image has no {patch.target}",
+            next_step=f"This vLLM keeps the code elsewhere; {patch.name} cannot judge it.",
+        )
+    verdict = dataclasses.replace(_judged(patch, file.data), artifact=file.path)
+    if verdict.status is Status.UNKNOWN:
+        raise NotPython(f"{file.path}: {verdict.reason}", next_step="Try a newer Python.")
+    return verdict
+
+
+def patch_all(
+    patches: Sequence[Patch], verdicts: Sequence[Verdict], installation: Installation
+) -> tuple[FileChange, ...]:
+    """Apply the needed patches, one after the other where they share a file."""
+    changes: dict[str, FileChange] = {}
+    for patch, verdict in zip(patches, verdicts, strict=True):
+        if verdict.status is not Status.NEEDED:
+            continue
+        file = installation.files[patch.target]
+        known = changes.get(patch.target, FileChange(patch.target, file, file.data, ()))
+        after = _applied(patch, known.after)
+        done = Patched(
+            patch.name, patch.version, patch.target, _sha256(known.after), _sha256(after)
+        )
+        changes[patch.target] = FileChange(patch.target, file, after, (*known.patched, done))
+    return tuple(changes.values())
+
+
+@functools.cache
+def _judged(patch: Patch, data: bytes) -> Verdict:
+    return judge_bytes(patch, data, "")
+
+
+@functools.cache
+def _applied(patch: Patch, data: bytes) -> bytes:
+    return apply(patch, data).data
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

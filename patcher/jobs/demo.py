@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from patcher.diff import unified_diff
 from patcher.errors import AlreadyClean, Unwritable
 from patcher.files import write_atomically
-from patcher.jobs.assemble import write_base
-from patcher.jobs.build import Base, Order, Report, bake
-from patcher.oci.installation import ImageFile
+from patcher.jobs.base import Base
+from patcher.jobs.image import Order, Report, make_image
+from patcher.oci.image import StoredImage, load_family
+from patcher.oci.installation import ImageDirectory, ImageFile
 from patcher.oci.installed import VERSION_FILE
+from patcher.oci.layer import parents, write_tar
+from patcher.oci.layout import create_layout, existing_layout
+from patcher.oci.model import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, dump_json, part
 from patcher.oci.reference import Platform
-from patcher.places.layout import open_layout
-from patcher.progress import Say
+from patcher.places.layout import PREFIX
+from patcher.places.stored import Stored, StoredPlace
+from patcher.progress import Say, moving
 from patcher.rules.catalogue import catalogue
 from patcher.sources.wheel import open_release
 
@@ -36,6 +42,10 @@ RUN = {
     "Env": ["PATH=/usr/local/bin:/usr/bin:/bin"],
     "WorkingDir": "/vllm-workspace",
 }
+
+
+# No clock: the same files give the same digest.
+_CREATED = "1970-01-01T00:00:00Z"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +75,28 @@ def run(version: str, output: Path, say: Say) -> Demo:
     )
     beside = output.with_name(f".{output.name}.{secrets.token_hex(8)}.tmp")
     try:
-        report = _bake(version, files, beside, say)
+        report = _bake(version, files, beside, output, say)
         _take_place(beside, output)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    diffs = [unified_diff(c.before.data, c.after, c.target) for c in report.changes]
+    diffs = [unified_diff(c.before.data, c.after, c.target) for c in report.platforms[0].changes]
     return Demo(report, "".join(diffs), output, wheel.bytes_read, wheel.size)
 
 
-def _bake(version: str, files: Mapping[str, bytes], folder: Path, say: Say) -> Report:
+def _bake(version: str, files: Mapping[str, bytes], folder: Path, output: Path, say: Say) -> Report:
     entries = [
         ImageFile(f"{PACKAGES}/{target}", data, uid=0, gid=0, mode=0o644, mtime=0)
         for target, data in files.items()
     ]
-    digest = write_base(folder, entries, PLATFORM, RUN, version)
-    say(f"made a base image of them: {digest}")
-    base = Base(open_layout(folder, None, version), None, None)
+    root = write_base(folder, entries, PLATFORM, RUN, version)
+    say(f"made a base image of them: {root.digest}")
+    layout = existing_layout(folder)
+    family = load_family(layout, root)
+    images = [StoredImage(layout, each.digest, each) for each in family.images]
+    place = StoredPlace(f"{PREFIX}{output}", layout, Stored(layout, family))
+    base = Base(root.digest, tuple(images))
     try:
-        report = bake(base, Order(catalogue(), repository=""), say)
+        report = make_image(base, Order(catalogue()), place, say, partial(moving, "copying"))
     except AlreadyClean as error:
         raise AlreadyClean(
             error.problem,
@@ -111,3 +125,47 @@ def _take_place(beside: Path, output: Path) -> None:
             f"{output} cannot be replaced: {error.strerror}",
             next_step="Check its permissions, and that no other demo is writing there.",
         ) from error
+
+
+def write_base(
+    path: Path,
+    files: Sequence[ImageFile],
+    platform: Platform,
+    run: Mapping[str, object],
+    name: str,
+) -> Descriptor:
+    """Write an image of one layer into the layout at `path`; gives the manifest's descriptor.
+
+    `run` is the config's part for running it (OCI image-spec, config.md): `Entrypoint`, `Env`,
+    `User`, `WorkingDir`, `Labels`. Directories belong to root, mode 755. The same arguments give
+    the same bytes. Raises `Unwritable`, `BrokenImage` for paths that a layer cannot hold.
+    """
+    layout = create_layout(path)
+    above = parents(file.path for file in files)
+    directories = [ImageDirectory(folder, uid=0, gid=0, mode=0o755, mtime=0) for folder in above]
+    layer = part(write_tar([*directories, *files]), OCI_LAYER)
+    config = part(dump_json(_config(platform, run, layer.descriptor.digest)), OCI_CONFIG)
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": config.descriptor.document,
+        "layers": [layer.descriptor.document],
+    }
+    manifest = part(dump_json(document), OCI_MANIFEST)
+    for blob in (layer, config, manifest):
+        layout.put(blob.descriptor, blob.data)
+    layout.name(manifest, [name])
+    return manifest.descriptor
+
+
+def _config(platform: Platform, run: Mapping[str, object], diff_id: str) -> dict[str, object]:
+    variant = {"variant": platform.variant} if platform.variant else {}
+    return {
+        "created": _CREATED,
+        "architecture": platform.architecture,
+        "os": platform.os,
+        **variant,
+        "config": dict(run),
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+        "history": [{"created": _CREATED, "created_by": "vllm-patcher: files of a wheel"}],
+    }

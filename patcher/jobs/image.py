@@ -1,8 +1,7 @@
-"""The main job straight into a registry: every platform of a base under one patched name.
+"""The job: from a base image to a proven, patched and tagged one, at any place.
 
-No daemon, no pull, no disk: the base is read where it lies, one layer is appended to each image,
-and only what the target lacks is sent. The names move last, after the result was read back from
-where it was published.
+`make_image` reads as the job goes. It knows no registry and no daemon: a base is a set of images
+that vLLM can be found in, and a place is what `patcher.places.place` describes.
 """
 
 from __future__ import annotations
@@ -15,39 +14,40 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patcher.errors import AccessDenied, AlreadyClean, BrokenImage, Finding, ProofFailed
-from patcher.jobs.base import Found, Origin, common_version, examine, images_of
-from patcher.jobs.job import change_of, judge_all
-from patcher.jobs.naming import BASE_LABELS, Names, annotations_of, is_fixed, names
-from patcher.jobs.published import PlatformReport, Published
+from patcher.jobs.base import (
+    Base,
+    Examined,
+    FileChange,
+    change_of,
+    common_version,
+    examine,
+    judge_all,
+)
+from patcher.jobs.naming import BASE_LABELS, annotations_of, is_fixed, names
 from patcher.lock.whole import FIRST, Standing
-from patcher.oci.append import Appended, append
-from patcher.oci.blobs import load_image
-from patcher.oci.installation import Change, ImageFile
-from patcher.oci.model import MANIFESTS
-from patcher.oci.scan import Wanted, scan_layer
-from patcher.oci.validate import validate
-from patcher.places.plan import Plan, ReadBack, Sent, Unseen, plan, send
-from patcher.progress import Say
+from patcher.places.place import Draft, Outline, Place, Plan, Sent
 from patcher.rules.catalogue import Patch, Status, Verdict
 
 if TYPE_CHECKING:
-    from patcher.oci.model import Descriptor
+    from patcher.oci.blobs import Watch
+    from patcher.oci.installation import Installation
     from patcher.oci.reference import Platform
-    from patcher.places.place import Target, Watch
+    from patcher.places.place import Made
+    from patcher.progress import Say
 
-    Watching = Callable[[], AbstractContextManager[Watch]]
+Watching = Callable[[], AbstractContextManager["Watch"]]
+"""Entered while blobs move; gives what is called with each step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to publish, and where to. `repository` stands before the tags in the report.
+    """What to make of a base.
 
-    `platform` picks one image of an index; `tag` stands in for the moving tag, which `standing`
-    else gives to the newest build of a version alone.
+    `platform` picks one image of an index; `tag` replaces the moving tag, which `standing`
+    otherwise gives to the newest build of a version alone.
     """
 
     patches: Sequence[Patch]
-    repository: str
     platform: Platform | None = None
     tag: str | None = None
     allow_clean: bool = False
@@ -56,220 +56,223 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
-    """What the base becomes. `changes` and `annotations` are empty where it stays as it is."""
+class ImageReport:
+    """One image of the result. `after` was judged on what was read back; empty in a dry run."""
 
-    found: tuple[Found, ...]
-    tags: Names
-    appended: Appended
-    changes: Mapping[str, Change]
-    annotations: Mapping[str, str]
+    platform: Platform
+    base_digest: str
+    digest: str
+    root: str
+    vllm: str
+    commit: str | None
+    before: tuple[Verdict, ...]
+    after: tuple[Verdict, ...]
+    changes: tuple[FileChange, ...]
 
 
-def publish(
-    origin: Origin, order: Order, target: Target, say: Say, watching: Watching
-) -> Published:
-    """Patch every wanted image of the base, publish the result, prove it, and name it.
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was made, or in a dry run would be.
 
-    `watching` is entered while blobs move, and gives what is told of each step.
-    Raises `AlreadyClean` where no image needs a patch and `allow_clean` is not set, `Finding` for
-    a base that is patched already and needs more, `WrongPlatform`, `WrongVersion`, and what
-    reading, rewriting and sending raise. Then no name was moved, and a second run sends only what
-    is still missing.
+    `tags` are all names that lead to it, `moved` those that did not before. Bytes are of payload:
+    `lacking` of our own parts, `base_lacking` of the base's blobs that the place did not have;
+    `sent` is what was moved, and less where blobs were mounted; `received` is what was read of
+    registries, the base's layers too. A daemon moves and lacks none of these. `seconds` are those
+    after the base was read: asking what is there, making, reading back, naming.
     """
-    work = _work(origin, order, say)
+
+    repository: str
+    base_name: str | None
+    base_digest: str
+    digest: str
+    platforms: tuple[ImageReport, ...]
+    tags: tuple[str, ...]
+    moved: tuple[str, ...]
+    lacking: int
+    base_lacking: int
+    sent: Sent
+    dry_run: bool
+    seconds: float
+    received: int = 0
+
+
+def make_image(base: Base, order: Order, place: Place, say: Say, watching: Watching) -> Report:
+    """Patch every wanted image of the base, prove the result at its place, and tag it.
+
+    `say` is called with each step. Raises `AlreadyClean` where no image needs a patch and
+    `allow_clean` is not set, `Finding` for a base that is patched already and needs more and for
+    a fixed tag that leads to something else, `WrongPlatform`, `WrongVersion`, and what reading,
+    rewriting and the place raise. Then no tag was moved.
+    """
+    images = base.wanted(order.platform)
+    examined = [examine(image, base.version, order.patches, say) for image in images]
+    draft = _draft(base, order, examined, say)
     start = time.monotonic()
-    todo = _plan(origin, order, target, work, say)
+    plan = _plan(place, draft, order, say)
     if order.dry_run:
-        return _report(origin, order, work, todo, start)
-    say(_sending(todo))
+        return _report(base, order, place, draft, plan.outline, examined, start)
+    say(_announced(plan.outline, draft))
     with watching() as watch:
-        sent = send(todo, origin.source, target, watch)
-    after = _check(origin, order.patches, target, work)
-    say("read back from where it was published: as declared, and no unguarded read")
-    target.name(todo.root, todo.names)
-    return _report(origin, order, work, todo, start, sent, after)
-
-
-def _plan(origin: Origin, order: Order, target: Target, work: _Work, say: Say) -> Plan:
-    """What is to be sent. A dry run needs no right to look: it may be tried before one has it."""
-    wanted = _wanted(order, work.tags)
+        made = plan.make(watch)
     try:
-        todo = plan(origin.source, target, work.appended, wanted)
-    except AccessDenied as denied:
-        if not order.dry_run:
-            raise
-        say(f"{denied.problem}: taken for empty")
-        todo = plan(origin.source, Unseen(), work.appended, wanted)
-    for fixed in filter(is_fixed, sorted(todo.taken)):
-        raise Finding(
-            f"{order.repository}:{fixed} is something else already, and never moves",
-            next_step="Publish to another repository, or delete that tag if nobody relies on it.",
-        )
-    return todo
+        after = _check(made, examined, order.patches)
+        say("read back from where it was written: as declared, and clean")
+        made.name()
+    except BaseException:
+        made.discard()
+        raise
+    done = dataclasses.replace(plan.outline, digest=made.digest, images=made.images)
+    return _report(base, order, place, draft, done, examined, start, made.sent, after)
 
 
-def _wanted(order: Order, tags: Names) -> tuple[str, ...]:
-    """The tags to set, the fixed one first."""
+def _draft(base: Base, order: Order, examined: Sequence[Examined], say: Say) -> Draft:
+    """What the base becomes, and under which tags."""
+    patched = tuple(dict.fromkeys(done for each in examined for done in each.patched))
+    version = common_version(examined)
+    # What the result depends on: the labels name the base as it was asked for.
+    identity = f"{base.name or ''} {base.pin(base.digest)}"
+    tags = names(version, patched, identity, order.standing.suffix)
     moving = order.tag or (tags.moving if order.standing.newest else None)
-    return (tags.fixed, moving) if moving else (tags.fixed,)
-
-
-def _work(origin: Origin, order: Order, say: Say) -> _Work:
-    images = images_of(origin, order.platform)
-    found = tuple(examine(origin, image, order.patches, say) for image in images)
-    patched = [done for each in found for change in each.changes for done in change.patched]
-    # All that the result hangs on but the patches: the labels name the base as it was asked for.
-    named = (str(origin.name or ""), origin.pin(origin.root.digest), origin.root.media_type)
-    base, suffix = " ".join(named), order.standing.suffix
-    tags = names(common_version(found), list(dict.fromkeys(patched)), base, suffix)
+    wanted = (tags.fixed, moving) if moving else (tags.fixed,)
+    if moving is None:
+        say(f"{tags.moving} stays as it is: images.lock has a build that it belongs to rather")
+    digests = tuple(each.digest for each in examined)
     if not patched:
-        return _unchanged(origin, order, found, tags)
-    _refuse_stacking(found)
-    changes = {each.digest: _change(origin, each, tags) for each in found}
-    first = found[0]
-    said = annotations_of(first.image.config.labels, changes[first.digest].labels)
-    appended = append(origin.source, origin.root, changes, said)
-    return _Work(found, tags, appended, changes, said)
+        _expect_allowed(order, version, examined)
+        return Draft(digests, {}, {}, wanted)
+    _refuse_stacking(examined)
+    say(f"patched, proven: {', '.join(dict.fromkeys(done.patch for done in patched))}")
+    changes = {each.digest: change_of(base, each, tags.fixed) for each in examined}
+    first = examined[0]
+    annotations = annotations_of(first.image.labels, changes[first.digest].labels)
+    return Draft(digests, changes, annotations, wanted)
 
 
-def _unchanged(origin: Origin, order: Order, found: tuple[Found, ...], tags: Names) -> _Work:
-    already = {each.already for each in found if each.already}
-    if not order.allow_clean:
-        said = f" (its labels: {', '.join(sorted(already))})" if already else ""
-        raise AlreadyClean(
-            f"vLLM {common_version(found)} already carries this: "
-            f"{', '.join(patch.name for patch in order.patches)}{said}",
-            next_step="Use the base as it is, or give --allow-clean to publish it as patched.",
-        )
-    # All of the base goes under the new name, or the one image of it that was asked for.
-    root = found[0].image.descriptor if order.platform else origin.root
-    return _Work(found, tags, Appended(root, ()), {}, {})
+def _expect_allowed(order: Order, version: str, examined: Sequence[Examined]) -> None:
+    if order.allow_clean:
+        return
+    already = sorted({each.already for each in examined if each.already})
+    said = f" (its labels: {', '.join(already)})" if already else ""
+    raise AlreadyClean(
+        f"vLLM {version} already carries this: "
+        f"{', '.join(patch.name for patch in order.patches)}{said}",
+        next_step="Use the base as it is, or give --allow-clean to tag it as patched.",
+    )
 
 
-def _refuse_stacking(found: Sequence[Found]) -> None:
-    for each in found:
+def _refuse_stacking(examined: Sequence[Examined]) -> None:
+    """A second layer of ours would make labels and tags tell half of what an image carries."""
+    for each in examined:
         if each.already:
-            said = each.image.config.labels
-            name, digest = (said.get(key, "") for key in BASE_LABELS)
+            name, digest = (each.image.labels.get(key, "") for key in BASE_LABELS)
+            origin = f"{name}@{digest}" if name else f"the image of digest {digest}"
             raise Finding(
                 f"the base is patched already, with {each.already}, and needs more",
-                next_step=f"Nothing is stacked: patch what it was made from, {name}@{digest}.",
+                next_step=f"Nothing is stacked: patch what it was made from, {origin}, "
+                "with all patches at once.",
             )
 
 
-def _change(origin: Origin, found: Found, tags: Names) -> Change:
-    """The change to one image. Where others need a patch and this one does not, it gets the
-    labels alone: one name, one statement.
+def _plan(place: Place, draft: Draft, order: Order, say: Say) -> Plan:
+    """What is to be done there. A dry run needs no right to look: it may be tried before one has
+    it.
     """
-    base = (origin.name, origin.pin(origin.root.digest))
-    inherited = found.image.config.labels
-    return change_of(found.installation, found.changes, inherited, base, tags.fixed)
+    try:
+        plan = place.plan(draft)
+    except AccessDenied as denied:
+        if not order.dry_run:
+            raise
+        say(f"{denied.problem}: treating the destination as empty")
+        plan = place.plan(draft, blind=True)
+    for fixed in filter(is_fixed, sorted(plan.outline.taken)):
+        raise Finding(
+            f"{place.repository}:{fixed} is something else already, and never moves",
+            next_step="Name another repository, or delete that tag if nobody relies on it.",
+        )
+    return plan
+
+
+def _announced(outline: Outline, draft: Draft) -> str:
+    if outline.digest and not (outline.lacking or outline.base_lacking):
+        said = "all of it is there already"
+        return f"{said}: only the tags move" if outline.moving else f"{said}: nothing to do"
+    if not outline.digest:
+        return f"building for {len(draft.images)} platform(s)"
+    own = f"adding {outline.lacking / 1e3:.1f} KB"
+    if not outline.blobs:
+        return f"{own}; the base is there"
+    base = f"{outline.blobs} base blob(s) ({outline.base_lacking / 1e6:.1f} MB)"
+    return f"{own}; {base} to mount, or to copy where the registry cannot mount"
 
 
 def _check(
-    origin: Origin, patches: Sequence[Patch], target: Target, work: _Work
+    made: Made, examined: Sequence[Examined], patches: Sequence[Patch]
 ) -> list[tuple[Verdict, ...]]:
-    """Hold what was published against what was declared, and judge its files once more.
+    """Read vLLM back from where it was written, compare, and judge it once more.
 
     Raises `ProofFailed`.
     """
     try:
-        return _judged(origin, patches, target, work)
+        back = made.read_back({each.digest: each.installation for each in examined})
     except BrokenImage as error:
         raise _unproven(error.problem) from error
+    return [_check_image(each, back[each.digest], patches) for each in examined]
 
 
-def _judged(
-    origin: Origin, patches: Sequence[Patch], target: Target, work: _Work
-) -> list[tuple[Verdict, ...]]:
-    if not work.changes:
-        if plan(origin.source, target, work.appended, ()).nothing:
-            return [each.before for each in work.found]
-        raise _unproven("not all of the base is there")
-    base = {origin.root.digest}
-    base |= {digest for each in work.found for digest in (each.digest, _config(each))}
-    back = ReadBack(target, origin.source, frozenset(base))
-    validate(back, origin.root, work.appended.root, work.changes, work.annotations)
-    after = [
-        _judge_published(target, result, found, patches)
-        for result, found in zip(_results(work), work.found, strict=True)
-    ]
-    if any(verdict.status is not Status.CLEAN for verdicts in after for verdict in verdicts):
-        raise _unproven("an unguarded read remains")
-    return after
-
-
-def _config(found: Found) -> str:
-    return found.image.manifest.config.digest
-
-
-def _results(work: _Work) -> list[Descriptor]:
-    """The new manifests, in the order of the base's."""
-    if not work.changes:
-        return [each.image.descriptor for each in work.found]
-    parts = [part.descriptor for part in work.appended.parts]
-    return [descriptor for descriptor in parts if descriptor.media_type in MANIFESTS]
-
-
-def _judge_published(
-    target: Target, result: Descriptor, found: Found, patches: Sequence[Patch]
+def _check_image(
+    examined: Examined, back: Installation, patches: Sequence[Patch]
 ) -> tuple[Verdict, ...]:
-    """The verdicts on the files as they lie in the published image's topmost layer."""
-    layer = load_image(target, result).manifest.layers[-1]
-    wanted = Wanted(tuple(change.target for change in found.changes))
-    traces = scan_layer(lambda: target.open(layer), layer, wanted)
-    files: dict[str, ImageFile] = dict(found.installation.files)
-    for change in found.changes:
-        back = traces.files.get(change.before.path)
-        if back != dataclasses.replace(change.before, data=change.after):
-            raise _unproven(f"{change.before.path} is not what was put there")
-        files[change.target] = back
-    return judge_all(patches, dataclasses.replace(found.installation, files=files))
+    was = examined.installation
+    if (back.root, back.version) != (was.root, was.version):
+        raise _unproven(f"vLLM {back.version} was found in {back.root}")
+    for change in examined.changes:
+        # A daemon's build sets the time of its own clock.
+        found = back.files.get(change.target)
+        wanted = dataclasses.replace(change.before, data=change.after)
+        if found is None or dataclasses.replace(found, mtime=wanted.mtime) != wanted:
+            raise _unproven(f"{wanted.path} is not what was put there")
+        if back.bytecode.get(change.target):
+            raise _unproven(f"stale bytecode would win over {wanted.path}")
+    after = judge_all(patches, back)
+    for verdict in after:
+        if verdict.status is not Status.CLEAN:
+            raise _unproven(f"{verdict.artifact} is {verdict.status.value} for {verdict.patch}")
+    return after
 
 
 def _unproven(problem: str) -> ProofFailed:
     return ProofFailed(
-        f"what was published failed its check: {problem}",
-        next_step="No name was moved. Run it again: a registry may show late what it has stored. "
+        f"the new image failed its check: {problem}",
+        next_step="No tag was moved. Run it again: a registry may show late what it has stored. "
         "If it stays so, report it.",
     )
 
 
-def _sending(todo: Plan) -> str:
-    if todo.nothing:
-        return "all of it is there already: nothing to send"
-    own = f"{todo.part_bytes / 1e3:.1f} KB of our own"
-    if not todo.borrowed:
-        return f"sending {own}; the base is there"
-    borrowed = f"{len(todo.borrowed)} blob(s) of the base ({todo.borrowed_bytes / 1e6:.1f} MB)"
-    return f"sending {own}; bringing {borrowed}, without moving them where they can be mounted"
-
-
 def _report(
-    origin: Origin,
+    base: Base,
     order: Order,
-    work: _Work,
-    todo: Plan,
+    place: Place,
+    draft: Draft,
+    outline: Outline,
+    examined: Sequence[Examined],
     start: float,
     sent: Sent | None = None,
     after: Sequence[tuple[Verdict, ...]] = (),
-) -> Published:
-    before = f"{order.repository}:"
-    judged = after or [()] * len(work.found)
-    return Published(
-        repository=order.repository,
-        base_name=str(origin.name) if origin.name else None,
-        base_digest=origin.pin(origin.root.digest),
-        digest=work.appended.root.digest,
+) -> Report:
+    judged = after or [()] * len(examined)
+    return Report(
+        repository=place.repository,
+        base_name=str(base.name) if base.name else None,
+        base_digest=base.pin(base.digest),
+        digest=outline.digest,
         platforms=tuple(
-            _image_report(found, origin.pin(found.digest), result.digest, verdicts)
-            for found, result, verdicts in zip(work.found, _results(work), judged, strict=True)
+            _image_report(each, base.pin(each.digest), outline.images, verdicts)
+            for each, verdicts in zip(examined, judged, strict=True)
         ),
-        tags=tuple(f"{before}{tag}" for tag in _wanted(order, work.tags)),
-        moved=tuple(f"{before}{tag}" for tag in todo.names),
-        lacking=todo.part_bytes,
-        base_lacking=todo.borrowed_bytes,
+        tags=tuple(f"{place.repository}:{tag}" for tag in draft.tags),
+        moved=tuple(f"{place.repository}:{tag}" for tag in outline.moving),
+        lacking=outline.lacking,
+        base_lacking=outline.base_lacking,
         sent=sent or Sent(),
         dry_run=order.dry_run,
         seconds=time.monotonic() - start,
@@ -277,16 +280,16 @@ def _report(
 
 
 def _image_report(
-    found: Found, base: str, digest: str, after: tuple[Verdict, ...]
-) -> PlatformReport:
-    return PlatformReport(
-        platform=found.platform,
+    examined: Examined, base: str, images: Mapping[str, str], after: tuple[Verdict, ...]
+) -> ImageReport:
+    return ImageReport(
+        platform=examined.image.platform,
         base_digest=base,
-        digest=digest,
-        root=found.installation.root,
-        vllm=found.installation.version,
-        commit=found.installation.commit,
-        before=found.before,
+        digest=images[examined.digest],
+        root=examined.installation.root,
+        vllm=examined.installation.version,
+        commit=examined.installation.commit,
+        before=examined.before,
         after=after,
-        changes=found.changes,
+        changes=examined.changes,
     )

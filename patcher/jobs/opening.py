@@ -1,7 +1,7 @@
-"""What a person types for a base and for the place to publish to, opened; and the job run.
+"""What a person types for a base and for the place of the result, opened; and the job run.
 
-A base is a name in images.lock, read where its reference lies, or `oci:DIR[:NAME]`. The place is
-`REGISTRY/REPO[:TAG]` or `oci:DIR[:TAG]`.
+A base is a name in images.lock, read from its registry or pulled by the Docker daemon, or
+`oci:DIR[:NAME]`. A place is `REGISTRY/REPO[:TAG]`, `oci:DIR[:TAG]`, or the daemon.
 """
 
 from __future__ import annotations
@@ -12,97 +12,125 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patcher.errors import BadReference
-from patcher.jobs.base import Origin
-from patcher.jobs.image import Order, publish
+from patcher.jobs.base import Base
+from patcher.jobs.image import Order, Report, make_image
 from patcher.layer_cache import LayerCache, default_folder
 from patcher.lock.file import load
+from patcher.lock.picking import resolve
 from patcher.lock.whole import Standing, standing, whole
-from patcher.oci.convert import as_oci
-from patcher.oci.layout import Layout, create_layout, existing_layout, split_spec
-from patcher.oci.model import REF_NAME
-from patcher.oci.reference import Platform, parse_reference
-from patcher.places.place import InLayout, InRegistry
-from patcher.progress import moving
+from patcher.oci.image import StoredImage, load_family
+from patcher.oci.layout import existing_layout, only_named, split_spec
+from patcher.oci.reference import Platform, Reference, host_platform, parse_reference
+from patcher.places.layout import PREFIX, layout_place
+from patcher.places.registry import RepositoryStore, Tally, registry_place
+from patcher.places.stored import Stored
+from patcher.progress import moving, pulling
 from patcher.registry.repository import open_registry
 from patcher.web.http import Http, HttpSettings
 
 if TYPE_CHECKING:
-    from patcher.jobs.published import Published
-    from patcher.oci.blobs import Blobs
-    from patcher.places.place import Target
+    from patcher.places.place import Place
     from patcher.progress import Say
 
-_LAYOUT = "oci:"
 _PLACE = "Write the place as REGISTRY/REPO, REGISTRY/REPO:TAG or oci:DIR."
 
 
 def publish_job(
     name: str, to: str, lock: Path, order: Order, settings: HttpSettings, say: Say
-) -> Published:
-    """Open both ends and publish. `order` needs no repository and no tag: `to` says them.
+) -> Report:
+    """Patch a base where it is kept, and put the result at `to`, a registry or a layout.
 
-    Raises `BadReference`, `NotLocked`, and as `publish`.
+    `order` needs no tag and no standing: `to` and the lock say them. Raises `BadReference`,
+    `NotLocked`, and as `make_image`.
     """
-    http = Http(settings, say=say)
-    repository, tag = _split_target(to)
-    origin, place = _open_origin(name, lock, order.platform, http, say)
-    target = _open_target(repository, origin.source, http, dry_run=order.dry_run)
-    ends = [end for end in (origin.source, target) if isinstance(end, InRegistry)]
-    if isinstance(target, InLayout):
-        origin = _in_oci(origin)
-    said = dataclasses.replace(order, repository=repository, tag=tag, standing=place)
-    done = publish(origin, said, target, say, partial(moving, "copying"))
-    return dataclasses.replace(done, received=sum(end.tally.received for end in ends))
+    http, tally = Http(settings, say=say), Tally()
+    folder, reference, tag = _parse_place(to)
+    stored, base, place_in_lock = _open_base(name, lock, order.platform, http, tally, say)
+    place: Place
+    if folder is not None:
+        stored, base = _in_oci(stored, base)
+        place = layout_place(folder, stored, dry_run=order.dry_run)
+    else:
+        place = registry_place(reference, stored, http, tally, dry_run=order.dry_run)
+    said = dataclasses.replace(order, tag=tag, standing=place_in_lock)
+    done = make_image(base, said, place, say, partial(moving, "copying"))
+    return dataclasses.replace(done, received=tally.received)
 
 
-def _open_origin(
-    name: str, path: Path, platform: Platform | None, http: Http, say: Say
-) -> tuple[Origin, Standing]:
-    if name.startswith(_LAYOUT):
-        return _layout_origin(name.removeprefix(_LAYOUT)), Standing(platform, newest=True)
+def daemon_job(name: str, repository: str, lock: Path, order: Order, say: Say) -> Report:
+    """Pull a base of the lock by its digest, and build on it in the local Docker daemon.
+
+    Raises as `publish_job`.
+    """
+    from patcher.daemon.engine import connect, pull
+    from patcher.places.daemon import DaemonPlace
+
+    parse_reference(repository)  # before a pull of 9 GB
+    here = host_platform()
+    wanted = order.platform or here
+    entry, digest = resolve(load(lock), name, wanted)
+    reference = entry.original.reference
+    pinned = reference.pinned(digest)
+    say(f"{name} is vLLM {entry.locked.version} for {wanted}: {pinned}")
+    client = connect()
+    with pulling() as show:
+        image = pull(client, str(pinned), wanted, show)
+    # One local tag holds one platform: another machine's image must not take over this one's.
+    suffix = None if wanted == here else wanted
+    said = dataclasses.replace(order, platform=wanted, standing=Standing(suffix, newest=True))
+    base = Base(image.digest, (image,), reference, entry.locked.version)
+    return make_image(base, said, DaemonPlace(repository, image), say, partial(moving, "copying"))
+
+
+def _open_base(
+    name: str, path: Path, platform: Platform | None, http: Http, tally: Tally, say: Say
+) -> tuple[Stored, Base, Standing]:
+    if name.startswith(PREFIX):
+        folder, named = split_spec(name.removeprefix(PREFIX))
+        layout = existing_layout(folder)
+        root = only_named(layout, named)
+        stored = Stored(layout, load_family(layout, root))
+        say(f"{name} is {root.digest}")
+        return stored, _base(stored), Standing(platform, newest=True)
     lock = load(path)
     entry, digest = whole(lock, name, platform)
     reference = entry.original.reference
     pinned = reference.pinned(digest)
     say(f"{name} is vLLM {entry.locked.version}: {pinned}")
     registry = open_registry(pinned, http)
-    source = InRegistry(registry)
-    root = registry.manifest(digest).descriptor
+    store = RepositoryStore(registry, tally)
+    stored = Stored(store, load_family(store, registry.manifest(digest).descriptor))
+    base = dataclasses.replace(_base(stored), name=reference, version=entry.locked.version)
+    return stored, base, standing(lock, entry, platform)
+
+
+def _base(stored: Stored) -> Base:
+    """Each image of it under its own digest; what its layers say is kept between runs."""
     cache = LayerCache(default_folder())
-    origin = Origin(source, root, reference, entry.locked.version, cache)
-    return origin, standing(lock, entry, platform)
+    family = stored.family
+    images = [StoredImage(stored.blobs, each.digest, each, cache) for each in family.images]
+    return Base(family.root.digest, tuple(images))
 
 
-def _in_oci(origin: Origin) -> Origin:
+def _in_oci(stored: Stored, base: Base) -> tuple[Stored, Base]:
     """The base as a layout must hold it; its labels and the report keep the digests it had."""
-    source, root = as_oci(origin.source, origin.root)
-    return dataclasses.replace(origin, source=source, root=root, originals=source.originals)
+    from patcher.oci.convert import as_oci
+
+    blobs, family = as_oci(stored.blobs, stored.family)
+    converted = Stored(blobs, family)
+    images = _base(converted).images
+    return converted, dataclasses.replace(
+        base, digest=family.root.digest, images=images, originals=blobs.originals
+    )
 
 
-def _layout_origin(spec: str) -> Origin:
-    folder, name = split_spec(spec)
-    layout = existing_layout(folder)
-    named = [(each.annotations.get(REF_NAME), each) for each in layout.entries()]
-    fitting = {each.digest: each for key, each in named if name in (None, key)}
-    if len(fitting) != 1:
-        there = sorted({key for key, _ in named if key})
-        raise BadReference(
-            f"{folder}: {'several images are' if fitting else 'no image is'} {name or 'not named'}",
-            next_step=f"Give the name of one, as oci:{folder}:NAME. "
-            f"It holds: {', '.join(there) or 'no names'}.",
-        )
-    source = InLayout(layout)
-    [root] = fitting.values()
-    return Origin(source, root, None, None)
-
-
-def _split_target(to: str) -> tuple[str, str | None]:
-    """The repository, or the layout's `oci:DIR`, and the tag."""
-    if to.startswith(_LAYOUT):
-        folder, name = split_spec(to.removeprefix(_LAYOUT))
-        if to.removeprefix(_LAYOUT)[:1] in ("", ":"):
+def _parse_place(to: str) -> tuple[Path | None, Reference, str | None]:
+    """A layout's folder, or a repository; and the tag."""
+    if to.startswith(PREFIX):
+        folder, name = split_spec(to.removeprefix(PREFIX))
+        if to.removeprefix(PREFIX)[:1] in ("", ":"):
             raise BadReference(f"{to!r} names no folder", next_step="Write it as oci:DIR[:TAG].")
-        return f"{_LAYOUT}{folder}", name
+        return folder, parse_reference("layout"), name
     try:
         reference = parse_reference(to)
     except BadReference as error:
@@ -110,16 +138,4 @@ def _split_target(to: str) -> tuple[str, str | None]:
         raise BadReference(error.problem, next_step=error.next_step if known else _PLACE) from error
     if reference.digest:
         raise BadReference(f"{to!r} is a digest, which only content decides", next_step=_PLACE)
-    return reference.name, reference.tag
-
-
-def _open_target(repository: str, source: Blobs, http: Http, *, dry_run: bool) -> Target:
-    if repository.startswith(_LAYOUT):
-        folder = Path(repository.removeprefix(_LAYOUT))
-        return InLayout(Layout(folder) if dry_run else create_layout(folder))
-    reference = parse_reference(repository)
-    beside: tuple[str, ...] = ()
-    if isinstance(source, InRegistry) and source.registry.repository.registry == reference.registry:
-        beside = (source.registry.repository.name,)
-    # A dry run asks for no right to write: it may be tried before one has it.
-    return InRegistry(open_registry(reference, http, push=not dry_run, mount_from=beside))
+    return None, parse_reference(reference.name), reference.tag

@@ -18,23 +18,28 @@ import enum
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from patcher.errors import BrokenImage, NotLocked, PatcherError
+from patcher.lock.drift import Drifted, check_pins
 from patcher.lock.entries import Entry, Lock, add, entry_for
+from patcher.lock.file import edit, load
 from patcher.oci.reference import parse_reference
 from patcher.registry.image import ask_registry, open_remote
 from patcher.registry.repository import open_registry
 from patcher.versions import parsed, same_commit
+from patcher.web.http import Http
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from packaging.version import Version
 
     from patcher.layer_cache import LayerCache
     from patcher.oci.reference import Reference
-    from patcher.web.http import Http
+    from patcher.web.http import HttpSettings
 
 Say = Callable[[str], None]
 
@@ -239,3 +244,32 @@ def _contradiction(problem: str) -> BrokenImage:
         f"the tag and the image disagree: {problem}",
         next_step="Lock it with `vllm-patcher lock add`, if you know better.",
     )
+
+
+def add_to_lock(
+    path: Path, start: Path, version: str, reference: str, settings: HttpSettings | None
+) -> Entry:
+    """Lock a version to an image, as its registry has it; no `settings`: nobody is asked.
+
+    A lock that is not there yet begins with what `start` has: a new one must hide no pin.
+    """
+    asked = parse_reference(reference)
+    answer = ask_registry(asked, Http(settings)) if settings else None
+    entry = entry_for(version, asked, answer)
+    edit(path, start, lambda known: add(known, entry))
+    return entry
+
+
+def others_of(path: Path, version: str, reference: str) -> tuple[str, ...]:
+    """Other references that the lock has for a version: a name can mean but one of them."""
+    if not path.exists():
+        return ()
+    asked = str(parse_reference(reference))
+    known = [entry for entry in load(path).entries if entry.original.version == version]
+    references = [str(entry.original.reference) for entry in known]
+    return tuple(other for other in references if other != asked)
+
+
+def drifts_of(lock: Lock, settings: HttpSettings) -> tuple[Drifted, ...]:
+    """What the registries say of the lock's pins today."""
+    return tuple(check_pins(lock, partial(open_registry, http=Http(settings))))

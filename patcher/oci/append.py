@@ -11,12 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from patcher.oci.blobs import Blobs, Image, load_image, load_index
 from patcher.oci.layer import gzipped, thin_layer
 from patcher.oci.model import (
     DOCKER_LAYER_GZIP,
     DOCKER_MANIFEST,
-    INDEXES,
     OCI_LAYER_GZIP,
     Descriptor,
     Index,
@@ -29,6 +27,7 @@ from patcher.oci.model import (
 )
 
 if TYPE_CHECKING:
+    from patcher.oci.image import Family, Image
     from patcher.oci.installation import Change
 
 _CREATED_BY = "vllm-patcher"
@@ -36,42 +35,47 @@ _CREATED_BY = "vllm-patcher"
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """A new image or index: where it starts, and its new blobs, in the order to publish."""
+    """A new image or index: its root, and its new blobs in the order to publish.
+
+    `images` maps the digest of each changed image of the base to its new manifest.
+    """
 
     root: Descriptor
     parts: tuple[Part, ...]
+    images: Mapping[str, Descriptor]
 
 
-def append(
-    blobs: Blobs, root: Descriptor, changes: Mapping[str, Change], annotations: Mapping[str, str]
-) -> Appended:
-    """Put a layer on the image, or on each wanted image of the index, that `root` describes.
+def append(base: Family, changes: Mapping[str, Change], annotations: Mapping[str, str]) -> Appended:
+    """Put a layer on the image, or on each wanted image of the index, that the base is.
 
-    `changes` maps a manifest's digest to its change; an image of the index without one is left
-    out, for under a patched name it would be a lie. `annotations` are set on each new manifest
-    and on the index. Raises `BrokenImage`, `Unreadable`. Nothing is written.
+    `changes` maps a manifest's digest to its change; an image without a change is left out of
+    the index: a patched name must not lead to an unpatched image. `annotations` are set on each
+    new manifest and on the index. Raises `BrokenImage`. Nothing is written.
     """
-    if root.media_type not in INDEXES:
-        return _appended(load_image(blobs, root), changes[root.digest], annotations)
-    index = load_index(blobs, root)
     made = {
-        image.digest: _appended(load_image(blobs, image), changes[image.digest], annotations)
-        for image in index.images
+        image.digest: _parts(image, changes[image.digest], annotations)
+        for image in base.images
         if image.digest in changes
     }
-    top = _new_index(index, made, annotations)
-    parts = [part for appended in made.values() for part in appended.parts]
-    return Appended(top.descriptor, (*parts, top))
+    if not made:
+        raise broken("none of the base's images is to be changed")
+    manifests = {digest: manifest.descriptor for digest, (_, _, manifest) in made.items()}
+    parts = tuple(part for trio in made.values() for part in trio)
+    if base.index is None:
+        return Appended(manifests[base.root.digest], parts, manifests)
+    top = _new_index(base.index, manifests, annotations)
+    return Appended(top.descriptor, (*parts, top), manifests)
 
 
-def _appended(image: Image, change: Change, annotations: Mapping[str, str]) -> Appended:
+def _parts(image: Image, change: Change, annotations: Mapping[str, str]) -> tuple[Part, Part, Part]:
+    """The new layer, config and manifest."""
     tar = thin_layer(change)
     layer = part(gzipped(tar), _layer_type(image.manifest.media_type))
     config = part(_new_config(image, change, digest_of(tar)), image.manifest.config.media_type)
     manifest = part(
         _new_manifest(image, change, layer, config, annotations), image.manifest.media_type
     )
-    return Appended(manifest.descriptor, (layer, config, manifest))
+    return layer, config, manifest
 
 
 def _layer_type(manifest_type: str) -> str:
@@ -103,7 +107,7 @@ def _new_manifest(
         "config": {**_plain(old["config"]), **config.descriptor.document},
         "layers": [*old["layers"], layer.descriptor.document],
     }
-    # What the base referred to, it did for itself.
+    # `subject` linked the base's own manifest to another artifact; the new one has no such link.
     new.pop("subject", None)
     return dump_json(_annotated(new, change.labels, annotations))
 
@@ -118,14 +122,14 @@ def _annotated(
     return {**document, "annotations": annotations} if annotations else document
 
 
-def _new_index(index: Index, made: Mapping[str, Appended], annotations: Mapping[str, str]) -> Part:
-    if not made:
-        raise broken("none of the index's images is to be changed")
+def _new_index(
+    index: Index, manifests: Mapping[str, Descriptor], annotations: Mapping[str, str]
+) -> Part:
     entries = [
         {**_plain(image.document), "digest": root.digest, "size": root.size}
         for image in index.images
-        if image.digest in made
-        for root in [made[image.digest].root]
+        if image.digest in manifests
+        for root in [manifests[image.digest]]
     ]
     new = {**index.document, "manifests": entries}
     new.pop("subject", None)
@@ -133,5 +137,5 @@ def _new_index(index: Index, made: Mapping[str, Appended], annotations: Mapping[
 
 
 def _plain(entry: Json) -> dict[str, Any]:
-    """A descriptor without what is of the old bytes: a copy of them, or where else they lie."""
+    """The descriptor without `data` and `urls`, which describe the old bytes."""
     return {key: value for key, value in entry.items() if key not in ("data", "urls")}

@@ -1,29 +1,24 @@
-"""Where an image's blobs lie, and how one is read so that nothing unproven is believed."""
+"""A store of an image's blobs, and reading one so that nothing unproven is believed."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from patcher.oci.model import (
-    Config,
-    Descriptor,
-    Index,
-    Manifest,
-    broken,
-    parse_config,
-    parse_index,
-    parse_manifest,
-)
+from patcher.oci.model import Descriptor, broken
+from patcher.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from _typeshed import WriteableBuffer
 
-    from patcher.oci.reference import Platform
+
+Watch = Callable[[Progress], None]
+"""Called with each step of what moves."""
 
 # containerd's own limit for a manifest is 8 MiB, and no registry takes a larger one.
 _MOST_BYTES = 8 * 1024 * 1024
@@ -50,15 +45,6 @@ class Blobs(Protocol):
         A store that checked the digest when it took the blob may ask for the size alone.
         """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """A manifest with its config: one image for one platform."""
-
-    descriptor: Descriptor
-    manifest: Manifest
-    config: Config
 
 
 class Verified(io.RawIOBase):
@@ -106,27 +92,20 @@ def read_blob(blobs: Blobs, descriptor: Descriptor) -> bytes:
     return data
 
 
-def load_image(blobs: Blobs, descriptor: Descriptor) -> Image:
-    """The manifest and config that a descriptor leads to, which must agree."""
-    manifest = parse_manifest(read_blob(blobs, descriptor), descriptor.media_type)
-    config = parse_config(read_blob(blobs, manifest.config))
-    if len(config.diff_ids) != len(manifest.layers):
-        raise broken(
-            f"{descriptor.digest}: {len(manifest.layers)} layers in the manifest, "
-            f"{len(config.diff_ids)} in the config"
-        )
-    stated = descriptor.platform
-    if stated is not None and not _same_machine(stated, config.platform):
-        raise broken(f"{descriptor.digest}: index says {stated}, config says {config.platform}")
-    return Image(descriptor, manifest, config)
+@dataclass(slots=True)
+class Moved:
+    """Tells a watcher how far a blob has come. A negative step is an upload that begins again."""
+
+    descriptor: Descriptor
+    watch: Watch
+    done: int = 0
+
+    def add(self, step: int) -> None:
+        self.done += step
+        size = self.descriptor.size
+        self.watch(Progress(short_id(self.descriptor), "Copying", self.done, size))
 
 
-def _same_machine(one: Platform, other: Platform) -> bool:
-    """Builders leave the variant out of an index or a config as they like."""
-    variants = {one.variant, other.variant} - {None}
-    return (one.os, one.architecture) == (other.os, other.architecture) and len(variants) < 2
-
-
-def load_index(blobs: Blobs, descriptor: Descriptor) -> Index:
-    """The index that a descriptor leads to."""
-    return parse_index(read_blob(blobs, descriptor), descriptor.media_type)
+def short_id(descriptor: Descriptor) -> str:
+    """A blob's id as docker shows it."""
+    return descriptor.digest.removeprefix("sha256:")[:12]

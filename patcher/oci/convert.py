@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
 
-from patcher.oci.blobs import read_blob
+from patcher.oci.image import Family, Image
 from patcher.oci.model import (
     DOCKER_CONFIG,
     DOCKER_INDEX,
     DOCKER_LAYER,
     DOCKER_LAYER_GZIP,
     DOCKER_MANIFEST,
-    INDEXES,
     OCI_CONFIG,
     OCI_INDEX,
     OCI_LAYER,
@@ -32,11 +31,11 @@ from patcher.oci.model import (
     parse_index,
     parse_manifest,
     part,
+    read_descriptor,
 )
 
 if TYPE_CHECKING:
     from patcher.oci.blobs import Blobs
-    from patcher.oci.model import Manifest
 
 _OCI_OF = {
     DOCKER_INDEX: OCI_INDEX,
@@ -70,40 +69,53 @@ class Converted:
         self.source.check(descriptors)
 
 
-def as_oci(source: Blobs, root: Descriptor) -> tuple[Converted, Descriptor]:
-    """The image or index that `root` leads to, in OCI's media types.
+def as_oci(source: Blobs, family: Family) -> tuple[Converted, Family]:
+    """An image or index in OCI's media types. What is OCI's already keeps its bytes.
 
-    What is OCI's already keeps its bytes. Raises `BrokenImage`, `Unreadable`.
+    Raises `BrokenImage`.
     """
-    made: dict[str, Part] = {}
-    _convert(source, root, made)
-    documents = {new.descriptor.digest: new.data for new in made.values()}
-    originals = {new.descriptor.digest: old for old, new in made.items()}
-    return Converted(source, documents, originals), made[root.digest].descriptor
-
-
-def _convert(source: Blobs, old: Descriptor, made: dict[str, Part]) -> Json:
-    """Put what a manifest or index becomes into `made`, by the old digest; gives its entry."""
-    data = read_blob(source, old)
-    if old.media_type in INDEXES:
-        index = parse_index(data, old.media_type)
-        document, was = index.document, [image.document for image in index.images]
-        now = [_convert(source, image, made) for image in index.images]
-        # An attestation would vouch for a digest that is no more.
-        new = {**document, "manifests": now}
+    made = {image.digest: _converted(image) for image in family.images}
+    images = {old: image for old, (image, _) in made.items()}
+    parts = {old: new for old, (_, new) in made.items() if new}
+    if family.index is None:
+        [image] = images.values()
+        root, index = image.descriptor, None
     else:
-        manifest = parse_manifest(data, old.media_type)
-        document, was = manifest.document, [d.document for d in _blobs(manifest)]
-        config, *layers = now = [_renamed(entry) for entry in was]
-        new = {**document, "config": config, "layers": layers}
-    if now != was or old.media_type in _OCI_OF:
-        data = dump_json({**new, "mediaType": _OCI_OF.get(old.media_type, old.media_type)})
-    made[old.digest] = part(data, _OCI_OF.get(old.media_type, old.media_type))
-    return {**old.document, **made[old.digest].descriptor.document}
+        new_index = _converted_index(family, images)
+        root = new_index.descriptor if new_index else family.root
+        index = parse_index(new_index.data, root.media_type) if new_index else family.index
+        parts |= {family.root.digest: new_index} if new_index else {}
+    documents = {new.descriptor.digest: new.data for new in parts.values()}
+    originals = {new.descriptor.digest: old for old, new in parts.items()}
+    return Converted(source, documents, originals), Family(root, index, tuple(images.values()))
 
 
-def _blobs(manifest: Manifest) -> list[Descriptor]:
-    return [manifest.config, *manifest.layers]
+def _converted(image: Image) -> tuple[Image, Part | None]:
+    """The image with a new manifest, and that manifest; None where it is OCI's already."""
+    old = image.manifest
+    was = [each.document for each in (old.config, *old.layers)]
+    config, *layers = now = [_renamed(entry) for entry in was]
+    if now == was and old.media_type not in _OCI_OF:
+        return image, None
+    media_type = _OCI_OF.get(old.media_type, old.media_type)
+    document = {**old.document, "mediaType": media_type, "config": config, "layers": layers}
+    new = part(dump_json(document), media_type)
+    entry = {**image.descriptor.document, **new.descriptor.document}
+    manifest = parse_manifest(new.data, media_type)
+    return Image(read_descriptor(entry, "manifest"), manifest, image.config), new
+
+
+def _converted_index(family: Family, images: Mapping[str, Image]) -> Part | None:
+    index = family.index
+    assert index is not None  # noqa: S101 - the caller has looked
+    now = [images[image.digest].descriptor.document for image in family.images]
+    if index.media_type not in _OCI_OF and all(old == new.digest for old, new in images.items()):
+        return None
+    media_type = _OCI_OF.get(index.media_type, index.media_type)
+    # Attestations are left out: they vouch for digests that are gone.
+    return part(
+        dump_json({**index.document, "mediaType": media_type, "manifests": now}), media_type
+    )
 
 
 def _renamed(entry: Json) -> Json:

@@ -1,15 +1,16 @@
-"""The images floor: what a container image is, and the ways to put one thin layer on it.
+"""vLLM as it is found in an image, and the change that one thin layer makes to it.
 
-The seam is `BaseImage` and `BakedImage`; `daemon.engine` and `oci.layout` implement it. The data
-that cross the seam are below. Nothing here knows of patches: an image hands out files, and takes a
-`Change`.
+Nothing here knows of patches: an image hands out files, and a place takes a `Change`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from patcher.oci.reference import Platform
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,38 +69,22 @@ class Change:
     labels: Mapping[str, str]
 
 
-class BakedImage(Protocol):
-    """A new image, not yet reachable under any name."""
-
-    @property
-    def digest(self) -> str:
-        """`sha256:...` of what was made: a manifest or index (layout), an image id (docker)."""
-        ...
-
-    def installation(self, targets: Sequence[str]) -> Installation:
-        """vLLM as it lies in the new image, read back from where it was written."""
-        ...
-
-    def tag(self, names: Sequence[str]) -> None:
-        """Make the image reachable under these names, in this order; the last step of a build."""
-        ...
-
-    def discard(self) -> None:
-        """Leave nothing behind: for a result that did not pass its checks."""
-        ...
-
-
 class BaseImage(Protocol):
-    """An image for one platform that a layer can be put upon."""
+    """An image for one platform: vLLM is found in it, and a layer can be put on it."""
 
     @property
     def digest(self) -> str:
-        """`sha256:...` that pins the base."""
+        """`sha256:...` that pins it."""
+        ...
+
+    @property
+    def platform(self) -> Platform:
+        """What it is for."""
         ...
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """The labels of the image's config, which a derived image inherits."""
+        """The labels of its config, which a derived image inherits."""
         ...
 
     def installation(self, targets: Sequence[str]) -> Installation:
@@ -107,12 +92,4 @@ class BaseImage(Protocol):
 
         Raises `FileAbsent` where no vLLM is found, `BrokenImage` where two are.
         """
-        ...
-
-    def bake(self, change: Change) -> BakedImage:
-        """Put one layer with this change upon the image. The base is never altered."""
-        ...
-
-    def unchanged(self) -> BakedImage:
-        """The base itself, to be tagged where it needs no change. Its `discard` does nothing."""
         ...

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import re
+import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from patcher.errors import BadReference, BrokenImage, Unreadable
+from patcher.errors import BadReference, BrokenImage, Unreadable, Unwritable
 from patcher.files import make_directory, write_atomically
-from patcher.oci.blobs import Verified
+from patcher.oci.blobs import Moved, Verified
+from patcher.oci.image import StoredImage, load_family
 from patcher.oci.model import (
     OCI_INDEX,
     REF_NAME,
@@ -25,12 +28,17 @@ from patcher.oci.model import (
     parse_index,
     parse_json,
 )
-from patcher.oci.scan import Traces, Wanted, scan_layer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from patcher.oci.blobs import Blobs, Watch
+    from patcher.oci.model import Part
+    from patcher.oci.reference import Platform
+
 _VERSION = "1.0.0"
+
+_CHUNK = 1 << 20
 
 # image-spec, annotations.md: what a reference's name in a layout may be.
 _PART = r"[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*"
@@ -39,11 +47,10 @@ _NAME = re.compile(rf"{_PART}(?:/{_PART})*")
 
 @dataclass(slots=True)
 class Layout:
-    """The directory as a store of blobs (see `Blobs`). Small results are kept between calls."""
+    """The folder as a store of blobs. `checked` are the digests of those that were seen whole."""
 
     path: Path
     checked: set[str] = field(default_factory=set)
-    traces: dict[tuple[str, Wanted], Traces] = field(default_factory=dict)
 
     def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
         """See `Blobs`."""
@@ -82,13 +89,32 @@ class Layout:
             return False
         return True
 
+    def lacking(self, descriptors: Sequence[Descriptor]) -> list[Descriptor]:
+        """See `Store`: damaged ones too. What is read for it, `check` need not read again."""
+        return [each for each in descriptors if not self.holds(each)]
+
+    def fetch(self, descriptors: Sequence[Descriptor], source: Blobs, watch: Watch) -> int:
+        """See `Store`. One after the other: an interrupt finds one file to take away."""
+        return sum(self._fetch(descriptor, source, watch) for descriptor in descriptors)
+
+    def _fetch(self, descriptor: Descriptor, source: Blobs, watch: Watch) -> int:
+        """Stream it to a file beside, which takes the blob's name when it is whole."""
+        folder = self.path / "blobs" / "sha256"
+        make_directory(folder)
+        partial = folder / f".{secrets.token_hex(8)}.tmp"
+        try:
+            with source.open(descriptor) as raw:
+                _write(partial, Verified(raw, descriptor), Moved(descriptor, watch))
+            partial.replace(folder / descriptor.digest.removeprefix("sha256:"))
+        finally:
+            partial.unlink(missing_ok=True)
+        # Hashed while it was written: to read 9 GB back would prove the disk, not the image.
+        self.checked.add(descriptor.digest)
+        return descriptor.size
+
     def remove(self, descriptor: Descriptor) -> None:
         """Take a blob away."""
         self._blob(descriptor).unlink(missing_ok=True)
-
-    def scan(self, layers: Sequence[Descriptor], wanted: Wanted) -> list[Traces]:
-        """The traces of these layers, the topmost (last) first. See `scan_layer`."""
-        return [self._scan(layer, wanted) for layer in reversed(layers)]
 
     def entries(self) -> tuple[Descriptor, ...]:
         """What index.json leads to; a name stands in the annotation `REF_NAME`."""
@@ -102,7 +128,7 @@ class Layout:
         found = [each.digest for each in self.entries() if each.annotations.get(REF_NAME) == name]
         return found[0] if found else None
 
-    def name(self, root: Descriptor, names: Sequence[str]) -> None:
+    def name(self, root: Part, names: Sequence[str]) -> None:
         """Let these names lead to `root`, all in one step. Raises `BadReference`, `Unwritable`."""
         for name in names:
             _check_name(name)
@@ -110,7 +136,7 @@ class Layout:
             document = parse_json(self._read("index.json"), "index.json")
             entries = document["manifests"]
             for name in names:
-                _set_name(entries, name, root)
+                _set_name(entries, name, root.descriptor)
             write_atomically(self.path / "index.json", dump_json(document))
 
     @contextlib.contextmanager
@@ -126,13 +152,6 @@ class Layout:
         except OSError as error:
             raise _unreadable(self.path, error) from error
 
-    def _scan(self, layer: Descriptor, wanted: Wanted) -> Traces:
-        key = (layer.digest, wanted)
-        if key not in self.traces:
-            self.traces[key] = scan_layer(lambda: self.open(layer), layer, wanted)
-            self.checked.add(layer.digest)
-        return self.traces[key]
-
     def _blob(self, descriptor: Descriptor) -> Path:
         return self.path / "blobs" / descriptor.digest.replace(":", "/")
 
@@ -143,6 +162,48 @@ def split_spec(spec: str) -> tuple[Path, str | None]:
     """
     folder, colon, name = spec.rpartition(":")
     return (Path(folder), name) if colon and not Path(spec).exists() else (Path(spec), None)
+
+
+def only_named(layout: Layout, name: str | None) -> Descriptor:
+    """The one image or index of a layout that has this name; the only one at all for None.
+
+    Raises `BadReference` where none or several fit, naming those that are there.
+    """
+    named = [(each.annotations.get(REF_NAME), each) for each in layout.entries()]
+    fitting = {each.digest: each for key, each in named if name in (None, key)}
+    if len(fitting) == 1:
+        return next(iter(fitting.values()))
+    there = sorted({key for key, _ in named if key})
+    raise BadReference(
+        f"{layout.path}: {'several images are' if fitting else 'no image is'} "
+        f"{repr(name) if name else 'there'}",
+        next_step=f"Give the name of one, as oci:{layout.path}:NAME. "
+        f"It holds: {', '.join(there) or 'no names'}.",
+    )
+
+
+def open_image(folder: Path, name: str | None, platform: Platform | None) -> StoredImage:
+    """The one image in the layout at `folder` of that name and platform; None leaves it open.
+
+    Raises `BadReference` where none or several fit, `Unreadable`, `BrokenImage`.
+    """
+    layout = existing_layout(folder)
+    every = [
+        (root, image) for root in layout.entries() for image in load_family(layout, root).images
+    ]
+    fitting = {
+        image.digest: StoredImage(layout, root.digest, image)
+        for root, image in every
+        if name in (None, root.annotations.get(REF_NAME)) and platform in (None, image.platform)
+    }
+    if len(fitting) == 1:
+        return next(iter(fitting.values()))
+    there = [f"{root.annotations.get(REF_NAME)} ({image.platform})" for root, image in every]
+    wanted = " ".join(str(part) for part in (name, platform) if part) or "not named"
+    raise BadReference(
+        f"{folder}: {'several images are' if fitting else 'no image is'} {wanted}",
+        next_step=f"Give name and platform of one. It holds: {', '.join(there) or 'nothing'}.",
+    )
 
 
 def create_layout(path: Path) -> Layout:
@@ -198,4 +259,32 @@ def _unreadable(path: Path, error: OSError) -> Unreadable:
     return Unreadable(
         f"{path} cannot be read as an image layout: {error.strerror or error}",
         next_step="Give a directory that holds oci-layout and index.json (skopeo copy makes one).",
+    )
+
+
+def _write(path: Path, stream: Verified, moved: Moved) -> None:
+    try:
+        with path.open("xb") as file:
+            for data in _chunks(stream):
+                file.write(data)
+                moved.add(len(data))
+            stream.finish()
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _chunks(stream: Verified) -> Iterator[bytes]:
+    try:
+        while data := stream.read(_CHUNK):
+            yield data
+    except OSError as error:
+        raise Unreadable(f"a blob cannot be read: {error}", next_step="Try again.") from error
+
+
+def _unwritable(path: Path, error: OSError) -> Unwritable:
+    return Unwritable(
+        f"{path.parent} cannot be written to: {error.strerror}",
+        next_step="Free some space there, or name another directory; a second run goes on.",
     )

@@ -13,12 +13,12 @@ import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from patcher.oci.blobs import Blobs, Image, load_image, load_index, read_blob
+from patcher.oci.blobs import Blobs, read_blob
+from patcher.oci.image import Family, Image, load_family
 from patcher.oci.installation import ImageDirectory, ImageFile
 from patcher.oci.model import (
     DOCKER_LAYER_GZIP,
     DOCKER_MANIFEST,
-    INDEXES,
     OCI_LAYER_GZIP,
     broken,
     digest_of,
@@ -38,45 +38,58 @@ Facts = tuple[str, int, int, int, float, bytes]
 
 def validate(
     blobs: Blobs,
-    base: Descriptor,
+    base: Family,
     new: Descriptor,
     changes: Mapping[str, Change],
     annotations: Mapping[str, str],
-) -> None:
-    """Raise `BrokenImage`, naming what is wrong, unless `new` is `base` with these changes.
+) -> dict[str, tuple[ImageFile, ...]]:
+    """The added files, read back out of `new`, by the digest of the base's image.
 
-    The arguments are those of `append`, and its result's root. Every blob that `new` leads to is
-    checked to be there with its digest and size.
+    Raises `BrokenImage`, naming what is wrong, unless `new`, read out of `blobs`, is `base` with
+    these changes. The arguments are those of `append`, and its result's root. Every blob that
+    `new` leads to is checked to be there with its digest and size.
     """
-    _expect(new.media_type == base.media_type, f"its media type is {new.media_type}")
-    if base.media_type not in INDEXES:
-        _check_image(load_image(blobs, base), blobs, new, changes[base.digest], annotations)
-        return
-    old_index, new_index = load_index(blobs, base), load_index(blobs, new)
-    wanted = [image for image in old_index.images if image.digest in changes]
-    _check_annotations(new_index.document, old_index.document, {}, annotations)
-    for entries in (new_index.document["manifests"], new_index.images):
-        _expect(len(entries) == len(wanted), f"its index has {len(entries)} images")
-    for old, image in zip(wanted, new_index.images, strict=True):
-        same = (image.media_type, image.platform, image.annotations)
-        _expect(
-            same == (old.media_type, old.platform, old.annotations),
-            f"its index tells of {image.platform} otherwise than the base's",
-        )
-        _check_image(load_image(blobs, old), blobs, image, changes[old.digest], annotations)
+    _expect(new.media_type == base.root.media_type, f"its media type is {new.media_type}")
+    there = load_family(blobs, new)
+    wanted = [image for image in base.images if image.digest in changes]
+    if base.index is not None and there.index is not None:
+        document = there.index.document
+        _check_annotations(document, base.index.document, {}, annotations)
+        for entries in (document["manifests"], there.images):
+            _expect(len(entries) == len(wanted), f"its index has {len(entries)} images")
+        for old_image, image in zip(wanted, there.images, strict=True):
+            _check_entry(old_image.descriptor, image.descriptor)
+    return {
+        old.digest: _check_image(old, blobs, image, changes[old.digest], annotations)
+        for old, image in zip(wanted, there.images, strict=True)
+    }
 
 
 def _check_image(
-    base: Image, blobs: Blobs, root: Descriptor, change: Change, annotations: Mapping[str, str]
-) -> None:
-    new = load_image(blobs, root)
+    base: Image, blobs: Blobs, new: Image, change: Change, annotations: Mapping[str, str]
+) -> tuple[ImageFile, ...]:
     _check_manifest(base, new)
     _check_annotations(new.manifest.document, base.manifest.document, change.labels, annotations)
     _check_config(base, new, change)
     blobs.check((new.descriptor, new.manifest.config, *new.manifest.layers))
     tar = _unpacked(read_blob(blobs, new.manifest.layers[-1]))
     _expect(new.config.diff_ids[-1] == digest_of(tar), "the last diff_id is not the added layer's")
-    _check_entries(_entries(tar), change)
+    entries = _entries(tar)
+    _check_entries(entries, change)
+    added = {file.path for file in change.files}
+    return tuple(
+        ImageFile(path, data, uid, gid, mode, int(mtime))
+        for path, (_, uid, gid, mode, mtime, data) in entries
+        if path in added
+    )
+
+
+def _check_entry(old: Descriptor, new: Descriptor) -> None:
+    _expect(
+        (new.media_type, new.platform, new.annotations)
+        == (old.media_type, old.platform, old.annotations),
+        f"its index describes {new.platform} otherwise than the base's",
+    )
 
 
 def _check_manifest(base: Image, new: Image) -> None:

@@ -14,8 +14,8 @@ from patcher.errors import Exit, PatcherError, printable
 from patcher.rules.catalogue import Patch, Status, Verdict
 
 if TYPE_CHECKING:
-    from patcher.jobs.build import Report
     from patcher.jobs.demo import Demo
+    from patcher.jobs.image import ImageReport, Report
     from patcher.lock.entries import Entry
     from patcher.sources.everywhere import Notice
 
@@ -84,46 +84,63 @@ def notice_line(notice: Notice) -> str:
 
 
 def image_lines(report: Report) -> list[str]:
-    """What a build did, for a person."""
+    """What the job did, for a person."""
     lines = [
         f"base     {report.base_name or report.base_digest}",
         *([f"         {report.base_digest}"] if report.base_name else []),
-        f"vLLM     {report.vllm}{f' (commit {report.commit})' if report.commit else ''}",
-        f"found in {report.root}",
     ]
-    for before, after in zip(report.before, report.after, strict=True):
-        lines.append(f"patch    {before.patch}")
-        lines.append(f"  before {_counts(before)}")
-        lines.append(f"  after  {_counts(after)}")
-    for change in report.changes:
-        for patched in change.patched:
-            lines.append(f"file     {change.before.path}")
-            lines.append(f"  before sha256:{patched.preimage}")
-            lines.append(f"  after  sha256:{patched.postimage}")
-    lines.append(f"image    {report.digest}")
-    lines += [f"tag      {tag}" for tag in report.tags]
-    return [printable(line, 2000) for line in lines]
+    for image in report.platforms:
+        lines += _platform_lines(image)
+    lines += [f"image    {report.digest}", *(f"tag      {tag}" for tag in report.tags)]
+    return [printable(line, 2000) for line in [*lines, f"sent     {_sent(report)}"]]
+
+
+def _platform_lines(image: ImageReport) -> list[str]:
+    commit = f" (commit {image.commit})" if image.commit else ""
+    lines = [
+        f"platform {image.platform}",
+        f"  vLLM   {image.vllm}{commit} in {image.root}",
+        f"  base   {image.base_digest}",
+    ]
+    for number, before in enumerate(image.before):
+        after = f", now {_counts(image.after[number])}" if image.after else ""
+        lines.append(f"  patch  {before.patch}: {_counts(before)}{after}")
+    files = (f"  file   {change.before.path}" for change in image.changes)
+    return [*lines, *files, f"  image  {image.digest}"]
+
+
+def _sent(report: Report) -> str:
+    if not (report.lacking or report.base_lacking or report.moved):
+        return "nothing: all of it was there already"
+    if report.dry_run:
+        return (
+            f"nothing, this is a dry run: it would be {report.lacking:,} bytes, and up to "
+            f"{report.base_lacking:,} of the base where it cannot be mounted"
+        )
+    return f"{report.sent.parts:,} bytes, and {report.sent.streamed:,} of the base"
 
 
 def _counts(verdict: Verdict) -> str:
     unguarded = len(verdict.unguarded)
     return (
-        f"{verdict.status.value}: {unguarded} unguarded, {len(verdict.reads) - unguarded} guarded"
+        f"{verdict.status.value} ({unguarded} unguarded, {len(verdict.reads) - unguarded} guarded)"
     )
 
 
 def image_json(report: Report) -> dict[str, Any]:
-    """A build's report as plain data; the files' bytes are left out, their digests are in."""
-    content = {
-        field.name: getattr(report, field.name)
-        for field in dataclasses.fields(report)
-        if field.name != "changes"
-    }
+    """As plain data; the files' bytes are left out, their digests are in."""
+    whole = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
+    return {**whole, "platforms": [_platform_json(image) for image in report.platforms]}
+
+
+def _platform_json(image: ImageReport) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(image) if field.name != "changes"]
     files = [
         {"path": change.before.path, "target": change.target, "patches": change.patched}
-        for change in report.changes
+        for change in image.changes
     ]
-    return {**content, "files": files}
+    plain = {name: getattr(image, name) for name in names}
+    return {**plain, "platform": str(image.platform), "files": files}
 
 
 def lock_table(entries: Sequence[Entry]) -> list[str]:
@@ -159,7 +176,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
 
 def demo_lines(demo: Demo) -> list[str]:
     """The demo's diff, its report, and how to go on from there."""
-    fixed, moving = demo.report.tags
+    fixed, moving = (tag.rpartition(":")[2] for tag in demo.report.tags)
     program = sys.argv[0] if sys.argv[0].endswith("vllm-patcher") else "vllm-patcher"
     return [
         demo.diff.rstrip("\n"),

@@ -4,32 +4,14 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from patcher.errors import BrokenImage, DaemonFailed, FileAbsent, Unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
-    from patcher.oci.installation import Installation
-
-
-class Readable(Protocol):
-    """An image that vLLM's files can be read out of; every `BaseImage` is one."""
-
-    @property
-    def digest(self) -> str:
-        """See `BaseImage`."""
-        ...
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        """See `BaseImage`."""
-        ...
-
-    def installation(self, targets: Sequence[str]) -> Installation:
-        """See `BaseImage`."""
-        ...
+    from patcher.oci.installation import BaseImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +19,7 @@ class ImageSource:
     """The files of the vLLM in an image; `label` is the name that a person typed for it."""
 
     label: str
-    image: Readable
+    image: BaseImage
 
     def read(self, target: str) -> bytes:
         """The bytes of `target`. Raises `FileAbsent`, `Unreadable`."""

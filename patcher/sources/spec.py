@@ -27,7 +27,6 @@ from patcher.errors import BadSource, DaemonFailed, NoDaemon, NotLocked
 
 if TYPE_CHECKING:
     from patcher.oci.reference import Platform
-    from patcher.places.layout import LayoutImage
     from patcher.rules.source import Source
     from patcher.web.http import HttpSettings
 
@@ -55,9 +54,10 @@ def open_source(
 
         return open_git(rest)
     if kind == "oci":
+        from patcher.oci.layout import open_image, split_spec
         from patcher.sources.images import ImageSource
 
-        return ImageSource(spec, open_oci(rest, platform))
+        return ImageSource(spec, open_image(*split_spec(rest), platform))
     if kind == "docker":
         return _local(spec, rest, platform)
     if kind == "registry":
@@ -69,15 +69,6 @@ def open_source(
     if spec.endswith(".py") or spec.startswith((".", "~", os.sep)):
         raise BadSource(f"there is no {spec}", next_step="Check the path.")
     return _image(spec, _pinned(spec, lock, platform) or spec, platform, settings)
-
-
-def open_oci(spec: str, platform: Platform | None) -> LayoutImage:
-    """The image that `DIR` or `DIR:NAME` names in an OCI image layout."""
-    from patcher.oci.layout import split_spec
-    from patcher.places.layout import open_layout
-
-    folder, name = split_spec(spec)
-    return open_layout(folder, platform, name)
 
 
 def _local(spec: str, name: str, platform: Platform | None) -> Source:

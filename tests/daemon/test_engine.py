@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import importlib.util
 import os
 import py_compile
@@ -30,7 +29,7 @@ from patcher.errors import (
 )
 from patcher.oci.installation import Change, ImageDirectory, ImageFile
 from patcher.oci.reference import Platform, parse_platform
-from tests.conftest import free_port
+from patcher.progress import Progress
 from tests.docker_bases import (
     ROOT,
     SOURCE,
@@ -464,15 +463,6 @@ def test_discarding_takes_the_names_too_and_keeps_an_untagged_base(
         engine.local_image(vllm.client, "localhost/vllm-patcher-test:a")
 
 
-def test_an_unchanged_image_can_be_tagged_and_is_never_discarded(
-    vllm: engine.DockerImage,
-) -> None:
-    same = vllm.unchanged()
-    same.tag(["localhost/vllm-patcher-test:clean"])
-    same.discard()
-    assert engine.local_image(vllm.client, "localhost/vllm-patcher-test:clean").id == vllm.id
-
-
 # The daemon and the registry
 
 
@@ -525,7 +515,7 @@ def test_a_pull_tells_its_steps(
     daemon: docker.DockerClient, published: tuple[str, dict[str, str]]
 ) -> None:
     repository, digests = published
-    steps: list[engine.Progress] = []
+    steps: list[Progress] = []
     engine.pull(daemon, f"{repository}@{digests['arm64']}", ARM64, steps.append)
     done = [step for step in steps if step.status == "Pull complete"]
     assert len({step.layer for step in done}) == 1
@@ -540,7 +530,7 @@ def test_what_is_there_already_is_not_pulled_again(
     repository, digests = published
     reference = f"{repository}@{digests['amd64']}"
     first = engine.pull(daemon, reference, AMD64)
-    steps: list[engine.Progress] = []
+    steps: list[Progress] = []
     assert engine.pull(daemon, reference, AMD64, steps.append) == first
     assert steps == []
 
@@ -579,7 +569,7 @@ def test_an_error_inside_the_pull_s_stream_is_an_error(
     ).json()
     layer = manifest["layers"][0]["digest"]
     requests.delete(f"{url}/blobs/{layer}", timeout=30).raise_for_status()
-    steps: list[engine.Progress] = []
+    steps: list[Progress] = []
     with pytest.raises(DaemonFailed, match=r"cannot be pulled: .*unknown"):
         engine.pull(daemon, f"{repository}@{digests['amd64']}", AMD64, steps.append)
     assert steps
@@ -598,7 +588,7 @@ def test_ctrl_c_while_pulling_leaves_no_image(
     repository, digests = published
     reference = f"{repository}@{digests['amd64']}"
 
-    def press(step: engine.Progress) -> None:
+    def press(step: Progress) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -606,33 +596,6 @@ def test_ctrl_c_while_pulling_leaves_no_image(
     # docker-py leaves the connection of a stream that was cut off to the collector.
     gc.collect()
     assert engine.pull(daemon, reference, AMD64).platform == AMD64
-
-
-def test_a_pushed_image_is_pinned_by_the_digest_that_the_registry_has(
-    vllm: engine.DockerImage, registry: str
-) -> None:
-    baked = vllm.bake(change(vllm))
-    name = f"{registry}/pushed:{vllm.id[7:19]}"
-    baked.tag([name])
-    steps: list[engine.Progress] = []
-    digest = engine.push(vllm.client, name, steps.append)
-    assert {step.status for step in steps} >= {"Preparing", "Pushed"}
-    assert engine.local_image(vllm.client, name).digest == digest
-    assert engine.local_image(vllm.client, baked.digest).reference == f"{registry}/pushed@{digest}"
-    kind = "application/vnd.docker.distribution.manifest.v2+json"
-    url = f"http://{registry}/v2/pushed/manifests/{vllm.id[7:19]}"
-    body = requests.get(url, headers={"Accept": kind}, timeout=30).content
-    assert f"sha256:{hashlib.sha256(body).hexdigest()}" == digest
-
-
-def test_an_error_inside_the_push_s_stream_is_an_error(vllm: engine.DockerImage) -> None:
-    name = f"127.0.0.1:{free_port()}/nobody:here"
-    baked = vllm.bake(change(vllm))
-    baked.tag([name])
-    steps: list[engine.Progress] = []
-    with pytest.raises(DaemonFailed, match=r"cannot be pushed: .*connection refused"):
-        engine.push(vllm.client, name, steps.append)
-    assert steps
 
 
 def test_a_local_image_is_pinned_by_its_id_and_must_have_the_platform(

@@ -112,8 +112,8 @@ def test_an_image_is_baked_proven_and_tagged(world: Callable[..., World]) -> Non
     assert ran.returncode == 0, ran.stderr
     assert f"0.23.1rc1 is vLLM {VERSION} for linux/amd64" in ran.stderr
     report = json.loads(ran.stdout)
-    assert [verdict["status"] for verdict in report["before"]] == ["needed"]
-    assert [verdict["status"] for verdict in report["after"]] == ["clean"]
+    assert [verdict["status"] for verdict in report["platforms"][0]["before"]] == ["needed"]
+    assert [verdict["status"] for verdict in report["platforms"][0]["after"]] == ["clean"]
     fixed = report["tags"][0].rpartition(":")[2]
     assert fixed.startswith("0.23.1rc1.dev672-g93d8f834d-")
     assert here.tags() == {fixed: report["digest"], "0.23.1rc1-patched": report["digest"]}
@@ -126,8 +126,8 @@ def test_an_image_is_baked_proven_and_tagged(world: Callable[..., World]) -> Non
     assert labels["org.opencontainers.image.base.name"].endswith(f":nightly-{COMMIT}")
     assert labels["dev.vllm-patcher.vllm.version"] == VERSION
     assert labels["dev.vllm-patcher.vllm.commit"] == COMMIT[:9]
-    patched = report["files"][0]["patches"][0]
-    prefix = "dev.vllm-patcher.rules.catalogue.kv-b-proj-dtype"
+    patched = report["platforms"][0]["files"][0]["patches"][0]
+    prefix = "dev.vllm-patcher.patch.kv-b-proj-dtype"
     assert labels[f"{prefix}.preimage"] == f"sha256:{patched['preimage']}"
     assert labels[f"{prefix}.postimage"] == f"sha256:{patched['postimage']}"
 
@@ -137,14 +137,17 @@ def test_the_file_in_the_image_is_the_reported_one(world: Callable[..., World]) 
     report = json.loads(here.run("0.23.1rc1.dev672", "--json").stdout)
     container = here.client.containers.create(report["digest"], "none")
     try:
-        stream, stat = container.get_archive(report["files"][0]["path"])
+        stream, stat = container.get_archive(report["platforms"][0]["files"][0]["path"])
         data = b"".join(stream)
     finally:
         container.remove()
     assert stat is not None
     assert stat["mode"] & 0o777 == 0o640
     content = untar(data)
-    assert hashlib.sha256(content).hexdigest() == report["files"][0]["patches"][0]["postimage"]
+    assert (
+        hashlib.sha256(content).hexdigest()
+        == report["platforms"][0]["files"][0]["patches"][0]["postimage"]
+    )
 
 
 def untar(data: bytes) -> bytes:
@@ -200,12 +203,29 @@ def test_a_patch_that_does_not_exist_is_named(world: Callable[..., World]) -> No
     assert "no patch is named 'no-such'" in ran.stderr
 
 
-def test_a_second_run_gives_the_same_files(world: Callable[..., World]) -> None:
+def test_a_second_run_finds_the_fixed_tag_and_builds_nothing(world: Callable[..., World]) -> None:
     here = world()
-    first, second = (json.loads(here.run("0.23.1rc1", "--json").stdout) for _ in range(2))
-    assert first["files"] == second["files"]
-    assert first["tags"] == second["tags"]
-    assert here.tags()["0.23.1rc1-patched"] == second["digest"]
+    first = json.loads(here.run("0.23.1rc1", "--json").stdout)
+    images = {image.id for image in here.client.images.list(all=True)}
+    again = here.run("0.23.1rc1", "--json")
+    second = json.loads(again.stdout)
+    assert "all of it is there already: nothing to do" in again.stderr
+    for key in ("digest", "tags", "platforms"):
+        assert first[key] == second[key]
+    assert second["moved"] == []
+    assert {image.id for image in here.client.images.list(all=True)} == images
+
+
+def test_a_fixed_tag_of_something_else_never_moves(world: Callable[..., World]) -> None:
+    here = world()
+    report = json.loads(here.run("0.23.1rc1", "--json").stdout)
+    fixed = report["tags"][0]
+    base = here.client.images.get(f"{here.base}@{here.digests['amd64']}")
+    here.client.api.tag(base.id, *fixed.rsplit(":", 1))
+    ran = here.run("0.23.1rc1")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert f"{fixed} is something else already, and never moves" in ran.stderr
+    assert here.client.images.get(fixed).id == base.id
 
 
 def test_a_patched_image_as_base_is_not_patched_again(

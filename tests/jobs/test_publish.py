@@ -21,15 +21,15 @@ from patcher.errors import (
     WrongPlatform,
     WrongVersion,
 )
-from patcher.jobs.base import Origin
-from patcher.jobs.image import Order, publish
-from patcher.jobs.published import Published, published_json, published_lines
+from patcher.jobs.base import Base
+from patcher.jobs.image import Order, Report, make_image
 from patcher.lock.whole import Standing
-from patcher.oci.layout import create_layout
-from patcher.oci.model import INDEXES
+from patcher.oci.image import StoredImage, load_family
+from patcher.oci.layout import Layout, create_layout
+from patcher.oci.model import INDEXES, Part
 from patcher.oci.reference import Reference, parse_platform, parse_reference
-from patcher.places.place import InLayout
-from patcher.report.text import as_json
+from patcher.places.stored import Stored, StoredPlace
+from patcher.report.text import as_json, image_json, image_lines
 from patcher.rules.catalogue import select
 from patcher.rules.guard.rule import AttributeGuard
 from patcher.versions import parsed
@@ -41,9 +41,9 @@ from tests.memory import DOCKER, OCI, Memory, Opened
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from patcher.oci.blobs import Watch
     from patcher.oci.installation import ImageFile
     from patcher.oci.model import Descriptor
-    from patcher.places.place import Watch
 
 PATCHES = select([])
 NEEDED = b"class MLA:\n    def dtype(self):\n        return self.kv_b_proj.weight.dtype\n"
@@ -70,27 +70,27 @@ class World:
 
     blobs: Memory
     root: dict[str, Any]
-    target: InLayout
+    target: Layout
     asked: str | None = "0.23.0"
     name: Reference = NAME
 
-    def publish(self, **order: Any) -> Published:
-        origin = Origin(
-            Opened(self.blobs),
-            self.blobs.descriptor(self.root),
-            self.name,
-            parsed(self.asked) if self.asked else None,
-        )
-        place = Standing(order.get("platform"), newest=True)
-        said = Order(**{"patches": PATCHES, "repository": "here", "standing": place, **order})
-        return publish(origin, said, self.target, self.said.append, unwatched)
+    def publish(self, **order: Any) -> Report:
+        source = Opened(self.blobs)
+        family = load_family(source, self.blobs.descriptor(self.root))
+        images = tuple(StoredImage(source, each.digest, each) for each in family.images)
+        asked = parsed(self.asked) if self.asked else None
+        base = Base(family.root.digest, images, self.name, asked)
+        place = StoredPlace("here", self.target, Stored(source, family))
+        standing = Standing(order.get("platform"), newest=True)
+        said = Order(**{"patches": PATCHES, "standing": standing, **order})
+        return make_image(base, said, place, self.said.append, unwatched)
 
     def __post_init__(self) -> None:
         self.said: list[str] = []
 
     def stored(self, digest: str) -> Any:
         """A JSON document as it lies at the target."""
-        return json.loads((self.target.layout.path / "blobs/sha256" / digest[7:]).read_bytes())
+        return json.loads((self.target.path / "blobs/sha256" / digest[7:]).read_bytes())
 
     def config(self, manifest: str) -> Any:
         return self.stored(self.stored(manifest)["config"]["digest"])
@@ -101,7 +101,7 @@ def world(tmp_path: Path) -> Callable[..., World]:
     def make(types: tuple[str, ...] = OCI, **options: Any) -> World:
         blobs = Memory()
         root = add_index(blobs, types, **{"files": vllm(), **options})
-        return World(blobs, root, InLayout(create_layout(tmp_path / "target")))
+        return World(blobs, root, create_layout(tmp_path / "target"))
 
     return make
 
@@ -193,7 +193,7 @@ def test_a_dry_run_writes_nothing_and_says_what_would_be_sent(
         done.sent.parts,
         done.sent.streamed,
     )
-    assert published_lines(report)[-1] == (
+    assert image_lines(report)[-1] == (
         f"sent     nothing, this is a dry run: it would be {done.sent.parts:,} bytes, and up to "
         f"{done.sent.streamed:,} of the base where it cannot be mounted"
     )
@@ -205,8 +205,8 @@ def test_publishing_again_sends_nothing_and_says_so(world: Callable[..., World])
     again = here.publish()
     assert (again.digest, again.tags) == (first.digest, first.tags)
     assert (again.moved, again.sent.parts, again.sent.streamed) == ((), 0, 0)
-    assert "all of it is there already: nothing to send" in here.said
-    assert published_lines(again)[-1] == "sent     nothing: all of it was there already"
+    assert "all of it is there already: nothing to do" in here.said
+    assert image_lines(again)[-1] == "sent     nothing: all of it was there already"
 
 
 def test_a_clean_base_is_refused_and_published_unchanged_where_that_is_allowed(
@@ -215,7 +215,7 @@ def test_a_clean_base_is_refused_and_published_unchanged_where_that_is_allowed(
     here = world(files=vllm(CLEAN))
     with pytest.raises(AlreadyClean, match="already carries this: kv-b-proj-dtype"):
         here.publish()
-    assert here.target.layout.entries() == ()
+    assert here.target.entries() == ()
     report = here.publish(allow_clean=True)
     assert report.digest == here.root["digest"]
     assert here.target.named("0.23.0-patched") == here.root["digest"]
@@ -252,7 +252,9 @@ def test_a_fixed_tag_never_moves(world: Callable[..., World]) -> None:
     assert second.tags[1] == first.tags[1]
     assert here.target.named(fixed) == first.digest
     # Whatever else has the tag, keeps it.
-    here.target.layout.name(here.blobs.descriptor({**here.root, "digest": second.digest}), [fixed])
+    here.target.name(
+        Part(here.blobs.descriptor({**here.root, "digest": second.digest}), b""), [fixed]
+    )
     for dry_run in (True, False):
         with pytest.raises(Finding, match=f"{fixed} is something else already, and never moves"):
             here.publish(dry_run=dry_run)
@@ -269,7 +271,7 @@ def test_a_base_by_another_name_is_published_too(world: Callable[..., World]) ->
     assert first.tags[1] == second.tags[1]
 
 
-class Altering(InLayout):
+class Altering(Layout):
     """A target that stores another layer than it was given."""
 
     def put(self, descriptor: Descriptor, data: bytes) -> None:
@@ -280,16 +282,16 @@ class Altering(InLayout):
 
 def test_what_was_not_stored_as_it_was_sent_is_never_named(world: Callable[..., World]) -> None:
     here = world()
-    here.target = Altering(here.target.layout)
-    with pytest.raises(ProofFailed, match=r"has other bytes.*\. No name was moved"):
+    here.target = Altering(here.target.path)
+    with pytest.raises(ProofFailed, match=r"has other bytes.*\. No tag was moved"):
         here.publish()
-    assert here.target.layout.entries() == ()
+    assert here.target.entries() == ()
 
 
 def patched_world(here: World) -> World:
     """A world whose base is what was published in another."""
     report = here.publish()
-    folder = here.target.layout.path / "blobs/sha256"
+    folder = here.target.path / "blobs/sha256"
     blobs = Memory({f"sha256:{file.name}": file.read_bytes() for file in folder.iterdir()})
     kind = here.stored(report.digest)["mediaType"]
     size = len(blobs.data[report.digest])
@@ -299,10 +301,10 @@ def patched_world(here: World) -> World:
 
 def test_a_patched_base_is_recognised_and_nothing_is_stacked(world: Callable[..., World]) -> None:
     here = patched_world(world())
-    entries = here.target.layout.entries()
+    entries = here.target.entries()
     with pytest.raises(AlreadyClean, match=r"its labels: kv-b-proj-dtype@1"):
         here.publish()
-    assert here.target.layout.entries() == entries
+    assert here.target.entries() == entries
 
 
 def test_a_patched_base_that_needs_another_patch_is_not_stacked_upon(
@@ -359,7 +361,7 @@ def test_a_clean_platform_beside_one_that_needs_it_gets_the_labels_alone(
 
 
 def test_the_report_is_json(world: Callable[..., World]) -> None:
-    said = json.loads(as_json("image", **published_json(world().publish())))
+    said = json.loads(as_json("image", **image_json(world().publish())))
     assert [image["platform"] for image in said["platforms"]] == BOTH
     assert said["sent"]["parts"] == said["lacking"]
     patched = said["platforms"][0]["files"][0]["patches"][0]
@@ -370,7 +372,7 @@ def test_a_path_of_the_image_is_shown_and_does_nothing(world: Callable[..., Worl
     root = "/opt/\x1b]0;title\x07\udcff/site-packages"
     files = [replace(file, path=file.path.replace(SITE, root)) for file in vllm()]
     report = world(files=files).publish()
-    lines = "\n".join(published_lines(report))
+    lines = "\n".join(image_lines(report))
     assert "in /opt/\\x1b]0;title\\x07\\udcff/site-packages" in lines
     assert lines.isascii()
 
@@ -381,14 +383,15 @@ os.umask(int(sys.argv[2], 8))
 time.time = lambda: float(sys.argv[3])
 time.time_ns = lambda: int(float(sys.argv[3]) * 1e9)
 from pathlib import Path
-from patcher.oci.layout import create_layout
-from patcher.places.place import InLayout
+from patcher.oci.model import Part
+from patcher.oci.image import StoredImage, load_family
+from patcher.oci.layout import Layout, create_layout
 from tests.indexes import add_index
 from tests.memory import OCI, Memory
 from tests.jobs.test_publish import World, vllm
 blobs = Memory()
 root = add_index(blobs, OCI, vllm())
-report = World(blobs, root, InLayout(create_layout(Path(sys.argv[1])))).publish()
+report = World(blobs, root, create_layout(Path(sys.argv[1]))).publish()
 print(report.digest, *report.tags, *(image.digest for image in report.platforms))
 """
 

@@ -9,7 +9,7 @@ import pytest
 
 from patcher.errors import BrokenImage
 from patcher.oci.append import Appended, append
-from patcher.oci.blobs import load_image, load_index
+from patcher.oci.image import load_family, load_image, load_index
 from patcher.oci.model import (
     DOCKER_LAYER,
     DOCKER_LAYER_GZIP,
@@ -35,10 +35,11 @@ def appended(blobs: Memory, root: dict[str, Any], *images: dict[str, Any]) -> Ap
     """Append to these images of `root`, publish, validate."""
     base = blobs.descriptor(root)
     changes = {image["digest"]: change_for(blobs, image) for image in images or [root]}
-    new = append(blobs, base, changes, EXTRA)
+    family = load_family(blobs, base)
+    new = append(family, changes, EXTRA)
     for blob in new.parts:
         blobs.put(blob.descriptor, blob.data)
-    validate(blobs, base, new.root, changes, EXTRA)
+    validate(blobs, family, new.root, changes, EXTRA)
     return new
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from patcher.errors import BrokenImage
 from patcher.oci.append import append
+from patcher.oci.image import load_family
 from patcher.oci.model import (
     DOCKER_LAYER_GZIP,
     OCI_INDEX,
@@ -39,7 +40,8 @@ class Baked:
         self.base = self.blobs.descriptor(base)
         change = change_for(self.blobs, base)
         self.change: Change = replace(change, bytecode=(f"{change.directories[-1].path}/x.pyc",))
-        new = append(self.blobs, self.base, {self.base.digest: self.change}, EXTRA)
+        self.family = load_family(self.blobs, self.base)
+        new = append(self.family, {self.base.digest: self.change}, EXTRA)
         layer, config, manifest = new.parts
         for blob in new.parts:
             self.blobs.put(blob.descriptor, blob.data)
@@ -57,7 +59,7 @@ class Baked:
 
     def validate(self, root: Descriptor | None = None) -> None:
         changes = {self.base.digest: self.change}
-        validate(self.blobs, self.base, root or self.root(), changes, EXTRA)
+        validate(self.blobs, self.family, root or self.root(), changes, EXTRA)
 
     def relayer(self, edit: Callable[[list[tuple[tarfile.TarInfo, bytes]]], None]) -> None:
         """Write the added layer again with other entries."""
@@ -273,10 +275,11 @@ def test_an_index_that_is_not_as_declared() -> None:
     ]
     base = index_of(blobs, *entries)
     changes = {image["digest"]: change_for(blobs, image) for image in images}
-    new = append(blobs, base, changes, EXTRA)
+    family = load_family(blobs, base)
+    new = append(family, changes, EXTRA)
     for blob in new.parts:
         blobs.put(blob.descriptor, blob.data)
-    validate(blobs, base, new.root, changes, EXTRA)
+    validate(blobs, family, new.root, changes, EXTRA)
     one, two = blobs.json(new.root.digest)["manifests"]
     wrong = [
         ("has 1 images", index_of(blobs, one, annotations=EXTRA)),
@@ -290,4 +293,4 @@ def test_an_index_that_is_not_as_declared() -> None:
     ]
     for said, root in wrong:
         with pytest.raises(BrokenImage, match=said):
-            validate(blobs, base, root, changes, EXTRA)
+            validate(blobs, family, root, changes, EXTRA)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from patcher.commands.publishing import publish_to
 from patcher.errors import AccessDenied, BadReference
 from patcher.jobs.image import Order
 from patcher.jobs.opening import publish_job
@@ -27,12 +26,13 @@ from patcher.oci.reference import parse_reference
 from patcher.rules.catalogue import select
 from patcher.versions import parsed
 from patcher.web.http import HttpSettings
+from tests import commands
 from tests.conftest import TARGET, missing, real_registry
 from tests.indexes import add_index
 from tests.installations import SITE, installed_file
 from tests.memory import DOCKER, OCI, Memory
 from tests.oci.test_layout import rootfs_files
-from tests.places.test_plan import is_whole
+from tests.places.test_stored import is_whole
 from tests.registries import fetch, proxy_of, upload
 from tests.scripted import Reply, in_turn, serving
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     import docker
 
-    from patcher.jobs.published import Published
+    from patcher.jobs.image import Report
     from patcher.oci.installation import ImageFile
 
 SOURCE = b"""\
@@ -93,8 +93,8 @@ class World:
     lock: Path
     root: dict[str, Any]
 
-    def publish(self, to: str, **order: Any) -> Published:
-        said = Order(**{"patches": select([]), "repository": "", **order})
+    def publish(self, to: str, **order: Any) -> Report:
+        said = Order(**{"patches": select([]), **order})
         return publish_job("0.23.0", to, self.lock, said, HttpSettings(), lambda _: None)
 
 
@@ -235,14 +235,13 @@ def test_a_second_run_reads_and_sends_next_to_nothing(world: World, tmp_path: Pa
         assert proxy.received < layer / 100, "the layers were read once, and their facts kept"
 
 
-def test_what_is_printed(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    order, to = Order(select([]), ""), place(world, "printed")
-    publish_to("0.23.0", to, world.lock, order, HttpSettings(), as_data=True)
-    said = json.loads(capsys.readouterr().out)
+def test_what_is_printed(world: World) -> None:
+    to = place(world, "printed")
+    command = ["image", "0.23.0", "--to", to, "--lock", str(world.lock)]
+    said = json.loads(commands.run(*command, "--json").stdout)
     assert said["tags"][1] == f"{to}:{TAG}"
     assert said["sent"]["parts"] == said["lacking"] < said["received"]
-    publish_to("0.23.0", to, world.lock, order, HttpSettings(), as_data=False)
-    lines = capsys.readouterr().out.splitlines()
+    lines = commands.run(*command).stdout.splitlines()
     assert f"image    {said['digest']}" in lines
     assert lines[-1] == "sent     nothing: all of it was there already"
 
@@ -267,11 +266,13 @@ def test_a_dry_run_takes_a_place_that_it_may_not_see_for_empty(world: World) -> 
     told: list[str] = []
     with serving(in_turn(Reply(401, {"WWW-Authenticate": 'Basic realm="x"'}))) as private:
         seen = world.publish(f"{world.host}/never/there", dry_run=True)
-        order = Order(select([]), "", dry_run=True)
+        order = Order(select([]), dry_run=True)
         to = f"{private.host}/x"
         report = publish_job("0.23.0", to, world.lock, order, HttpSettings(), told.append)
         assert (report.lacking, report.base_lacking) == (seen.lacking, seen.base_lacking)
-        assert told[-1].endswith("docker has no credentials for it: taken for empty")
+        assert told[-1].endswith(
+            "docker has no credentials for it: treating the destination as empty"
+        )
         with pytest.raises(AccessDenied):
             world.publish(to)
 
@@ -308,7 +309,7 @@ def test_an_interrupt_leaves_no_part_of_a_blob(
         finally:
             over.set()
     assert running.returncode == 130
-    assert said.endswith("mounted\n\ninterrupted: no file, image or tag was left half-done\n")
+    assert said.endswith("cannot mount\n\ninterrupted: no file, image or tag was left half-done\n")
     assert list(tmp_path.rglob(".*.tmp")) == []
 
 
@@ -341,7 +342,7 @@ def test_an_oci_base_has_the_same_digest_in_a_registry_and_in_a_layout(
 def test_from_a_layout_into_a_registry(world: World, tmp_path: Path) -> None:
     world.publish(f"oci:{tmp_path / 'boxed'}")
     told: list[str] = []
-    order = Order(select([]), "", allow_clean=True)
+    order = Order(select([]), allow_clean=True)
     name = f"oci:{tmp_path / 'boxed'}:{TAG}"
     with real_registry(tmp_path / "other") as other:
         report = publish_job(name, f"{other}/x", world.lock, order, HttpSettings(), told.append)
@@ -358,8 +359,8 @@ def test_of_several_images_in_a_layout_one_must_be_named(world: World, tmp_path:
     image = json.loads((box / "blobs/sha256" / whole["digest"][7:]).read_bytes())["manifests"][0]
     index["manifests"] = [whole, {**image, "annotations": {}}]
     (box / "index.json").write_text(json.dumps(index))
-    order, settings = Order(select([]), "", allow_clean=True), HttpSettings()
-    with pytest.raises(BadReference, match="several images are not named"):
+    order, settings = Order(select([]), allow_clean=True), HttpSettings()
+    with pytest.raises(BadReference, match="several images are there"):
         publish_job(f"oci:{box}", place(world, "x"), world.lock, order, settings, print)
 
 

@@ -15,11 +15,12 @@ import pytest
 
 from patcher.errors import BrokenImage, FileAbsent, WrongPlatform
 from patcher.layer_cache import LayerCache
+from patcher.oci.image import StoredImage
 from patcher.oci.installation import ImageDirectory, ImageFile
 from patcher.oci.layer import parents, write_tar
 from patcher.oci.model import DOCKER_LAYER, OCI_LAYER
 from patcher.oci.reference import Platform, parse_reference
-from patcher.registry.image import RemoteImage, ask_registry, open_remote
+from patcher.registry.image import ask_registry, open_remote
 from patcher.sources.remote import open_registry_source
 from patcher.web.http import Http
 from tests.conftest import missing
@@ -74,14 +75,16 @@ def push(registry: str, name: str, *layers: bytes, form: Callable[[bytes], bytes
 
 def remote(
     host: str, reference: str, cache: LayerCache | None = None, platform: Platform | None = None
-) -> RemoteImage:
+) -> StoredImage:
     """The image, asked for through `host`."""
     name = f"{host}/{reference.partition('/')[2]}"
     return open_remote(parse_reference(name), platform, Http(wait=lambda _: None), cache)
 
 
-def blobs_read(proxy: Proxy) -> int:
-    return len([seen for seen in proxy.seen if seen.startswith("GET") and "/blobs/" in seen])
+def layers_read(proxy: Proxy) -> int:
+    """Requests for layers; an image's config, the smallest of its blobs, is asked for once too."""
+    blobs = [seen for seen in proxy.seen if seen.startswith("GET") and "/blobs/" in seen]
+    return len(blobs) - 1
 
 
 def test_reading_stops_at_the_layer_that_settles_it(proxy: Proxy) -> None:
@@ -91,17 +94,18 @@ def test_reading_stops_at_the_layer_that_settles_it(proxy: Proxy) -> None:
     assert found.files[TARGET].data == b"ANSWER = 'old'\n"
     assert (found.root, found.version) == (SITE, "0.23.0")
     assert {folder.mode for folder in found.directories} == {0o750}
-    assert blobs_read(proxy) == 3
+    assert layers_read(proxy) == 3
     assert proxy.received < sum(len(layer) for layer in layers[2:]) + 2_000
 
 
-def test_a_second_call_reads_a_manifest_only(proxy: Proxy, cache: LayerCache) -> None:
+def test_a_second_call_reads_manifest_and_config_only(proxy: Proxy, cache: LayerCache) -> None:
     reference = push(proxy.upstream, "cached", noise(), installed(), noise())
     first = remote(proxy.address, reference, cache).installation([TARGET])
     proxy.forget()
     assert remote(proxy.address, reference, cache).installation([TARGET]) == first
-    assert [seen.split()[0] for seen in proxy.seen] == ["GET"]
+    assert [seen.split()[0] for seen in proxy.seen] == ["GET", "GET"]
     assert "/manifests/" in proxy.seen[0]
+    assert layers_read(proxy) == 0
     assert proxy.received < 2_000
 
 
@@ -114,7 +118,7 @@ def test_another_image_upon_the_same_layers_reads_its_own_only(
     proxy.forget()
     found = remote(proxy.address, patched, cache).installation([TARGET])
     assert found.files[TARGET].data == b"ANSWER = 1\n"
-    assert blobs_read(proxy) == 1
+    assert layers_read(proxy) == 1
 
 
 def test_an_image_that_was_patched_is_read_down_to_its_installation(proxy: Proxy) -> None:
@@ -124,7 +128,7 @@ def test_an_image_that_was_patched_is_read_down_to_its_installation(proxy: Proxy
     found = remote(proxy.address, reference).installation([TARGET])
     assert found.files[TARGET].data == b"ANSWER = 1\n"
     assert found.bytecode[TARGET] == (PYC,)
-    assert blobs_read(proxy) == 2
+    assert layers_read(proxy) == 2
 
 
 @pytest.mark.parametrize(
@@ -156,7 +160,7 @@ def test_folders_that_no_upper_layer_states_are_looked_for_below(proxy: Proxy) -
     reference = push(proxy.upstream, "bare", below, bare)
     found = remote(proxy.address, reference).installation([TARGET])
     assert {(folder.uid, folder.mode) for folder in found.directories} == {(7, 0o751)}
-    assert blobs_read(proxy) == 2
+    assert layers_read(proxy) == 2
 
 
 def test_a_link_below_the_files_is_not_overlooked(registry: str) -> None:
@@ -177,7 +181,7 @@ def test_an_image_without_vllm_is_read_to_its_end_and_says_so(proxy: Proxy) -> N
     reference = push(proxy.upstream, "none", noise(), noise())
     with pytest.raises(FileAbsent, match="no vLLM is installed"):
         remote(proxy.address, reference).installation([TARGET])
-    assert blobs_read(proxy) == 2
+    assert layers_read(proxy) == 2
 
 
 def members(data: bytes) -> bytes:
@@ -237,7 +241,7 @@ def test_a_damaged_entry_is_read_again(proxy: Proxy, cache: LayerCache, damage: 
     entry.write_bytes(damaged[damage])
     proxy.forget()
     assert remote(proxy.address, reference, cache).installation([TARGET]) == first
-    assert blobs_read(proxy) == 1
+    assert layers_read(proxy) == 1
     assert entry.read_bytes() == data
 
 

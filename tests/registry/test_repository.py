@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import pytest
 
 from patcher.errors import AccessDenied, BrokenImage, NotInRegistry, RegistryFailed, Unreadable
-from patcher.oci.blobs import Verified, load_image, load_index, read_blob
+from patcher.oci.blobs import Verified, read_blob
+from patcher.oci.image import load_image, load_index
 from patcher.oci.model import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Part, part
 from patcher.oci.reference import parse_reference
 from patcher.registry.repository import Registry, Upload, open_registry

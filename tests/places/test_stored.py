@@ -6,7 +6,7 @@ import functools
 import json
 import resource
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +14,19 @@ import pytest
 
 from patcher.errors import BadReference, BrokenImage, PatcherError, Unwritable
 from patcher.oci.append import Appended, append
+from patcher.oci.image import load_family
 from patcher.oci.layout import create_layout
 from patcher.oci.model import INDEXES, MANIFESTS, Descriptor
 from patcher.oci.reference import parse_reference
-from patcher.oci.validate import validate
-from patcher.places.place import InLayout, InRegistry
-from patcher.places.plan import Plan, ReadBack, Sent, plan, send
+from patcher.places.place import Draft, Sent
+from patcher.places.registry import RepositoryStore
+from patcher.places.stored import Stored, StoredPlace, StoredPlan
 from patcher.progress import Progress
 from patcher.registry.repository import open_registry
 from patcher.web.http import Http
 from tests.conftest import real_registry
-from tests.indexes import add_index, changes_for
+from tests.indexes import add_index, changes_for, find_in
+from tests.installations import TARGET
 from tests.memory import DOCKER, EXTRA, OCI, Memory, Opened
 from tests.registries import (
     LOSE,
@@ -39,8 +41,9 @@ from tests.registries import (
 
 if TYPE_CHECKING:
     from patcher.oci.blobs import Blobs
+    from patcher.oci.image import Family
     from patcher.oci.installation import Change
-    from patcher.places.place import Target
+    from patcher.places.stored import Store
 
 BASE, OURS = "base/vllm", "patched/vllm"
 
@@ -50,22 +53,43 @@ class Base:
     """A base, and what it becomes."""
 
     blobs: Memory
-    root: Descriptor
+    family: Family
     changes: dict[str, Change]
     appended: Appended
 
+    @property
+    def root(self) -> Descriptor:
+        """Its index or manifest."""
+        return self.family.root
+
+    def plan(
+        self, source: Blobs, store: Store, tags: tuple[str, ...] = ("fixed", "moving")
+    ) -> StoredPlan:
+        """As the job asks for it."""
+        place = StoredPlace("here", store, Stored(source, self.family))
+        return place.plan(Draft(tuple(self.changes), self.changes, EXTRA, tags))
+
     def publish(
-        self, source: Blobs, target: Target, names: tuple[str, ...] = ("fixed", "moving")
-    ) -> tuple[Plan, Sent]:
-        """As the main job does it."""
-        todo = plan(source, target, self.appended, names)
-        sent = send(todo, source, target, lambda _: None)
-        base = {self.root.digest, *self.changes}
-        base |= {self.blobs.json(digest)["config"]["digest"] for digest in self.changes}
-        back = ReadBack(target, source, frozenset(base))
-        validate(back, self.root, self.appended.root, self.changes, EXTRA)
-        target.name(todo.root, todo.names)
-        return todo, sent
+        self, source: Blobs, store: Store, tags: tuple[str, ...] = ("fixed", "moving")
+    ) -> tuple[StoredPlan, Sent]:
+        """As the job does it."""
+        plan = self.plan(source, store, tags)
+        made = plan.make(lambda _: None)
+        images = [image.descriptor for image in self.family.images if image.digest in self.changes]
+        before = {image.digest: find_in(self.blobs, image, [TARGET]) for image in images}
+        back = made.read_back(before)
+        for digest, change in self.changes.items():
+            assert back[digest].files[TARGET].data == change.files[0].data
+        made.name()
+        return plan, made.sent
+
+    def publish_itself(self, source: Blobs, store: Store, tag: str) -> None:
+        """The base as it is, under a tag."""
+        place = StoredPlace("here", store, Stored(source, self.family))
+        images = tuple(image.digest for image in self.family.images)
+        made = place.plan(Draft(images, {}, {}, (tag,))).make(lambda _: None)
+        assert made.read_back({}) == {}
+        made.name()
 
     @property
     def borrowed(self) -> set[str]:
@@ -82,7 +106,8 @@ def make_base(types: tuple[str, ...] = OCI, *, single: bool = False, filler: int
     if single:
         root = blobs.descriptor(blobs.json(root.digest)["manifests"][0])
         changes = {root.digest: changes[root.digest]}
-    return Base(blobs, root, changes, append(blobs, root, changes, EXTRA))
+    family = load_family(blobs, root)
+    return Base(blobs, family, changes, append(family, changes, EXTRA))
 
 
 @functools.cache
@@ -91,10 +116,10 @@ def client() -> Http:
     return Http(wait=lambda _: None)
 
 
-def store(host: str, repository: str, *, push: bool = False, mount: str = "") -> InRegistry:
+def store(host: str, repository: str, *, push: bool = False, mount: str = "") -> RepositoryStore:
     reference = parse_reference(f"{host}/{repository}")
     beside = (mount,) if mount else ()
-    return InRegistry(open_registry(reference, client(), push=push, mount_from=beside))
+    return RepositoryStore(open_registry(reference, client(), push=push, mount_from=beside))
 
 
 @pytest.fixture
@@ -194,7 +219,7 @@ def test_publishing_again_sends_nothing(base: Base, host: str, proxy: Proxy) -> 
     base.publish(store(proxy.address, BASE), target)
     proxy.forget()
     again, sent = base.publish(store(proxy.address, BASE), store(proxy.address, OURS, push=True))
-    assert again.nothing
+    assert (again.borrowed, again.parts, again.moving) == ((), (), ())
     assert sent == Sent()
     assert proxy.methods("POST", "PUT", "PATCH", "DELETE") == []
 
@@ -202,12 +227,14 @@ def test_publishing_again_sends_nothing(base: Base, host: str, proxy: Proxy) -> 
 def test_a_plan_counts_the_bytes_and_writes_nothing(base: Base, host: str, proxy: Proxy) -> None:
     served(host, base)
     target = store(proxy.address, OURS, push=True, mount=BASE)
-    todo = plan(store(proxy.address, BASE), target, base.appended, ("fixed", "moving"))
-    assert todo.part_bytes == sum(
+    todo = base.plan(store(proxy.address, BASE), target)
+    assert todo.outline.lacking == sum(
         {part.descriptor.digest: len(part.data) for part in base.appended.parts}.values()
     )
-    assert todo.borrowed_bytes == sum(len(base.blobs.data[digest]) for digest in base.borrowed)
-    assert todo.names == ("fixed", "moving")
+    assert todo.outline.base_lacking == sum(
+        len(base.blobs.data[digest]) for digest in base.borrowed
+    )
+    assert todo.moving == ("fixed", "moving")
     assert proxy.methods("POST", "PUT", "PATCH", "DELETE") == []
     assert fetch(host, OURS, "manifests", "fixed") is None
 
@@ -215,9 +242,7 @@ def test_a_plan_counts_the_bytes_and_writes_nothing(base: Base, host: str, proxy
 def test_the_base_itself_is_published_with_its_attestations(base: Base, host: str) -> None:
     served(host, base)
     source, target = store(host, BASE), store(host, OURS, push=True, mount=BASE)
-    todo = plan(source, target, Appended(base.root, ()), ("fixed",))
-    send(todo, source, target, lambda _: None)
-    target.name(todo.root, todo.names)
+    base.publish_itself(source, target, "fixed")
     assert fetch(host, OURS, "manifests", "fixed") == base.blobs.data[base.root.digest]
     entries = base.blobs.json(base.root.digest)["manifests"]
     assert len(entries) == 4
@@ -230,7 +255,16 @@ def test_a_layer_that_lies_elsewhere_is_not_passed_on(host: str) -> None:
     manifest["layers"][0]["urls"] = ["https://elsewhere.example/layer"]
     root = base.blobs.descriptor(base.blobs.add(manifest, manifest["mediaType"]))
     with pytest.raises(BrokenImage, match="foreign"):
-        plan(Opened(base.blobs), store(host, OURS, push=True), Appended(root, ()), ())
+        load_family(base.blobs, root)
+    index = {**base.blobs.json(base.root.digest)}
+    attested = index["manifests"][1]
+    statement = base.blobs.json(attested["digest"])
+    statement["layers"][0]["urls"] = ["https://elsewhere.example/statement"]
+    index["manifests"][1] = {**attested, **base.blobs.add(statement, attested["mediaType"])}
+    root = base.blobs.descriptor(base.blobs.add(index, base.root.media_type))
+    elsewhere = replace(base, family=load_family(base.blobs, root))
+    with pytest.raises(BrokenImage, match="foreign"):
+        elsewhere.publish_itself(Opened(base.blobs), store(host, OURS, push=True), "fixed")
 
 
 def test_a_layer_that_is_cut_on_the_way_is_taken_up_where_it_broke(
@@ -259,7 +293,7 @@ def test_a_layer_that_is_cut_on_the_way_is_taken_up_where_it_broke(
 def test_a_blob_damaged_on_the_way_is_one_error_and_nothing_is_named(
     base: Base, host: str, tmp_path: Path, damage: dict[str, Any], where: str
 ) -> None:
-    layout = InLayout(create_layout(tmp_path / "layout"))
+    layout = create_layout(tmp_path / "layout")
     target = store(host, OURS, push=True) if where == "registry" else layout
     with pytest.raises(BrokenImage):
         base.publish(Opened(base.blobs, **damage), target)
@@ -272,15 +306,13 @@ def test_a_blob_damaged_on_the_way_is_one_error_and_nothing_is_named(
 
 
 def test_into_a_layout_and_from_one_layout_to_another(base: Base, tmp_path: Path) -> None:
-    first, second = (InLayout(create_layout(tmp_path / name)) for name in ("first", "second"))
-    todo = plan(Opened(base.blobs), first, Appended(base.root, ()), ("base",))
-    send(todo, Opened(base.blobs), first, lambda _: None)
-    first.name(todo.root, todo.names)
+    first, second = (create_layout(tmp_path / name) for name in ("first", "second"))
+    base.publish_itself(Opened(base.blobs), first, "base")
     _, sent = base.publish(first, second)
     assert sent.streamed == sum(len(base.blobs.data[digest]) for digest in base.borrowed)
     assert second.named("moving") == base.appended.root.digest
     again, sent = base.publish(first, second)
-    assert again.nothing
+    assert (again.borrowed, again.parts, again.moving) == ((), (), ())
     assert sent == Sent()
     for digest in base.borrowed:
         blob = tmp_path / "second" / "blobs" / digest.replace(":", "/")
@@ -299,7 +331,7 @@ def small_files() -> Iterator[None]:
 def test_a_disk_that_takes_no_more_is_one_error_and_leaves_no_part(
     base: Base, tmp_path: Path, small_files: None
 ) -> None:
-    target = InLayout(create_layout(tmp_path / "layout"))
+    target = create_layout(tmp_path / "layout")
     with pytest.raises(Unwritable, match="File too large"):
         base.publish(Opened(base.blobs), target)
     assert target.named("fixed") is None
@@ -307,20 +339,20 @@ def test_a_disk_that_takes_no_more_is_one_error_and_leaves_no_part(
 
 
 def test_a_blob_that_is_damaged_in_a_layout_is_fetched_again(base: Base, tmp_path: Path) -> None:
-    target = InLayout(create_layout(tmp_path / "layout"))
+    target = create_layout(tmp_path / "layout")
     base.publish(Opened(base.blobs), target)
     damaged = min(base.borrowed)
     blob = tmp_path / "layout" / "blobs" / damaged.replace(":", "/")
     blob.write_bytes(blob.read_bytes()[:-1] + b"?")
-    todo, _ = base.publish(Opened(base.blobs), InLayout(create_layout(tmp_path / "layout")))
+    todo, _ = base.publish(Opened(base.blobs), create_layout(tmp_path / "layout"))
     assert [each.digest for each in todo.borrowed] == [damaged]
     assert blob.read_bytes() == base.blobs.data[damaged]
 
 
 def test_a_layouts_name_is_judged_before_anything_is_copied(base: Base, tmp_path: Path) -> None:
-    target = InLayout(create_layout(tmp_path / "layout"))
+    target = create_layout(tmp_path / "layout")
     with pytest.raises(BadReference, match="'-bad' is no name for an image in a layout"):
-        base.publish(Opened(base.blobs), target, names=("-bad",))
+        base.publish(Opened(base.blobs), target, tags=("-bad",))
     assert not (tmp_path / "layout" / "blobs").exists()
 
 
@@ -334,8 +366,8 @@ def test_a_folder_of_something_else_is_not_taken_for_a_layout(tmp_path: Path) ->
 def test_a_watcher_sees_every_byte_of_what_is_streamed(base: Base, host: str) -> None:
     steps: list[Progress] = []
     target = store(host, OURS, push=True)
-    todo = plan(Opened(base.blobs), target, base.appended, ())
-    send(todo, Opened(base.blobs), target, steps.append)
+    todo = base.plan(Opened(base.blobs), target)
+    todo.make(steps.append)
     last = {step.layer: (step.current, step.total) for step in steps}
     assert {total for _, total in last.values()} == {blob.size for blob in todo.borrowed}
     assert all(current == total for current, total in last.values())

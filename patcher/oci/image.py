@@ -1,0 +1,175 @@
+"""An image as a value: its documents parsed once, and vLLM found in its layers.
+
+A parsed image is handed on from the base to what is built on it and to what checks the result;
+nobody reads its documents a second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from patcher.oci.blobs import read_blob
+from patcher.oci.filesystem import enough, find_installation
+from patcher.oci.model import (
+    INDEXES,
+    Config,
+    Descriptor,
+    Index,
+    Manifest,
+    broken,
+    parse_config,
+    parse_index,
+    parse_manifest,
+)
+from patcher.oci.scan import Traces, Wanted, scan_layer
+
+if TYPE_CHECKING:
+    from patcher.oci.blobs import Blobs
+    from patcher.oci.installation import Installation
+    from patcher.oci.reference import Platform
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A manifest with its config: one image for one platform."""
+
+    descriptor: Descriptor
+    manifest: Manifest
+    config: Config
+
+    @property
+    def digest(self) -> str:
+        """The manifest's digest."""
+        return self.descriptor.digest
+
+    @property
+    def platform(self) -> Platform:
+        """What the index that lists it, or else its config, states."""
+        return self.descriptor.platform or self.config.platform
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The labels of its config, which an image built on it inherits."""
+        return self.config.labels
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What a name or digest leads to: an index with its images, or a single image.
+
+    `index` is None for a single image. Attestations are not among the images.
+    """
+
+    root: Descriptor
+    index: Index | None
+    images: tuple[Image, ...]
+
+
+class Cache(Protocol):
+    """Keeps what was learnt of a layer, by the layer's digest and what was looked for."""
+
+    def load(self, layer: Descriptor, wanted: Wanted) -> Traces | None:
+        """What is kept; None where nothing is."""
+        ...
+
+    def save(self, layer: Descriptor, wanted: Wanted, traces: Traces) -> None:
+        """Keep it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An image whose blobs a store holds: a registry's repository, or an OCI layout.
+
+    `root` is the digest of what the name led to: the image's own, or that of its index.
+    """
+
+    blobs: Blobs
+    root: str
+    image: Image
+    cache: Cache | None = None
+
+    @property
+    def digest(self) -> str:
+        """What pins it: the digest of what the name led to."""
+        return self.root
+
+    @property
+    def platform(self) -> Platform:
+        """What the index or else the config states."""
+        return self.image.platform
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The labels of the image's config."""
+        return self.image.labels
+
+    def installation(self, targets: Sequence[str]) -> Installation:
+        """Find vLLM in the image, with the target files. See `find`."""
+        return find(self.blobs, self.image, targets, self.cache)
+
+
+def load_image(blobs: Blobs, descriptor: Descriptor) -> Image:
+    """The manifest and config that a descriptor leads to, which must agree."""
+    manifest = parse_manifest(read_blob(blobs, descriptor), descriptor.media_type)
+    config = parse_config(read_blob(blobs, manifest.config))
+    if len(config.diff_ids) != len(manifest.layers):
+        raise broken(
+            f"{descriptor.digest}: {len(manifest.layers)} layers in the manifest, "
+            f"{len(config.diff_ids)} in the config"
+        )
+    stated, own = descriptor.platform, config.platform
+    if stated is not None:
+        # Builders leave the variant out of an index or a config as they like.
+        variants = {stated.variant, own.variant} - {None}
+        same = (stated.os, stated.architecture) == (own.os, own.architecture)
+        if not same or len(variants) > 1:
+            raise broken(f"{descriptor.digest}: index says {stated}, config says {own}")
+    return Image(descriptor, manifest, config)
+
+
+def load_index(blobs: Blobs, descriptor: Descriptor) -> Index:
+    """The index that a descriptor leads to."""
+    return parse_index(read_blob(blobs, descriptor), descriptor.media_type)
+
+
+def load_family(blobs: Blobs, root: Descriptor) -> Family:
+    """What a manifest's or index's descriptor leads to, each document read and parsed once.
+
+    Raises `BrokenImage`, `Unreadable`.
+    """
+    index = load_index(blobs, root) if root.media_type in INDEXES else None
+    descriptors = index.images if index else (root,)
+    return Family(root, index, tuple(load_image(blobs, each) for each in descriptors))
+
+
+def find(
+    blobs: Blobs, image: Image, targets: Sequence[str], cache: Cache | None = None
+) -> Installation:
+    """vLLM in an image, wherever its blobs are kept.
+
+    No more layers are streamed than settle the answer, and none that the cache knows. What such
+    an early end cannot see is said at `enough`. Raises `FileAbsent` where no vLLM is found,
+    `BrokenImage`, `Unreadable`.
+    """
+
+    def scan(wanted: Wanted) -> list[Traces]:
+        return enough(_traces(blobs, image.manifest.layers, wanted, cache), wanted)
+
+    return find_installation(scan, targets)
+
+
+def _traces(
+    blobs: Blobs, layers: Sequence[Descriptor], wanted: Wanted, cache: Cache | None
+) -> Iterator[Traces]:
+    """Each layer's traces, the topmost (last) first, read as they are asked for."""
+    for layer in reversed(layers):
+        known = cache.load(layer, wanted) if cache else None
+        if known is None:
+            known = scan_layer(partial(blobs.open, layer), layer, wanted)
+            if cache:
+                cache.save(layer, wanted, known)
+        yield known

@@ -1,0 +1,107 @@
+"""The Docker daemon as a place: it builds the rendered Dockerfile on a base that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from patcher.daemon.engine import BakedDockerImage, DockerImage, named_image
+from patcher.places.place import Outline, Sent
+
+if TYPE_CHECKING:
+    from patcher.oci.blobs import Watch
+    from patcher.oci.installation import Installation
+    from patcher.places.place import Draft
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonPlace:
+    """The daemon that has the base, which is one image for one platform (see `Place`)."""
+
+    repository: str
+    base: DockerImage
+
+    def plan(self, draft: Draft, *, blind: bool = False) -> DaemonPlan:
+        """See `Place`. A daemon's builds have its clock in them, so what bears the fixed tag is
+        known by its labels, which state the base and each file, and not by its digest.
+        """
+        del blind
+        client, names = self.base.client, [f"{self.repository}:{tag}" for tag in draft.tags]
+        held = {name: named_image(client, name) for name in names}
+        change = draft.changes.get(self.base.digest)
+        wanted = {**self.base.labels, **(change.labels if change else {})}
+        fixed = held[names[0]]
+        there = self.base if change is None else None
+        if fixed and fixed.labels == wanted and fixed.platform == self.base.platform:
+            there = fixed
+        moving = tuple(
+            tag
+            for tag, image in zip(draft.tags, held.values(), strict=True)
+            if there is None or image is None or image.id != there.id
+        )
+        taken = frozenset(tag for tag in moving if held[f"{self.repository}:{tag}"])
+        return DaemonPlan(self, draft, there, moving, taken)
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonPlan:
+    """A build to be done, or an image that is there already (see `Plan`)."""
+
+    place: DaemonPlace
+    draft: Draft
+    there: DockerImage | None
+    moving: tuple[str, ...]
+    taken: frozenset[str]
+
+    @property
+    def outline(self) -> Outline:
+        """See `Plan`. A daemon tells no digest before it has built."""
+        digest = self.there.id if self.there else ""
+        images = {self.place.base.digest: digest} if digest else {}
+        return Outline(digest, images, 0, 0, 0, self.moving, self.taken)
+
+    def make(self, watch: Watch) -> DaemonResult:
+        """See `Plan`. Raises `BadReference`, `BrokenImage`, `DaemonFailed`."""
+        del watch
+        base = self.place.base
+        if self.there is not None:
+            return DaemonResult(self, BakedDockerImage(self.there, ()))
+        return DaemonResult(self, base.bake(self.draft.changes[base.digest]))
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonResult:
+    """An image in the daemon (see `Made`)."""
+
+    plan: DaemonPlan
+    baked: BakedDockerImage
+
+    @property
+    def digest(self) -> str:
+        """The daemon's image id."""
+        return self.baked.digest
+
+    @property
+    def images(self) -> Mapping[str, str]:
+        """See `Made`."""
+        return {self.plan.place.base.digest: self.digest}
+
+    @property
+    def sent(self) -> Sent:
+        """See `Made`: the daemon has the base, and gets a few KB of files by its socket."""
+        return Sent()
+
+    def read_back(self, before: Mapping[str, Installation]) -> Mapping[str, Installation]:
+        """See `Made`: found and read anew, out of the new image."""
+        return {
+            digest: self.baked.installation(sorted(found.files)) for digest, found in before.items()
+        }
+
+    def name(self) -> None:
+        """See `Made`."""
+        self.baked.tag([f"{self.plan.place.repository}:{tag}" for tag in self.plan.moving])
+
+    def discard(self) -> None:
+        """See `Made`: the image, its names, and those that it was built through."""
+        self.baked.discard()

@@ -1,0 +1,141 @@
+"""A registry as a place: blobs are mounted where they can be, and streamed through otherwise.
+
+A blob moves once and in one direction: from the source's stream into the target's, hashed on the
+way, in constant memory. Where source and target are repositories of one registry it is mounted
+and does not move at all (OCI distribution-spec 1.1, "Mounting a blob from another repository").
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from io import BufferedReader, RawIOBase
+from typing import TYPE_CHECKING, BinaryIO
+
+from patcher.oci.blobs import Moved, short_id
+from patcher.places.stored import StoredPlace
+from patcher.progress import Progress
+from patcher.registry.repository import AT_ONCE, open_registry
+from patcher.threads import in_order
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from _typeshed import WriteableBuffer
+
+    from patcher.oci.blobs import Blobs, Watch
+    from patcher.oci.model import Descriptor, Part
+    from patcher.oci.reference import Reference
+    from patcher.places.stored import Stored
+    from patcher.registry.repository import Registry
+    from patcher.web.http import Http
+
+
+@dataclass(slots=True)
+class Tally:
+    """Bytes of blobs, manifests and indexes that were read, by any number of threads."""
+
+    received: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, count: int) -> None:
+        """Some more were read."""
+        with self.lock:
+            self.received += count
+
+
+class _Counted(RawIOBase):
+    """A stream whose bytes are counted as they pass."""
+
+    def __init__(self, stream: BinaryIO, tally: Tally) -> None:
+        super().__init__()
+        self._stream = stream
+        self._tally = tally
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self._stream.read(len(view))
+        view[: len(data)] = data
+        self._tally.add(len(data))
+        return len(data)
+
+    def close(self) -> None:
+        """See `io.IOBase`."""
+        self._stream.close()
+        super().close()
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryStore:
+    """A registry's repository as a store (see `Store`). What is read of blobs is counted."""
+
+    registry: Registry
+    tally: Tally = field(default_factory=Tally)
+
+    def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
+        """See `Blobs`."""
+        return BufferedReader(_Counted(self.registry.open(descriptor, start), self.tally))
+
+    def put(self, descriptor: Descriptor, data: bytes) -> None:
+        """See `Store`."""
+        self.registry.put(descriptor, data)
+
+    def check(self, descriptors: Sequence[Descriptor]) -> None:
+        """See `Blobs`."""
+        self.registry.check(descriptors)
+
+    def lacking(self, descriptors: Sequence[Descriptor]) -> list[Descriptor]:
+        """See `Store`."""
+        return self.registry.lacking(descriptors)
+
+    def fetch(self, descriptors: Sequence[Descriptor], source: Blobs, watch: Watch) -> int:
+        """See `Store`: several at a time, mounted where that can be, else streamed through."""
+        return sum(in_order(lambda blob: self._fetch(blob, source, watch), descriptors, AT_ONCE))
+
+    def _fetch(self, descriptor: Descriptor, source: Blobs, watch: Watch) -> int:
+        upload = None
+        if isinstance(source, RepositoryStore) and self._beside(source):
+            upload = self.registry.mount(descriptor, source.registry.repository.name)
+            if upload is None:
+                watch(Progress(short_id(descriptor), "Mounted", None, None))
+                return 0
+        elif self.registry.has(descriptor):
+            # Another job has brought it since the plan was made.
+            return 0
+        moved = Moved(descriptor, watch)
+        self.registry.upload(
+            descriptor, lambda start: source.open(descriptor, start), upload, moved.add
+        )
+        return descriptor.size
+
+    def _beside(self, source: RepositoryStore) -> bool:
+        return source.registry.repository.registry == self.registry.repository.registry
+
+    def named(self, name: str) -> str | None:
+        """See `Store`."""
+        there = self.registry.head(name)
+        return there.digest if there else None
+
+    def name(self, root: Part, names: Sequence[str]) -> None:
+        """See `Store`."""
+        for name in names:
+            self.registry.put_manifest(name, root)
+
+
+def registry_place(
+    target: Reference, base: Stored, http: Http, tally: Tally, *, dry_run: bool
+) -> StoredPlace:
+    """The repository that `target` names as the place for a base.
+
+    A dry run asks for no right to write: it may be tried before one has it.
+    """
+    beside: tuple[str, ...] = ()
+    source = base.blobs
+    if isinstance(source, RepositoryStore):
+        there = source.registry.repository
+        beside = (there.name,) if there.registry == target.registry else ()
+    registry = open_registry(target, http, push=not dry_run, mount_from=beside)
+    return StoredPlace(target.name, RepositoryStore(registry, tally), base)
