@@ -85,7 +85,7 @@ def test_the_demo_and_a_layout(tmp_path: Path, release_file: Callable[[str], byt
     release_file("0.23.0")
     said("demo", "-o", "layout", cwd=tmp_path)
     baked = said("image", "oci:layout:0.23.0", cwd=tmp_path)
-    assert baked["files"][0]["patches"]
+    assert baked["platforms"][0]["files"][0]["patches"]
     moved = said("image", "oci:layout:0.23.0", "--to", "oci:other", cwd=tmp_path)
     assert moved["platforms"][0]["files"] == baked["files"]
 
