@@ -119,8 +119,7 @@ def image(
     if to is not None and repository is not None:
         raise UsageError("--to says the repository too", next_step="Leave --repository out.")
     order = Order(select(patches), parsed_platform(platform), None, allow_clean, dry_run)
-    to = name if to is None and name.startswith("oci:") else to
-    if to is not None:
+    if to is not None or name.startswith("oci:"):
         from patcher.jobs.opening import publish_job
 
         settings = http_settings(ca_file, plain_http)

@@ -36,15 +36,15 @@ _PLACE = "Write the place as REGISTRY/REPO, REGISTRY/REPO:TAG or oci:DIR."
 
 
 def publish_job(
-    name: str, to: str, lock: Path, order: Order, settings: HttpSettings, say: Say
+    name: str, to: str | None, lock: Path, order: Order, settings: HttpSettings, say: Say
 ) -> Report:
     """Patch a base where it is kept, and put the result at `to`, a registry or a layout.
 
-    `order` needs no tag and no standing: `to` and the lock say them. Raises `BadReference`,
+    None for `to` is the layout that the base is in. `order` needs no tag and no standing: `to` and the lock say them. Raises `BadReference`,
     `NotLocked`, and as `make_image`.
     """
     http, tally = Http(settings, say=say), Tally()
-    folder, reference, tag = _parse_place(to)
+    folder, reference, tag = _parse_place(to or f"{PREFIX}{_folder(name)}")
     stored, base, place_in_lock = _open_base(name, lock, order.platform, http, tally, say)
     place: Place
     if folder is not None:
@@ -122,6 +122,10 @@ def _in_oci(stored: Stored, base: Base) -> tuple[Stored, Base]:
     return converted, dataclasses.replace(
         base, digest=family.root.digest, images=images, originals=blobs.originals
     )
+
+
+def _folder(name: str) -> Path:
+    return split_spec(name.removeprefix(PREFIX))[0]
 
 
 def _parse_place(to: str) -> tuple[Path | None, Reference, str | None]:
