@@ -40,8 +40,8 @@ def publish_job(
 ) -> Report:
     """Patch a base where it is kept, and put the result at `to`, a registry or a layout.
 
-    None for `to` is the layout that the base is in. `order` needs no tag and no standing: `to` and the lock say them. Raises `BadReference`,
-    `NotLocked`, and as `make_image`.
+    None for `to` is the layout that the base is in. `order` needs no tag and no standing: `to`
+    and the lock say them. Raises `BadReference`, `NotLocked`, and as `make_image`.
     """
     http, tally = Http(settings, say=say), Tally()
     folder, reference, tag = _parse_place(to or f"{PREFIX}{_folder(name)}")
