@@ -89,6 +89,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
         "jinja2",
         "rich",
         "pypi_simple",
+        "pydantic",
         "packaging.version",
         "importlib.metadata",
     ],

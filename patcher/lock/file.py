@@ -1,4 +1,8 @@
-"""images.lock as TOML: read with the line of every fault, written the same way each time."""
+"""images.lock as TOML: read with the line and path of a fault, written the same way each time.
+
+pydantic checks the shape: it names the path of a fault, also inside `platforms`, and comes with
+pypi-simple. (msgspec loads 30 ms faster, says `[...]` there, and would be one more dependency.)
+"""
 
 from __future__ import annotations
 
@@ -6,49 +10,132 @@ import fcntl
 import os
 import re
 import tomllib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from packaging.version import Version
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from patcher.errors import BadReference, BrokenLock, Unreadable
 from patcher.files import make_directory, write_atomically
 from patcher.lock.entries import Entry, Lock, Locked, Original, Pin
-from patcher.lock.toml_lines import TomlPath, line_of
-from patcher.oci.reference import parse_digest, parse_platform, parse_reference
+from patcher.oci.reference import Platform, Reference, parse_digest, parse_platform, parse_reference
 from patcher.versions import parsed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
-
-    from packaging.version import Version
-
-    from patcher.oci.reference import Platform
 
 SCHEMA = 1
 
 _HEADER = """\
-# Which image a vLLM version means, pinned by digest. Written by vllm-patcher.
-# Add an entry with `vllm-patcher lock add VERSION REFERENCE`; to drop one, delete its tables.
+# Which image a vLLM version means, pinned by digest. Written by vllm-patcher: `lock add VERSION
+# REFERENCE` adds an entry, `lock remove NAME` drops one.
 #
-# stated_by: so many independent projects state this digest in public files; where it is missing, a
+# stated_by: how many independent projects state this digest in public files; where it is missing, a
 # registry was asked. `unknown`: the digest of an index or of one platform, it is not known which.
 # A statement is no proof: a pull by digest is.
 
 """
 
-_COMMIT = re.compile(r"[0-9a-f]{7,40}")
+_Value = TypeVar("_Value")
+_Path = tuple[str | int, ...]
 
 
-class _Fault(Exception):
-    """A value that the format does not allow, and where it stands."""
+def _read(parse: Callable[[str], _Value]) -> PlainValidator:
+    """What reads one string of the file. Its refusal must be a ValueError for pydantic."""
 
-    def __init__(self, path: TomlPath, reason: str) -> None:
-        self.path = path
-        self.reason = reason
-        super().__init__(reason)
+    def read(raw: object) -> _Value:
+        if not isinstance(raw, str):
+            raise ValueError("not a string")  # noqa: TRY004 - pydantic takes no TypeError
+        try:
+            return parse(raw)
+        except BadReference as error:
+            raise ValueError(error.problem) from error
+
+    return PlainValidator(read)
+
+
+def _version(text: str) -> Version:
+    version = parsed(text)
+    if version is None:
+        raise ValueError(f"{text!r} is not a version (PEP 440)")
+    return version
+
+
+def _platform(name: str) -> Platform:
+    platform = parse_platform(name)
+    if str(platform) != name:
+        # Two names of one platform could hold two digests.
+        raise ValueError(f"write it as {platform}")
+    return platform
+
+
+def _stated_version(text: str) -> str:
+    _version(text)
+    return text
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Pin(_Table):
+    digest: Annotated[str, _read(parse_digest)]
+    stated_by: PositiveInt | None = None
+
+    def value(self) -> Pin:
+        return Pin(self.digest, self.stated_by)
+
+
+class _Original(_Table):
+    version: Annotated[str, _read(_stated_version)]
+    reference: Annotated[Reference, _read(parse_reference)]
+
+
+class _Locked(_Table):
+    version: Annotated[Version, _read(_version)]
+    commit: Annotated[str, Field(pattern="^[0-9a-f]{7,40}$")] | None = None
+    index: _Pin | None = None
+    unknown: _Pin | None = None
+    platforms: dict[Annotated[Platform, _read(_platform)], _Pin] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _locks_something(self) -> _Locked:
+        if not (self.index or self.unknown or self.platforms):
+            raise ValueError("no digest is locked")
+        return self
+
+
+class _Image(_Table):
+    original: _Original
+    locked: _Locked
+
+    def entry(self) -> Entry:
+        locked = self.locked
+        index = locked.index.value() if locked.index else None
+        unknown = locked.unknown.value() if locked.unknown else None
+        platforms = {platform: pin.value() for platform, pin in locked.platforms.items()}
+        return Entry(
+            Original(self.original.version, self.original.reference),
+            Locked(locked.version, locked.commit, index, unknown, platforms),
+        )
+
+
+class _File(_Table):
+    schema_: int = Field(alias="schema", ge=SCHEMA, le=SCHEMA)
+    image: list[_Image] = Field(default_factory=list)
 
 
 def load(path: Path) -> Lock:
-    """The lock in a file. Raises `Unreadable`, and `BrokenLock` with file, line and reason."""
+    """The lock in a file. Raises `Unreadable`, and `BrokenLock`, which says where and why."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -59,21 +146,32 @@ def load(path: Path) -> Lock:
 
 
 def loads(data: bytes, name: str) -> Lock:
-    """The lock in a file's bytes. Raises `BrokenLock` with the name, line and reason."""
+    """The lock in a file's bytes. Raises `BrokenLock`, which says where and why."""
     try:
         # A byte order mark is what some editors leave; TOML itself has none.
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise _broken(name, data[: error.start].count(b"\n") + 1, "it is not UTF-8") from error
     try:
-        return _lock(tomllib.loads(text))
-    except _Fault as fault:
-        raise _broken(name, line_of(text, fault.path), fault.reason) from fault
+        images = _File.model_validate(tomllib.loads(text)).image
+    except ValidationError as error:
+        # A key with a typing error is unknown, and the one that was meant is missing.
+        fault = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+        path = tuple(key for key in fault["loc"] if key != "[key]")
+        said = fault.get("ctx", {}).get("error") or _SAID.get(fault["type"], fault["msg"])
+        raise _broken(name, _line_of(text, path), f"{_shown(path)}: {said}") from error
     except tomllib.TOMLDecodeError as error:
         raise _broken(name, *_syntax_fault(text, str(error))) from error
     except (ValueError, RecursionError) as error:
         # An integer of thousands of digits; brackets nested as deep.
         raise _broken(name, 1, f"{type(error).__name__}: {error}") from error
+    entries: dict[object, Entry] = {}
+    for number, entry in enumerate(image.entry() for image in images):
+        if entry.key in entries:
+            twice = f"image[{number}]: {entry.key[1]} {entry.key[0]} is there twice"
+            raise _broken(name, _line_of(text, ("image", number)), twice)
+        entries[entry.key] = entry
+    return Lock(tuple(entries.values()))
 
 
 def dump(lock: Lock) -> str:
@@ -127,120 +225,62 @@ def _pin_table(pin: Pin) -> dict[str, Any]:
     return {"digest": pin.digest, **stated}
 
 
-def _lock(document: dict[str, Any]) -> Lock:
-    _keys(document, (), required={"schema"}, optional={"image"})
-    if document["schema"] != SCHEMA or document["schema"] is True:
-        raise _Fault(
-            ("schema",), f"schema is {document['schema']!r}, and this program knows {SCHEMA}"
-        )
-    raw = document.get("image", [])
-    if not isinstance(raw, list):
-        raise _Fault(("image",), "image is no array of tables")
-    entries = tuple(_entry(table, ("image", number)) for number, table in enumerate(raw))
-    first: dict[object, int] = {}
-    for number, entry in enumerate(entries):
-        if first.setdefault(entry.key, number) != number:
-            raise _Fault(("image", number), f"{entry.key[1]} {entry.key[0]} is there twice")
-    return Lock(entries)
-
-
-def _entry(raw: object, path: TomlPath) -> Entry:
-    table = _keys(raw, path, required={"original", "locked"})
-    return Entry(
-        _original(table["original"], (*path, "original")),
-        _locked(table["locked"], (*path, "locked")),
-    )
-
-
-def _original(raw: object, path: TomlPath) -> Original:
-    table = _keys(raw, path, required={"version", "reference"})
-    _version(table["version"], (*path, "version"))
-    text = _text(table["reference"], (*path, "reference"))
-    try:
-        return Original(table["version"], parse_reference(text))
-    except BadReference as error:
-        raise _Fault((*path, "reference"), error.problem) from error
-
-
-def _locked(raw: object, path: TomlPath) -> Locked:
-    kinds = {"index", "unknown", "platforms"}
-    table = _keys(raw, path, required={"version"}, optional={"commit"} | kinds)
-    commit = table.get("commit")
-    if commit is not None and not _COMMIT.fullmatch(_text(commit, (*path, "commit"))):
-        raise _Fault((*path, "commit"), f"{commit!r} is no commit (7 to 40 hexadecimal digits)")
-    pins = {
-        kind: _pin(table[kind], (*path, kind)) for kind in ("index", "unknown") if kind in table
-    }
-    platforms = _platforms(table.get("platforms", {}), (*path, "platforms"))
-    if not (pins or platforms):
-        raise _Fault(path, "no digest is locked")
-    version = _version(table["version"], (*path, "version"))
-    return Locked(version, commit, pins.get("index"), pins.get("unknown"), platforms)
-
-
-def _platforms(raw: object, path: TomlPath) -> dict[Platform, Pin]:
-    if not isinstance(raw, dict):
-        raise _Fault(path, "platforms is no table")
-    pins: dict[Platform, Pin] = {}
-    for name, table in raw.items():
-        try:
-            platform = parse_platform(name)
-        except BadReference as error:
-            raise _Fault((*path, name), error.problem) from error
-        if platform in pins:
-            raise _Fault((*path, name), f"{platform} is there twice")
-        pins[platform] = _pin(table, (*path, name))
-    return pins
-
-
-def _pin(raw: object, path: TomlPath) -> Pin:
-    table = _keys(raw, path, required={"digest"}, optional={"stated_by"})
-    try:
-        digest = parse_digest(_text(table["digest"], (*path, "digest")))
-    except BadReference as error:
-        raise _Fault((*path, "digest"), error.problem) from error
-    stated_by = table.get("stated_by")
-    if stated_by is not None and (type(stated_by) is not int or stated_by < 1):
-        raise _Fault((*path, "stated_by"), "stated_by is no positive number")
-    return Pin(digest, stated_by)
-
-
-def _version(raw: object, path: TomlPath) -> Version:
-    version = parsed(_text(raw, path))
-    if version is None:
-        raise _Fault(path, f"{raw!r} is no version (PEP 440)")
-    return version
-
-
-def _text(raw: object, path: TomlPath) -> str:
-    if not isinstance(raw, str):
-        raise _Fault(path, f"{path[-1]} is no string")
-    return raw
-
-
-def _keys(
-    raw: object,
-    path: TomlPath,
-    *,
-    required: set[str],
-    optional: frozenset[str] | set[str] = frozenset(),
-) -> dict[str, Any]:
-    """The table, if it has the keys that it must have and none that it must not."""
-    if not isinstance(raw, dict):
-        raise _Fault(path, f"{'image' if isinstance(path[-1], int) else path[-1]} is no table")
-    for key in raw:
-        if key not in required | optional:
-            raise _Fault((*path, key), f"unknown key {key!r}")
-    for key in sorted(required - raw.keys()):
-        raise _Fault(path, f"{key} is missing")
-    return raw
-
-
 def _broken(name: str, line: int, reason: str) -> BrokenLock:
     return BrokenLock(
         f"{name}, line {line}: {reason}",
         next_step="Mend that line, or take the file from version control again.",
     )
+
+
+# What pydantic says otherwise, in words of TOML.
+_SAID = {
+    "extra_forbidden": "this key is not known",
+    "missing": "it is missing",
+    "model_type": "not a table",
+    "dict_type": "not a table",
+    "list_type": "not an array of tables",
+    "string_type": "not a string",
+    "string_pattern_mismatch": "not a commit (7 to 40 hexadecimal digits)",
+    "int_type": "not a whole number",
+    "greater_than": "not above 0",
+    "greater_than_equal": f"this program knows {SCHEMA} only",
+    "less_than_equal": f"this program knows {SCHEMA} only",
+}
+
+
+def _shown(path: _Path) -> str:
+    """A path as people write it: `image[3].locked.index.digest`."""
+    parts = [f"[{key}]" if isinstance(key, int) else f".{key}" for key in path]
+    return "".join(parts).removeprefix(".")
+
+
+# A header, `[[image]]` or `[image.locked]`, or `key =`.
+_PLACE = re.compile(r"\s*(\[{0,2})([^=#\[\]]+)[\]=].*")
+_KEY = re.compile(r'"([^"]*)"|([\w/-]+)')
+
+
+def _line_of(text: str, path: _Path) -> int:
+    """The line, from 1, of the value at `path`, or of the nearest table around it that has one.
+
+    pydantic sees no lines. Goes by the headers and keys that `dump` writes; what a hand wrote in
+    another form (inline tables, strings of many lines) gives the line of something around it.
+    """
+    table: _Path = ()
+    number, best, depth = -1, 1, 0
+    for line, written in enumerate(text.split("\n"), start=1):
+        if not (found := _PLACE.match(written)):
+            continue
+        keys: _Path = tuple(quoted or bare for quoted, bare in _KEY.findall(found[2]))
+        if found[1]:
+            number += found[1] == "[[" and keys == ("image",)
+            if number >= 0 and keys[:1] == ("image",):
+                keys = ("image", number, *keys[1:])
+            table = keys
+        else:
+            keys = (*table, *keys)
+        if len(keys) > depth and path[: len(keys)] == keys:
+            best, depth = line, len(keys)
+    return best
 
 
 def _syntax_fault(text: str, message: str) -> tuple[int, str]:
