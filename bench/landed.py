@@ -20,7 +20,8 @@ from packaging.version import Version
 from patcher.landed import Scope
 from patcher.rules.catalogue import Status, catalogue
 from patcher.sources.index import releases
-from patcher.sources.wheel import new_session, open_listed
+from patcher.sources.wheel import open_listed
+from patcher.web.http import Http
 
 SINCE = Version("0.15.0")
 
@@ -101,14 +102,14 @@ def _count_bytes(sizes: list[int]) -> None:
 
 def _each() -> tuple[int, list[int]]:
     """The bytes of all wheels together, and what one release more costs: the bytes of each."""
-    with new_session() as session:
-        known = [each for each in releases(None, session) if each.version >= SINCE]
-        each = []
-        for release in known:
-            wheel = open_listed(release, session)
-            for patch in catalogue():
-                wheel.read(patch.target)
-            each.append(wheel.bytes_read)
+    http = Http()
+    known = [each for each in releases(None, http) if each.version >= SINCE]
+    each = []
+    for release in known:
+        wheel = open_listed(release, http)
+        for patch in catalogue():
+            wheel.read(patch.target)
+        each.append(wheel.bytes_read)
     return sum(release.size or 0 for release in known), each
 
 

@@ -118,7 +118,7 @@ class Unreadable(Undecided):
 
 
 class RegistryFailed(Unreadable):
-    """A registry gave no answer, or an error. What was being published is not there yet."""
+    """A server gave no answer, or an error. What was being published is not there yet."""
 
 
 class AccessDenied(RegistryFailed):
@@ -127,6 +127,18 @@ class AccessDenied(RegistryFailed):
 
 class NotInRegistry(RegistryFailed):
     """A registry answered, and has no such manifest, blob or repository."""
+
+
+class TagRefused(RegistryFailed):
+    """A registry has the image, and does not let a tag lead to it: an immutable one, often.
+
+    `tag` is the tag, `digest` that of the image.
+    """
+
+    def __init__(self, problem: str, *, next_step: str, tag: str = "", digest: str = "") -> None:
+        super().__init__(problem, next_step=next_step)
+        self.tag = tag
+        self.digest = digest
 
 
 class Unwritable(Undecided):

@@ -32,15 +32,14 @@ from patcher.sources.images import ImageSource
 from patcher.sources.index import releases
 from patcher.sources.path import TreeSource
 from patcher.sources.spec import open_source
-from patcher.sources.wheel import WheelSource, new_session, open_listed, open_wheel
+from patcher.sources.wheel import WheelSource, open_listed, open_wheel
 from patcher.threads import in_order
 from patcher.versions import parsed
+from patcher.web.http import Http
 
 if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
-
-    import requests
 
     from patcher.lock.entries import Entry
     from patcher.rules.source import Source
@@ -76,23 +75,23 @@ def survey(patches: Sequence[Patch], scope: Scope, say: Say, watch: Watch) -> tu
     if scope.cached:
         memory = Memory(Cache(default_folder() / "verdicts", say), scope.everywhere)
     findings: list[Finding] = []
-    with new_session() as session:
-        jobs = _jobs(scope, session, say)
-        read = functools.partial(_read, patches, scope.everywhere, memory)
-        watch(0, len(jobs))
-        for done, (job, said) in enumerate(zip(jobs, in_order(read, jobs, _THREADS), strict=True)):
-            # Here, not where it was read: an interrupt then leaves no half-written entry.
-            _keep(memory, job, patches, said)
-            findings += [finding for finding, _ in said]
-            watch(done + 1, len(jobs))
+    http = Http(say=say)
+    jobs = _jobs(scope, http, say)
+    read = functools.partial(_read, patches, scope.everywhere, memory)
+    watch(0, len(jobs))
+    for done, (job, said) in enumerate(zip(jobs, in_order(read, jobs, _THREADS), strict=True)):
+        # Here, not where it was read: an interrupt then leaves no half-written entry.
+        _keep(memory, job, patches, said)
+        findings += [finding for finding, _ in said]
+        watch(done + 1, len(jobs))
     findings.sort(key=lambda each: (each.version is None, each.version or Version("0")))
     return tuple(_with_newest(finding, findings, patches) for finding in findings)
 
 
-def _jobs(scope: Scope, session: requests.Session, say: Say) -> list[_Job]:
-    jobs = [*_releases(scope, session, say)] if scope.releases else []
+def _jobs(scope: Scope, http: Http, say: Say) -> list[_Job]:
+    jobs = [*_releases(scope, http, say)] if scope.releases else []
     for url in scope.wheels:
-        opened = functools.partial(open_wheel, url, session=session)
+        opened = functools.partial(open_wheel, url, http=http)
         jobs.append(_Job(printable(url), opened))
     lock = scope.lock or data_path("images.lock")
     if scope.images:
@@ -103,14 +102,14 @@ def _jobs(scope: Scope, session: requests.Session, say: Say) -> list[_Job]:
     return jobs
 
 
-def _releases(scope: Scope, session: requests.Session, say: Say) -> Iterator[_Job]:
+def _releases(scope: Scope, http: Http, say: Say) -> Iterator[_Job]:
     """The index's releases within the bounds."""
-    within = [each for each in releases(scope.index, session) if _within(each.version, scope)]
+    within = [each for each in releases(scope.index, http) if _within(each.version, scope)]
     wanted = [each for each in within if scope.pre or not each.version.is_prerelease]
     if len(wanted) < len(within):
         say(f"{len(within) - len(wanted)} pre-releases and nightlies left out (--pre)")
     for each in wanted:
-        opened = functools.partial(open_listed, each, session)
+        opened = functools.partial(open_listed, each, http)
         yield _Job(each.label, opened, each.version, each.sha256, each.uploaded)
 
 

@@ -8,12 +8,19 @@ that the client names, which the specification asks of it.
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlencode, urlsplit
 
-from patcher.errors import AccessDenied, BadReference, NotInRegistry
+from patcher.errors import (
+    AccessDenied,
+    BadReference,
+    NotInRegistry,
+    PatcherError,
+    TagRefused,
+)
 from patcher.oci.model import (
     DOCKER_INDEX,
     DOCKER_MANIFEST,
@@ -29,11 +36,18 @@ from patcher.oci.model import (
     part,
 )
 from patcher.oci.reference import parse_digest
-from patcher.registry.blobs import Sending, place_of, start_upload
-from patcher.registry.session import Calls
-from patcher.registry.streams import BlobStream
+from patcher.registry.blobs import (
+    SETTLING,
+    BlobStream,
+    Sending,
+    Upload,
+    opened_upload,
+    start_upload,
+)
+from patcher.registry.session import Session
 from patcher.threads import in_order
-from patcher.web.addresses import joined
+from patcher.web.http import Fault, explanation
+from patcher.web.trust import joined, origin
 
 if TYPE_CHECKING:
     from patcher.errors import BrokenImage
@@ -64,18 +78,28 @@ _ACCEPT = {"Accept": f"{OCI_INDEX}, {OCI_MANIFEST}, {DOCKER_INDEX}, {DOCKER_MANI
 
 _DOCUMENTS = INDEXES | MANIFESTS
 
-_MOST_PAGES = 200
+_ANY = range(200, 600)
+
+# The tags of one repository, in all: vLLM's nightlies are some thousands. Seconds for all pages.
+_MOST_TAGS = 100_000
+_MOST_PAGES = 1000
+_TAGS_SECONDS = 300.0
+
+# Tags on one page. A registry that wants fewer says 400 (ECR, ACR and others have limits of 100 to
+# 1000); without a number it sends as many as it likes.
+_PAGES = ("n=1000", "n=100", "")
+
+# What a registry says of a manifest whose blobs or manifests it does not see yet: another job
+# was writing the same ones, or its storage lags.
+_UNSEEN = ("MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN")
+
+# How registries refuse to move a tag: immutable tags are a setting of ECR, Harbor, Quay, ACR and
+# Docker Hub, each with its own status.
+_TAG_REFUSALS = frozenset({400, 403, 405, 409, 412, 422})
 
 # Requests to one repository at a time. vLLM's images have some 30 layers on each platform, and a
 # registry abroad takes 0.1 s to say that it has one.
 AT_ONCE = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """An upload that the registry has opened: where its bytes go."""
-
-    place: str
 
 
 class Registry:
@@ -88,31 +112,35 @@ class Registry:
 
     def __init__(self, repository: Repository, http: Http) -> None:
         self.repository = repository
-        self._calls = Calls(
+        self._session = Session(
             http,
             repository.registry,
             repository.name,
             push=repository.push,
             beside=repository.mount_from,
         )
-        # Whoever may push is told 403 by Artifactory for a manifest that is not there.
-        self._answers = {200, 404, 403} if repository.push else {200, 404}
+        # Artifactory says 403 to whoever may push for a manifest that is not there.
+        self._absent = {404, 403} if repository.push else {404}
         # What was read under its digest never changes.
         self._read: dict[str, Part] = {}
+        # Digests and tags that were written here: a 404 for one of them is asked again.
+        self._written: set[str] = set()
+        # Repositories that nothing may be mounted from.
+        self._unmountable: set[str] = set()
 
     def head(self, name: str) -> Descriptor | None:
-        """The manifest or index behind a tag or digest, by one HEAD; None where there is none.
+        """The manifest or index behind a tag or digest; None where there is none.
 
-        A registry that does not state the digest is asked for the manifest itself.
+        By one HEAD, if the registry answers it with all that a descriptor takes.
         """
-        answer = self._calls.ask("HEAD", f"/manifests/{name}", self._answers, _ACCEPT)
-        if answer.status != 200:
+        answer = self._look("manifests", name)
+        if answer is None:
             return None
         media_type, digest, size = _media_type(answer), _stated_digest(answer), _length(answer)
         if digest is None or not size or media_type not in _DOCUMENTS:
             return self.manifest(name).descriptor
         if name.startswith("sha256:") and digest != name:
-            raise broken(f"{self._calls.name}: asked for {name}, it states {digest}")
+            raise broken(f"{self._session.name}: asked for {name}, it states {digest}")
         document = {"mediaType": media_type, "digest": digest, "size": size}
         return Descriptor(media_type, digest, size, document=document)
 
@@ -122,28 +150,76 @@ class Registry:
         """
         if name in self._read:
             return self._read[name]
-        answer = self._calls.ask("GET", f"/manifests/{name}", {200}, _ACCEPT)
+        path = f"/manifests/{name}"
+        answer = self._settled(
+            name, lambda: self._session.ask("GET", path, {200, 404}, _ACCEPT), {404}
+        )
+        if answer.status == 404:
+            raise self._session.absent(name, f"HTTP 404{explanation(answer.body)}")
         found = part(answer.body, _kind(answer))
         digest = found.descriptor.digest
         asked = name if name.startswith("sha256:") else digest
         for wanted in (asked, _stated_digest(answer) or digest):
             if wanted != digest:
-                raise broken(f"{self._calls.name}: {wanted} came with other bytes: {digest}")
+                raise broken(f"{self._session.name}: {wanted} came with other bytes: {digest}")
         self._read[digest] = found
         return found
 
+    def _look(self, kind: str, name: str) -> Answer | None:
+        """The headers of a manifest or blob; None where it is not there.
+
+        By HEAD. Only 200, and the registry's own 404, are an answer to it: some registries, their
+        proxies, and storages behind a redirect refuse the method, and are asked by GET.
+        """
+        session, path = self._session, f"/{kind}/{name}"
+        headers = _ACCEPT if kind == "manifests" else {}
+        absent = self._absent if kind == "manifests" else {404}
+
+        def look() -> Answer:
+            answer = session.ask("HEAD", path, _ANY, headers)
+            own = origin(answer.url) == origin(session.root)
+            if answer.status == 200 or (answer.status == 404 and own):
+                return answer
+            answer = session.http.persist(
+                session.root,
+                lambda: session.send("GET", f"{session.root}{path}", {200, *absent}, headers),
+            )
+            answer.close()
+            return answer
+
+        answer = self._settled(name, look, absent)
+        return answer if answer.status == 200 else None
+
+    def _settled(self, name: str, ask: Callable[[], Answer], absent: set[int]) -> Answer:
+        """The answer about something; of what was written here, not the first "not found"."""
+        for pause in SETTLING if name in self._written else ():
+            answer = ask()
+            if answer.status not in absent:
+                return answer
+            self._session.http.wait(pause)
+        return ask()
+
     def tags(self) -> list[str]:
         """All tags, in the registry's order."""
-        query: str | None = "n=1000"
+        smaller = list(_PAGES)
+        query: str | None = smaller.pop(0)
         found: list[str] = []
+        until = time.monotonic() + _TAGS_SECONDS
         for _ in range(_MOST_PAGES):
-            answer = self._calls.ask("GET", f"/tags/list?{query}", {200})
+            good = {200, 400} if smaller and not found else {200}
+            answer = self._session.ask("GET", f"/tags/list?{query}".rstrip("?"), good)
+            if answer.status == 400:
+                query = smaller.pop(0)
+                continue
+            smaller = []
             page = parse_json(answer.body, "list of tags").get("tags") or []
             found += [expect(tag, str, "tag") for tag in expect(page, list, "list of tags")]
             query = _next_page(answer)
             if query is None:
                 return found
-        raise self._calls.failure("its list of tags has no end")
+            if len(found) > _MOST_TAGS or time.monotonic() > until:
+                break
+        raise self._session.failure(f"its list of tags has no end: {len(found)} were read")
 
     def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
         """See `Blobs`: a manifest, index or blob from byte `start` on.
@@ -153,12 +229,11 @@ class Registry:
         try:
             if descriptor.media_type in _DOCUMENTS:
                 return io.BytesIO(self.manifest(descriptor.digest).data[start:])
-            stream: BinaryIO = io.BufferedReader(
-                BlobStream(self._calls, descriptor, start), 1 << 16
-            )
+            written = descriptor.digest in self._written
+            stream = BlobStream(self._session, descriptor, start, written=written)
         except NotInRegistry as error:
             raise self._lacks(descriptor) from error
-        return stream
+        return io.BufferedReader(stream, 1 << 16)
 
     def put(self, descriptor: Descriptor, data: bytes) -> None:
         """Store a manifest or index under its digest, or anything else as a blob."""
@@ -178,16 +253,14 @@ class Registry:
         return [each for each, there in zip(descriptors, answers, strict=True) if not there]
 
     def has(self, descriptor: Descriptor) -> bool:
-        """Is the manifest, index or blob there? Raises `BrokenImage` for another size."""
+        """Whether the manifest, index or blob is there. Raises `BrokenImage` for another size."""
         kind = "manifests" if descriptor.media_type in _DOCUMENTS else "blobs"
-        path = f"/{kind}/{descriptor.digest}"
-        good, headers = (self._answers, _ACCEPT) if kind == "manifests" else ({200, 404}, {})
-        answer = self._calls.ask("HEAD", path, good, headers)
-        size = _length(answer)
+        answer = self._look(kind, descriptor.digest)
+        size = _length(answer) if answer else None
         # 0 is what a proxy says that answers for a storage.
-        if answer.status == 200 and size not in (None, 0, descriptor.size):
+        if size not in (None, 0, descriptor.size):
             raise broken(f"{descriptor.digest} has {size} bytes there, not {descriptor.size}")
-        return answer.status == 200
+        return answer is not None
 
     def mount(self, descriptor: Descriptor, source: str) -> Upload | None:
         """Take a blob over from another repository of this registry (201): None, it is there.
@@ -196,16 +269,21 @@ class Registry:
         then to be used.
         """
         query = urlencode({"mount": descriptor.digest, "from": source})
+        path = f"/blobs/uploads/?{query}"
+        if source in self._unmountable:
+            return start_upload(self._session)
         try:
-            answer = self._calls.ask("POST", f"/blobs/uploads/?{query}", {201, 202, 400, 405})
+            answer = self._session.ask("POST", path, {201, 202, 400, 405})
         except (AccessDenied, NotInRegistry):
-            # The right to read the source may be what lacks. If it is that to write, it says so.
-            return Upload(start_upload(self._calls))
+            self._unmountable.add(source)
+            # The right to read the source may be missing. If the one to write is, this says so.
+            return start_upload(self._session)
         if answer.status == 201:
+            self._written.add(descriptor.digest)
             return None
         if answer.status == 202:
-            return Upload(place_of(self._calls, answer, self._calls.root))
-        return Upload(start_upload(self._calls))
+            return opened_upload(self._session, answer)
+        return start_upload(self._session)
 
     def upload(
         self,
@@ -221,29 +299,71 @@ class Registry:
         gives other bytes than the descriptor says: nothing is stored then.
         """
         sending = Sending(
-            self._calls,
-            descriptor,
-            read_from,
-            progress,
-            there=lambda: self.has(descriptor),
-            place=upload.place if upload else None,
+            self._session, descriptor, read_from, progress, lambda: self.has(descriptor), upload
         )
-        self._calls.http.persist(self._calls.root, sending.attempt)
+        self._session.http.persist(self._session.root, sending.attempt)
+        self._written.add(descriptor.digest)
+
+    def cancel_uploads(self) -> None:
+        """End all uploads that are open, and begin none any more; within ten seconds.
+
+        For a publication that failed or was interrupted while other threads were sending.
+        """
+        self._session.ended.set()
+        self._session.cancel(*tuple(self._session.uploads))
 
     def put_manifest(self, name: str, manifest: Part) -> None:
-        """Store a manifest or index under a tag or its digest. Raises `BrokenImage` where the
-        registry stored it under another digest.
+        """Store a manifest or index under a tag or its digest.
+
+        Raises `BrokenImage` where the registry stored it under another digest, and `TagRefused`
+        where it has the manifest and will not let this tag lead to it.
         """
+        digest = manifest.descriptor.digest
         headers = {"Content-Type": manifest.descriptor.media_type}
-        # 201 by the specification. Quay has said 202, and other registries 200.
-        good = {200, 201, 202}
-        answer = self._calls.ask("PUT", f"/manifests/{name}", good, headers, manifest.data)
+
+        def put() -> Answer:
+            answer = self._session.send(
+                "PUT", f"{self._session.root}/manifests/{name}", _ANY, headers, manifest.data
+            )
+            self._session.take(answer)
+            if answer.status in (400, 404) and _is_unseen(answer):
+                raise Fault(f"HTTP {answer.status}{explanation(answer.body)}")
+            # 201 by the specification. Quay has said 202, and other registries 200.
+            if answer.status not in (200, 201, 202):
+                raise self._refused(name, manifest, answer)
+            return answer
+
+        answer = self._session.http.persist(self._session.root, put, SETTLING)
         stored = _stated_digest(answer)
-        if stored not in (None, manifest.descriptor.digest):
-            raise broken(f"{name}: {manifest.descriptor.digest} was sent, {stored} was stored")
+        if stored not in (None, digest):
+            raise broken(f"{name}: {digest} was sent, {stored} was stored")
+        self._written |= {name, digest}
+
+    def _refused(self, name: str, manifest: Part, answer: Answer) -> PatcherError | Fault:
+        """The error for a manifest that was not stored: is it the tag that is refused?"""
+        error = self._session.error(answer, f"{self._session.root}/manifests/{name}")
+        digest = manifest.descriptor.digest
+        if isinstance(error, Fault) or name == digest or answer.status not in _TAG_REFUSALS:
+            return error
+        try:
+            if not self.has(manifest.descriptor):
+                return error
+        except PatcherError:
+            return error
+        where = f"{self._session.registry}/{self._session.name}"
+        reason = self._session.http.keyring.hide(explanation(answer.body))
+        return TagRefused(
+            f"{where}: the registry does not let the tag {name} lead to the new image, "
+            f"HTTP {answer.status}{reason}",
+            next_step=f"The image is there, as {where}@{digest}. If tags are immutable there, "
+            "give it a new tag of its own (--to REGISTRY/REPO:TAG), or use the fixed one; else "
+            "ask for the right to move this tag.",
+            tag=name,
+            digest=digest,
+        )
 
     def _lacks(self, descriptor: Descriptor) -> BrokenImage:
-        return broken(f"{self._calls.registry}/{self._calls.name} has no {descriptor.digest}")
+        return broken(f"{self._session.registry}/{self._session.name} has no {descriptor.digest}")
 
 
 def open_registry(
@@ -283,15 +403,21 @@ def _kind(answer: Answer) -> str:
     return str(inside or (OCI_INDEX if "manifests" in document else OCI_MANIFEST))
 
 
+def _is_unseen(answer: Answer) -> bool:
+    """Whether an error is about blobs or manifests that it does not see, and about them alone."""
+    said = answer.body.decode("utf-8", "replace")
+    return any(f'"{code}"' in said for code in _UNSEEN) and "MANIFEST_INVALID" not in said
+
+
 def _next_page(answer: Answer) -> str | None:
-    """The query of the next page (RFC 5988). Its host and path can only be those just asked."""
+    """The query of the next page (RFC 8288). Its host and path can only be those just asked."""
     from requests.utils import parse_header_links
 
     links = parse_header_links(answer.headers.get("Link", ""))
     following = [link["url"] for link in links if link.get("rel") == "next"]
     if not following:
         return None
-    place = joined("", following[0])
+    place = joined(answer.url, following[0])
     if place is None:
         raise broken("list of tags: its next page has no address")
     return urlsplit(place).query

@@ -1,34 +1,37 @@
-"""The requests to one repository: with the right to make them, and answers that are not errors."""
+"""The requests to one repository: signed, and with every answer that is an error raised as one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import threading
+import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
-from patcher.errors import NotInRegistry, PatcherError
-from patcher.registry.login import Authorizer, denied, scope
-from patcher.web.addresses import joined, origin
-from patcher.web.faults import explanation
-from patcher.web.http import Answer, Opened, Request
+from patcher.errors import NotInRegistry, PatcherError, RegistryFailed
+from patcher.registry.login import Login, denied, scope
+from patcher.web.http import (
+    ALL_ATTEMPTS,
+    MOST_BYTES,
+    MOST_ERROR_BYTES,
+    Fault,
+    Request,
+    explanation,
+)
+from patcher.web.trust import host_of, origin
 
 if TYPE_CHECKING:
-    from patcher.web.http import Body, Http
+    from patcher.web.http import Answer, Body, Http
 
 _NONE: Mapping[str, str] = {}
 
-
-class _Result(Protocol):
-    @property
-    def status(self) -> int: ...
-    @property
-    def headers(self) -> Mapping[str, str]: ...
+# To cancel one upload, in seconds. Registries drop what is left open after some days anyway.
+_CANCEL = 5.0
+_CANCEL_ALL = 10.0
 
 
-_Kind = TypeVar("_Kind", bound=_Result)
-
-
-class Calls:
+class Session:
     """Asks about one repository of a registry.
 
     `push` asks for the right to write, `beside` for that to read other repositories of it.
@@ -43,7 +46,10 @@ class Calls:
         self.registry = registry
         self.name = name
         scopes = (scope(name, push=push), *(scope(other) for other in beside if other != name))
-        self._auth = Authorizer(http, registry, scopes)
+        self._login = Login(http, registry, name, scopes)
+        # The uploads that are open, by address; no more are opened once `ended`.
+        self.uploads: set[str] = set()
+        self.ended = threading.Event()
 
     @property
     def root(self) -> str:
@@ -58,79 +64,98 @@ class Calls:
         headers: Mapping[str, str] = _NONE,
         body: bytes | None = None,
     ) -> Answer:
-        """A whole answer about `path`, which follows `root`; what may pass is tried again."""
-        request = Request(method, f"{self.root}{path}", headers, body=body)
-        return self._good(self._with_right(request, self.http.ask), good, path)
+        """A whole answer about `path`, which follows `root`; transient faults are tried again."""
+        url = f"{self.root}{path}"
+        return self.http.persist(
+            url,
+            lambda: self.take(self.send(method, url, good, headers, body)),
+            most_seconds=ALL_ATTEMPTS,
+        )
 
-    def ask_once(
+    def take(self, answer: Answer) -> Answer:
+        """The answer with its body read whole. Raises `Fault`, `RegistryFailed`."""
+        answer.take(MOST_BYTES + 1)
+        if len(answer.body) > MOST_BYTES:
+            raise self.failure(f"an answer has more than {MOST_BYTES} bytes")
+        return answer
+
+    def send(
         self,
         method: str,
         url: str,
         good: Collection[int],
         headers: Mapping[str, str] = _NONE,
         body: bytes | Body | None = None,
+        *,
+        stream: bool = False,
     ) -> Answer:
-        """As `ask`, for a whole address and in one attempt. Raises `Fault` besides."""
+        """One attempt, its body still to be read. Raises `Fault` besides.
+
+        The registry alone sees the token, wherever an upload goes on. A stream as the body cannot
+        be sent again: what precedes it has brought the right along.
+        """
         request = Request(method, url, headers, body=body)
-        if body is None or isinstance(body, bytes):
-            return self._good(self._with_right(request, self.http.ask_once), good, "")
-        # A stream cannot be sent again: what precedes it has brought the right along.
-        return self._good(self.http.ask_once(self._signed(request)), good, "")
+        ours = origin(url) == origin(self.root)
+        signed = replace(request, authorization=self._login.header() if ours else None)
+        answer = self.http.send(signed, stream=stream)
+        if answer.status == 401 and ours and (body is None or isinstance(body, bytes)):
+            answer.close()
+            self._login.answer(answer.headers.get("WWW-Authenticate", ""), signed.authorization)
+            signed = replace(request, authorization=self._login.header())
+            answer = self.http.send(signed, stream=stream)
+        if answer.status in good:
+            return answer
+        answer.take(MOST_ERROR_BYTES)
+        raise self.error(answer, url)
 
-    def open_once(self, path: str, good: Collection[int], headers: Mapping[str, str]) -> Opened:
-        """The stream of a GET, in one attempt. Raises `Fault` besides."""
-
-        def attempt(request: Request) -> Opened:
-            opened = self.http.open_once(request)
-            if opened.status not in good:
-                opened.close()
-            return opened
-
-        request = Request("GET", f"{self.root}{path}", headers)
-        return self._good(self._with_right(request, attempt), good, path)
-
-    def place(self, answer: Answer, url: str) -> str | None:
-        """Where an answer's Location leads. Raises `RegistryFailed` where it is not safe to go."""
+    def place(self, answer: Answer) -> str | None:
+        """Where an answer's Location leads, from the address that answered. Raises
+        `RegistryFailed` where that is not followed.
+        """
         there = answer.headers.get("Location")
         if there is None:
             return None
-        place = joined(url, there)
-        if place is None or not self.http.may_send_to(place):
-            raise self.http.failure(url, "it names a place for uploads that is not safe")
+        place = self.http.follow(answer.url, there)
+        if not self.http.may_send_secret(place):
+            # What goes there is the image, which may be private.
+            raise self.failure(f"its place for uploads is at {host_of(place)}, without TLS")
         return place
 
-    def failure(self, reason: str) -> PatcherError:
+    def cancel(self, *places: str) -> None:
+        """Drop uploads that will not go on (distribution specification, "Cancel a blob upload").
+
+        One that cannot be dropped within a few seconds is the registry's to clear.
+        """
+        until = time.monotonic() + _CANCEL_ALL
+        for place in places:
+            self.uploads.discard(place)
+            left = until - time.monotonic()
+            if left > 0:
+                ours = origin(place) == origin(self.root)
+                signed = self._login.held if ours else None
+                with suppress(Fault, PatcherError):
+                    request = Request("DELETE", place, authorization=signed)
+                    self.http.send(request, seconds=min(_CANCEL, left)).close()
+
+    def failure(self, reason: str) -> RegistryFailed:
         """The error for something that the registry should not have answered."""
         return self.http.failure(self.root, f"{self.name}: {reason}")
 
-    def _with_right(self, request: Request, send: Callable[[Request], _Kind]) -> _Kind:
-        """Send it; where the registry asks who we are, say so and send it again."""
-        signed = self._signed(request)
-        answer = send(signed)
-        if answer.status == 401 and self._ours(request):
-            self._auth.answer(answer.headers.get("WWW-Authenticate", ""), signed.authorization)
-            answer = send(self._signed(request))
-        return answer
-
-    def _signed(self, request: Request) -> Request:
-        return replace(request, authorization=self._auth.header() if self._ours(request) else None)
-
-    def _ours(self, request: Request) -> bool:
-        """Only the registry itself may see the token, wherever an upload goes on."""
-        return origin(request.url) == origin(self.root)
-
-    def _good(self, answer: _Kind, good: Collection[int], path: str) -> _Kind:
-        if answer.status in good:
-            return answer
-        said = explanation(answer.body) if isinstance(answer, Answer) else ""
-        reason = self.http.keyring.hide(f"HTTP {answer.status}{said}")
+    def error(self, answer: Answer, url: str) -> PatcherError | Fault:
+        """What an answer that nobody has a use for is, once its body was read."""
+        reason = self.http.keyring.hide(f"HTTP {answer.status}{explanation(answer.body)}")
+        if origin(answer.url) != origin(url):
+            # No login helps there, and a new address from the registry may.
+            return Fault(f"its storage {host_of(answer.url)} answers {reason}")
         if answer.status in (401, 403):
-            raise denied(self.registry, f"{self.name}: access is denied, {reason}")
+            return denied(self.registry, f"{self.name}: access is denied, {reason}")
         if answer.status == 404:
-            raise self._absent(path.rpartition("/")[2], reason)
-        raise self.failure(reason)
+            return self.absent(url.rpartition("/")[2], reason)
+        return self.failure(reason)
 
-    def _absent(self, what: str, reason: str) -> NotInRegistry:
+    def absent(self, what: str, reason: str = "HTTP 404") -> NotInRegistry:
+        """The error for a manifest, a blob, a list or, for "", the repository itself."""
+        what = what.partition("?")[0]
         if not what:
             # Some registries (Amazon's ECR) want a repository to be made before it is pushed to.
             return NotInRegistry(
@@ -139,5 +164,5 @@ class Calls:
             )
         return NotInRegistry(
             f"{self.registry}/{self.name} has no {what}: {reason}",
-            next_step="Check the name, the tag or the digest: a nightly may be gone.",
+            next_step="Check the name, the tag or the digest: old nightlies are deleted.",
         )

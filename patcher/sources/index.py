@@ -10,6 +10,7 @@ passed over; nothing in here is ever made a path.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,23 +19,26 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from packaging.utils import parse_wheel_filename
 
-from patcher.errors import Unreadable, UsageError, printable
+from patcher.errors import RegistryFailed, Unreadable, UsageError, printable
 from patcher.versions import near, parsed
-from patcher.web.hops import check_hop
+from patcher.web.http import Request, explanation
+from patcher.web.trust import host_of, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import requests
     from packaging.version import Version
     from pypi_simple import DistributionPackage, ProjectPage
+
+    from patcher.web.http import Answer, Http
 
 PROJECT = "vllm"
 
 # PyPI's page of vLLM has 128 KB in November 2026, for 309 files.
 _PAGE_LIMIT = 8 << 20
 
-_TIMEOUT = (10.0, 30.0)
+_ADDRESS = "Check the network and the index's address (the one that pip takes)."
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -58,13 +62,13 @@ class Release:
     problem: str | None = None
 
 
-def releases(index: str | None, session: requests.Session) -> tuple[Release, ...]:
+def releases(index: str | None, http: Http) -> tuple[Release, ...]:
     """Every version of vLLM in an index, in version order. `index` None is PyPI.
 
     A release that is yanked or has no wheel is there too, with its `problem`. Raises
     `Unreadable` where the index itself cannot be read.
     """
-    packages, page = _packages(index, session)
+    packages, page = _packages(index, http)
     of_version: dict[Version, list[DistributionPackage]] = {}
     for package in packages:
         version = _version_of(package)
@@ -120,13 +124,15 @@ def _release(
     index: str | None, page: str, version: Version, packages: list[DistributionPackage]
 ) -> Release:
     chosen = choose_wheel(packages)
-    label = f"pypi:{version}" if index is None else f"{PROJECT}=={version} in {printable(index)}"
+    label = f"pypi:{version}"
+    if index is not None:
+        label = f"{PROJECT}=={version} in {printable(shown(index))}"
     if isinstance(chosen, str):
         return Release(label, version, page, problem=printable(chosen))
     url = _encoded(chosen.url)
     sha256 = chosen.digests.get("sha256", "").lower()
     return Release(
-        label if index is None else printable(url),
+        label if index is None else printable(shown(url)),
         version,
         page,
         url,
@@ -152,59 +158,42 @@ def _utc(time: datetime | None) -> datetime | None:
     return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _packages(
-    index: str | None, session: requests.Session
-) -> tuple[Sequence[DistributionPackage], str]:
-    """Every file on vLLM's page of an index, and the page's address."""
-    import requests
-    from pypi_simple import (
-        PYPI_SIMPLE_ENDPOINT,
-        PyPISimple,
-        UnsupportedContentTypeError,
-        UnsupportedRepoVersionError,
-    )
+def _packages(index: str | None, http: Http) -> tuple[Sequence[DistributionPackage], str]:
+    """Every file on vLLM's page of an index, and the address that the page came from."""
+    from pypi_simple import ACCEPT_ANY, PYPI_SIMPLE_ENDPOINT
 
-    client = PyPISimple(index or PYPI_SIMPLE_ENDPOINT, session=session)
-    url = client.get_project_url(PROJECT)
-    check_hop(None, url)
+    url = http.named(f"{(index or PYPI_SIMPLE_ENDPOINT).rstrip('/')}/{PROJECT}/")
     try:
-        page = _parse(_get(url, client.accept, session))
+        answer = http.ask(Request("GET", url, {"Accept": ACCEPT_ANY}), _PAGE_LIMIT)
+    except RegistryFailed as error:
+        raise _unreadable(error.problem, error.next_step) from error
+    if answer.status != 200:
+        said = f"{host_of(answer.url)}: HTTP {answer.status}{explanation(answer.body)}"
+        raise _unreadable(http.keyring.hide(said), _ADDRESS)
+    return _parse(answer).packages, answer.url
+
+
+def _parse(answer: Answer) -> ProjectPage:
+    """The page, in whichever form it came."""
+    from pypi_simple import ProjectPage, UnsupportedRepoVersionError
+
+    kind, _, parameters = answer.headers.get("Content-Type", "text/html").partition(";")
+    try:
+        if kind.strip() == "application/vnd.pypi.simple.v1+json":
+            return ProjectPage.from_json_data(json.loads(answer.body), answer.url)
+        if kind.strip() in ("application/vnd.pypi.simple.v1+html", "text/html"):
+            charset = parameters.partition("charset=")[2].strip("\"' ") or None
+            return ProjectPage.from_html(PROJECT, answer.body, answer.url, charset)
     except (
-        requests.RequestException,
-        UnsupportedContentTypeError,
-        UnsupportedRepoVersionError,
         ValueError,
         TypeError,
+        LookupError,
         RecursionError,
+        UnsupportedRepoVersionError,
     ) as error:
-        raise _unreadable(f"{type(error).__name__}: {error}") from error
-    return page.packages, url
+        raise _unreadable(f"{type(error).__name__}: {error}", _ADDRESS) from error
+    raise _unreadable(f"its page is of the type {kind!r}", _ADDRESS)
 
 
-def _get(url: str, accept: str, session: requests.Session) -> requests.Response:
-    """The page, read up to its limit."""
-    headers = {"Accept": accept}
-    with session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
-        response.raise_for_status()
-        body = bytearray()
-        for chunk in response.iter_content(1 << 16):
-            body += chunk
-            if len(body) > _PAGE_LIMIT:
-                raise _unreadable(f"its page has more than {_PAGE_LIMIT >> 20} MiB")
-        # What was read takes the stream's place: pypi-simple reads it as any other response.
-        response._content = bytes(body)
-    return response
-
-
-def _parse(response: requests.Response) -> ProjectPage:
-    from pypi_simple import ProjectPage
-
-    page: ProjectPage = ProjectPage.from_response(response, PROJECT)
-    return page
-
-
-def _unreadable(reason: str) -> Unreadable:
-    return Unreadable(
-        f"the list of vLLM's releases cannot be read: {reason}",
-        next_step="Check the network and the index's address (the one that pip takes).",
-    )
+def _unreadable(reason: str, next_step: str) -> Unreadable:
+    return Unreadable(f"the list of vLLM's releases cannot be read: {reason}", next_step=next_step)

@@ -21,13 +21,13 @@ from zipfile import BadZipFile
 from patcher.errors import FileAbsent, Unreadable, printable
 from patcher.sources.index import PROJECT, Release, find, releases
 from patcher.versions import parsed
+from patcher.web.http import Http
 from patcher.web.ranges import PART_LIMIT, Ranges
+from patcher.web.trust import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from zipfile import ZipFile, ZipInfo
-
-    import requests
 
 # The first range. RECORD is a wheel's last member: from its start to the wheel's end are 277 KB in
 # 0.15.0, 521 KB in 0.23.0 and 911 KB in 0.33.0. What is missing of a longer one is fetched then.
@@ -60,7 +60,7 @@ class WheelSource:
     def __init__(self, label: str, ranges: Ranges) -> None:
         self.label = label
         self._ranges = ranges
-        self._zip = _open_zip(label, ranges)
+        self._zip = self._open_zip()
         self._record_name, self._version = self._find_record()
 
     @property
@@ -103,7 +103,8 @@ class WheelSource:
         first = min(info.header_offset for info in wanted)
         last = max(info.header_offset for info in wanted)
         ends = [info.header_offset for info in self._zip.infolist() if info.header_offset > last]
-        self._ranges.keep(first, min(ends, default=self._zip.start_dir) - 1)
+        with _zip_faults(self.label, folder):
+            self._ranges.keep(first, min(ends, default=self._zip.start_dir) - 1)
         for info in wanted:
             if info.filename.endswith(".py"):
                 yield info.filename, self.read(info.filename)
@@ -118,12 +119,24 @@ class WheelSource:
         stated = {row[0]: row[1].partition("=") for row in rows if len(row) >= 2}
         return {path: (algorithm, digest) for path, (algorithm, _, digest) in stated.items()}
 
+    def _open_zip(self) -> ZipFile:
+        """The zip behind the ranges, its central directory read."""
+        from remotezip import RemoteZip
+
+        def fetcher(*_: object, **__: object) -> Ranges:
+            return self._ranges
+
+        with _zip_faults(self.label, "it is not a zip file"):
+            opened: ZipFile = RemoteZip("", fetcher=fetcher, initial_buffer_size=_TAIL)
+        return opened
+
     def _find_record(self) -> tuple[str, str]:
         """The RECORD's path, and the version that stands in it."""
         found = [match for name in self._zip.namelist() if (match := _RECORD.fullmatch(name))]
         if len(found) != 1:
             raise _unreadable(
-                self.label, f"it is no wheel of {PROJECT}: it has {len(found)} files named RECORD"
+                self.label,
+                f"it is not a wheel of {PROJECT}: it has {len(found)} files named RECORD",
             )
         return found[0][0], found[0][1]
 
@@ -149,67 +162,41 @@ def _zip_faults(label: str, what: str) -> Iterator[None]:
 
     try:
         yield
+    except Unreadable as error:
+        raise Unreadable(f"{label}: {error.problem}", next_step=error.next_step) from error
     except (*_ZIP_FAULTS, RemoteZipError) as error:
         raise _unreadable(label, f"{what}: {type(error).__name__}: {error}") from error
 
 
-def _open_zip(label: str, ranges: Ranges) -> ZipFile:
-    """The zip behind the ranges, its central directory read."""
-    from remotezip import RemoteZip
-
-    def fetcher(*_: object, **__: object) -> Ranges:
-        return ranges
-
-    with _zip_faults(label, "it is no zip file"):
-        opened: ZipFile = RemoteZip("", fetcher=fetcher, initial_buffer_size=_TAIL)
-    return opened
-
-
-def open_wheel(
-    url: str,
-    *,
-    label: str | None = None,
-    session: requests.Session | None = None,
-) -> WheelSource:
+def open_wheel(url: str, *, label: str | None = None, http: Http | None = None) -> WheelSource:
     """The wheel at an address that a person named. Reads its central directory.
 
-    Raises `Unreadable`.
+    Raises `UsageError` for what is no web address, `Unreadable`.
     """
-    return WheelSource(label or printable(url), Ranges(url, session or new_session()))
+    http = http or Http()
+    return WheelSource(label or shown(printable(url)), Ranges(http.named(url), http))
 
 
-def open_listed(release: Release, session: requests.Session) -> WheelSource:
+def open_listed(release: Release, http: Http) -> WheelSource:
     """The wheel of a release in an index, held to what the index says of it.
 
     Raises `Unreadable`, also where the release is yanked, has no wheel, or is another version.
     """
     if release.url is None:
         raise _unreadable(release.label, release.problem or "it has no wheel")
-    ranges = Ranges(
-        release.url,
-        session,
-        origin=release.page,
-        stated_size=release.size,
-        sha256=release.sha256,
-    )
+    url = http.follow(release.page, release.url)
+    ranges = Ranges(url, http, stated_size=release.size, sha256=release.sha256)
     source = WheelSource(release.label, ranges)
     if parsed(source.version()) != release.version:
         raise _unreadable(release.label, f"it holds {PROJECT} {source.version()}")
     return source
 
 
-def open_release(version: str, *, session: requests.Session | None = None) -> WheelSource:
+def open_release(version: str, *, http: Http | None = None) -> WheelSource:
     """A release of vLLM on PyPI.
 
     Raises `UsageError` where PyPI has no such release, naming the near ones, and `Unreadable`
     where it is yanked, has no wheel, or cannot be reached.
     """
-    session = session or new_session()
-    return open_listed(find(releases(None, session), version), session)
-
-
-def new_session() -> requests.Session:
-    """A session for an index and its wheels: one connection serves many requests."""
-    from patcher.web import session
-
-    return session.new_session()
+    http = http or Http()
+    return open_listed(find(releases(None, http), version), http)

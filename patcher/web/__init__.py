@@ -1,1 +1,1 @@
-"""The only HTTP client there is, and what it trusts."""
+"""The only HTTP client, and what it trusts."""

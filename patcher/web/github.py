@@ -1,19 +1,20 @@
-"""As much of GitHub's REST API (version 2022-11-28) as one issue with a label of its own takes."""
+"""As much of GitHub's REST API (version 2022-11-28) as one issue with its own label takes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
-from patcher import __version__
-from patcher.errors import AccessDenied, Unreadable, UsageError
+from patcher.errors import AccessDenied, RegistryFailed, Unreadable, UsageError
+from patcher.web.http import Http, Request, explanation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LABEL = "vllm-patcher-landed"
 
-_WAIT = 30.0  # seconds without a byte
 _MOST_BYTES = 65_000  # GitHub takes 65,536 characters as a body
 
 
@@ -35,7 +36,8 @@ class Issues:
 
     api: str
     repository: str
-    token: str
+    token: str = field(repr=False)
+    http: Http = field(default_factory=Http, repr=False)
 
     def find(self) -> Issue | None:
         """The newest, open or closed; None where there never was one."""
@@ -53,33 +55,32 @@ class Issues:
         self._ask("PATCH", f"/{issue.number}", {"state": state, "body": body[:_MOST_BYTES]})
 
     def _ask(self, method: str, path: str, said: Mapping[str, Any]) -> Any:
-        import requests
-
         url = f"{self.api}/repos/{self.repository}/issues{path}"
-        try:
-            answer = requests.request(
-                method,
-                url,
-                params=said if method == "GET" else None,
-                json=None if method == "GET" else said,
-                headers={
-                    "Accept": "application/vnd.github+json",
-                    "Authorization": f"Bearer {self.token}",
-                    "User-Agent": f"vllm-patcher/{__version__}",
-                    "X-GitHub-Api-Version": "2022-11-28",
-                },
-                timeout=_WAIT,
-                allow_redirects=False,
-            )
-            if answer.status_code in {200, 201}:
-                return answer.json()
-        except requests.RequestException as error:
-            raise Unreadable(
-                f"{self.api} does not answer: {type(error).__name__}", next_step="Run it again."
-            ) from error
-        kind = AccessDenied if answer.status_code in {401, 403, 404} else Unreadable
+        body = None if method == "GET" else json.dumps(said).encode()
+        request = Request(
+            method,
+            f"{url}?{urlencode(said)}" if method == "GET" else url,
+            {
+                "Accept": "application/vnd.github+json",
+                "Content-Type": "application/json",
+                "X-GitHub-Api-Version": "2022-11-28",
+            },
+            f"Bearer {self.token}",
+            body,
+        )
+        self.http.keyring.keep(self.token)
+        # A new issue whose answer was lost must not be opened twice.
+        pauses = () if method == "POST" else None
+        answer = self.http.persist(url, lambda: self.http.ask_once(request), pauses)
+        if answer.status in (200, 201):
+            try:
+                return json.loads(answer.body)
+            except (ValueError, RecursionError) as error:
+                raise _not_an_issue() from error
+        said_there = self.http.keyring.hide(explanation(answer.body))
+        kind = AccessDenied if answer.status in (401, 403, 404) else RegistryFailed
         raise kind(
-            f"{method} {url} was answered with {answer.status_code}",
+            f"{method} {url}: HTTP {answer.status}{said_there}",
             next_step="Give the job `issues: write`, and switch issues on in the repository.",
         )
 
@@ -88,9 +89,11 @@ def _issue(document: Mapping[str, Any]) -> Issue:
     try:
         return Issue(document["number"], document["html_url"], document["state"] == "open")
     except (KeyError, TypeError) as error:
-        raise Unreadable(
-            "GitHub's answer is no issue", next_step="Check GITHUB_API_URL."
-        ) from error
+        raise _not_an_issue() from error
+
+
+def _not_an_issue() -> Unreadable:
+    return Unreadable("GitHub's answer is not an issue", next_step="Check GITHUB_API_URL.")
 
 
 def issues_of(environment: Mapping[str, str]) -> Issues:
@@ -102,4 +105,5 @@ def issues_of(environment: Mapping[str, str]) -> Issues:
             f"not set: {', '.join(missing)}",
             next_step="GitHub sets them in a workflow; the token is given as `github.token`.",
         )
-    return Issues(*(environment[name] for name in names))
+    api, repository, token = (environment[name] for name in names)
+    return Issues(api, repository, token)

@@ -1,7 +1,9 @@
 """Parts of a file on a web server, by range requests (RFC 9110, section 14).
 
-A wheel of vLLM has 250 to 500 MB; the file that is wanted has 20 KB. What the server answers is
-checked: the range asked for, the file's size the same each time, every byte there.
+A wheel of vLLM has 250 to 500 MB; the file that is wanted has 20 KB. remotezip asks for the parts,
+by `fetch`. Its own fetcher is not used: it makes one request for each member of a folder (351
+for what `read_folder` takes in one), holds whatever a server sends, reads nothing from a server
+without ranges, and knows neither retries nor who may be asked.
 
 A server that knows no ranges answers with the whole file. Up to 128 MiB of it are read into a
 nameless temporary file, and hashed; a larger one is not read.
@@ -12,22 +14,20 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-import time
 import weakref
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
-from patcher.errors import Unreadable
-from patcher.web.hops import check_hop
+from patcher.errors import RegistryFailed, Unreadable
+from patcher.web.http import Fault, Request
+from patcher.web.trust import host_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import requests
     from remotezip import PartialBuffer
 
-# Seconds to connect, and seconds without a byte.
-TIMEOUT = (10.0, 30.0)
+    from patcher.web.http import Answer, Http
 
 # One part may have this many bytes. The largest that is needed is a central directory: 653 KB for
 # vLLM 0.33.0, growing by 30 KB a release.
@@ -37,47 +37,36 @@ PART_LIMIT = 16 << 20
 # with CUDA kernels, 230 to 510 MB, are not: 28 releases of them would be 9 GB.
 WHOLE_LIMIT = 128 << 20
 
-_ATTEMPTS = 3
-_TRY_AGAIN = frozenset({429, 500, 502, 503, 504})
+_CHUNK = 1 << 16
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})")
 
 
 class Ranges:
     """A remote file, read in parts. `bytes_read` and `size` are in bytes, bodies only.
 
-    What was asked for at the file's end, or to be kept, is not asked for again. `origin` is the
-    page that named the address, None for a person. `stated_size` and `sha256` (hex) are what that
-    page says of the file: the size is always checked, the hash where the whole file is read.
-    `pause` is the first wait between two attempts, in seconds; it doubles.
+    What was asked for at the file's end, or to be kept, is not asked for again. `url` is one that
+    `http` has checked. `stated_size` and `sha256` (hex) are what an index says of the file: the
+    size is always checked, the hash where the whole file is read. Every method raises `Unreadable`.
     """
 
     def __init__(
-        self,
-        url: str,
-        session: requests.Session,
-        *,
-        origin: str | None = None,
-        stated_size: int | None = None,
-        sha256: str | None = None,
-        pause: float = 0.5,
+        self, url: str, http: Http, *, stated_size: int | None = None, sha256: str | None = None
     ) -> None:
-        check_hop(origin, url)
         self.url = url
         self.size: int | None = None
         self.bytes_read = 0
-        self._session = session
+        self._http = http
         self._stated_size = stated_size
         self._sha256 = sha256
-        self._pause = pause
-        self._tail = b""
+        # Where a part that is here begins, and its bytes: the file's end, and what is to be kept.
+        self._tail = (0, b"")
         self._kept = (0, b"")
         self._whole: IO[bytes] | None = None
 
     def fetch(self, span: tuple[int, int | None], stream: bool = False) -> PartialBuffer:  # noqa: ARG002
         """The bytes from `span[0]` to `span[1]`, both included; `(-n, None)` are the last n.
 
-        This is the seam of remotezip's fetcher. A part never streams: it is bounded, and checked
-        before it is handed out. Raises `Unreadable`.
+        A part never streams: it is bounded, and checked before it is handed out.
         """
         import io
 
@@ -85,81 +74,65 @@ class Ranges:
 
         first, last = span
         if last is None:
-            first, data = self._fetch_tail(-first)
+            first, data = self._tail = self._ask(f"bytes={first}", None, -first)
+            if first + len(data) != self.size:
+                raise self._unreadable("the server sent another part than the file's end")
         else:
             data = self._fetch_span(first, last)
         return PartialBuffer(io.BytesIO(data), first, len(data), False)
 
     def keep(self, first: int, last: int) -> None:
-        """Fetch a span at once, of which parts will be asked for. It takes an earlier one's place.
-
-        Raises `Unreadable`.
-        """
+        """Fetch a span at once, parts of which will be asked for. It replaces an earlier one."""
         self._kept = (first, self._fetch_span(first, last))
-
-    def _fetch_tail(self, length: int) -> tuple[int, bytes]:
-        first, self._tail = self._ask(f"bytes=-{length}", None, length)
-        if first + len(self._tail) != self.size:
-            raise self._unreadable("the server sent another part than the file's end")
-        return first, self._tail
 
     def _fetch_span(self, first: int, last: int) -> bytes:
         """A span; what the tail already holds of it does not cross the network again."""
         size = self.size or 0
         if not 0 <= first <= last < size:
             raise self._unreadable(f"a part outside its {size} bytes is wanted")
-        tail_first = size - len(self._tail)
-        for start, kept in (self._kept, (tail_first, self._tail)):
+        for start, kept in (self._kept, self._tail):
             if start <= first and last < start + len(kept):
                 return kept[first - start : last + 1 - start]
+        tail_first, tail = self._tail
         missing_last = min(last, tail_first - 1)
         if missing_last - first >= PART_LIMIT:
             raise self._unreadable(f"a part of more than {PART_LIMIT >> 20} MiB is wanted")
         _, data = self._ask(f"bytes={first}-{missing_last}", first, missing_last + 1 - first)
-        return data + self._tail[: max(0, last + 1 - tail_first)]
+        return data + tail[: max(0, last + 1 - tail_first)]
 
     def _ask(self, header: str, first: int | None, length: int) -> tuple[int, bytes]:
-        """One range from the server, tried again where the fault may pass."""
-        import requests
-
-        pauses = [self._pause * 2**attempt for attempt in range(_ATTEMPTS - 1)]
-        while True:
-            if self._whole is not None:
-                return self._from_whole(self._whole, first, length)
-            try:
-                return self._ask_once(header, first, length)
-            except requests.RequestException as error:
-                if not pauses or not _may_pass(error):
-                    raise self._unreadable(f"{type(error).__name__}: {error}") from error
-            time.sleep(pauses.pop(0))
+        """Where the part begins that the server sends for a range, and its bytes."""
+        if self._whole is not None:
+            return self._from_whole(self._whole, first, length)
+        try:
+            return self._http.persist(self.url, lambda: self._ask_once(header, first, length))
+        except RegistryFailed as error:
+            raise Unreadable(
+                f"it cannot be read: {error.problem}", next_step=error.next_step
+            ) from error
 
     def _ask_once(self, header: str, first: int | None, length: int) -> tuple[int, bytes]:
-        headers = {"Range": header, "Accept-Encoding": "identity"}
-        with self._session.get(self.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            response.raise_for_status()
-            if response.status_code == 200:
-                whole = self._spool(response)
-                return self._from_whole(whole, first, length)
-            start, size = self._checked_range(response, first, length)
+        request = Request("GET", self.url, {"Range": header})
+        answer = self._http.send(request, stream=True)
+        try:
+            if answer.status == 200:
+                return self._from_whole(self._spool(answer), first, length)
+            start, size = self._checked_range(answer, first, length)
             data = bytearray()
-            for chunk in response.iter_content(1 << 16):
+            while len(data) <= size and (chunk := answer.read(_CHUNK)):
                 self.bytes_read += len(chunk)
                 data += chunk
-                if len(data) > size:
-                    break
+        finally:
+            answer.close()
         if len(data) != size:
             raise self._unreadable(f"{size} bytes were announced and {len(data)} or more came")
         return start, bytes(data)
 
-    def _checked_range(
-        self, response: requests.Response, first: int | None, length: int
-    ) -> tuple[int, int]:
-        """Where the answered part begins and how long it is, if it is what was asked for."""
-        if response.status_code != 206:
-            raise self._unreadable(
-                f"the server does not answer range requests (HTTP {response.status_code})"
-            )
-        stated = response.headers.get("Content-Range", "")
+    def _checked_range(self, answer: Answer, first: int | None, length: int) -> tuple[int, int]:
+        """Where the part begins and how long it is, if it is what was asked for."""
+        if answer.status != 206:
+            raise self._unreadable(f"the server answers HTTP {answer.status}")
+        stated = answer.headers.get("Content-Range", "")
         match = _CONTENT_RANGE.fullmatch(stated)
         if match is None:
             raise self._unreadable(f"the server answered the range {stated!r}")
@@ -176,16 +149,16 @@ class Ranges:
                 raise self._unreadable(f"it has {total} bytes, and {stated} were stated before")
         self.size = total
 
-    def _spool(self, response: requests.Response) -> IO[bytes]:
+    def _spool(self, answer: Answer) -> IO[bytes]:
         """The whole file that the server sends, on disk, without a name."""
-        stated = response.headers.get("Content-Length", "")
+        stated = answer.headers.get("Content-Length", "")
         if stated.isdecimal() and int(stated) > WHOLE_LIMIT:
             raise self._too_large()
         digest = hashlib.sha256()
         with self._disk():
             file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
         weakref.finalize(self, file.close)
-        for chunk in response.iter_content(1 << 16):
+        while chunk := answer.read(_CHUNK):
             self.bytes_read += len(chunk)
             digest.update(chunk)
             with self._disk():
@@ -194,6 +167,8 @@ class Ranges:
                 raise self._too_large()
         with self._disk():
             file.flush()
+        if stated.isdecimal() and file.tell() < int(stated):
+            raise Fault(f"the file ended after {file.tell()} bytes")
         self._check_size(file.tell())
         if self._sha256 not in (None, digest.hexdigest()):
             raise self._unreadable("its sha256 is not the one that the index states")
@@ -220,17 +195,6 @@ class Ranges:
 
     def _unreadable(self, reason: str) -> Unreadable:
         return Unreadable(
-            f"{self.url} cannot be read: {reason}",
-            next_step="Check the network and the address, then try again.",
+            f"it cannot be read from {host_of(self.url)}: {reason}",
+            next_step="Check the address, or choose another version or index.",
         )
-
-
-def _may_pass(error: requests.RequestException) -> bool:
-    """Whether a second attempt may succeed: a certificate or an address does not mend itself."""
-    import requests
-
-    if error.response is not None:
-        return error.response.status_code in _TRY_AGAIN
-    return not isinstance(
-        error, (requests.exceptions.SSLError, requests.TooManyRedirects, ValueError)
-    )

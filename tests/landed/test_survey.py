@@ -40,7 +40,6 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of its own, loopback without a proxy, retries that do not wait."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("patcher.web.ranges.time.sleep", lambda _: None)
     monkeypatch.setattr("patcher.web.http._PAUSES", ())
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from patcher.errors import AccessDenied, BrokenImage, PatcherError, RegistryFailed
 from patcher.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, dump_json, part
 from patcher.oci.reference import parse_reference
-from patcher.registry.login import Authorizer, Challenge, parse_challenges
+from patcher.registry.login import Challenge, Login, parse_challenges
 from patcher.registry.repository import AT_ONCE, Registry, open_registry
 from patcher.web.http import Http, HttpSettings
 from tests.auth_servers import (
@@ -135,7 +135,7 @@ def install_helper(
 
 def test_nobody_is_told_to_log_in(with_passwords: str, http: Http) -> None:
     registry = open_registry(parse_reference(f"{with_passwords}/a/b"), http)
-    with pytest.raises(AccessDenied, match="docker has no credentials for it") as raised:
+    with pytest.raises(AccessDenied, match="have no credentials for it") as raised:
         registry.manifest("x")
     assert f"docker login {with_passwords}" in raised.value.next_step
 
@@ -239,7 +239,7 @@ def test_a_token_is_renewed_before_its_end(http: Http) -> None:
 
     now = [0.0]
     with serving(script) as server:
-        auth = Authorizer(http, server.host, ("repository:a:pull",), clock=lambda: now[0])
+        auth = Login(http, server.host, "a", ("repository:a:pull",), clock=lambda: now[0])
         assert auth.header() is None
         auth.answer(f'Bearer realm="{server.url}/token",service="s"', None)
         assert auth.header() == "Bearer t0k3n-0"
@@ -273,7 +273,7 @@ def test_many_requests_at_a_time_log_in_once(http: Http) -> None:
 
 def test_a_registry_may_know_a_repository_by_another_name(http: Http) -> None:
     with serving(lambda _: Reply(body=b'{"access_token": "t0k3n"}')) as server:
-        auth = Authorizer(http, server.host, ("repository:a:pull",))
+        auth = Login(http, server.host, "a", ("repository:a:pull",))
         scope = "repository:a:pull,push repository:remote/a:pull"
         auth.answer(f'Bearer realm="{server.url}/token?x=1",scope="{scope}"', None)
         query = parse_qs(urlsplit(server.seen[0].path).query)
@@ -302,13 +302,13 @@ def test_a_token_server_without_a_token_is_an_error(http: Http, body: bytes) -> 
 @pytest.mark.parametrize(
     ("challenge", "said"),
     [
-        ("", "of a kind that is not known"),
-        ("Negotiate", "of a kind that is not known"),
-        ('Bearer realm="http://tokens.test/token"', "names 'tokens.test' for a token"),
-        ('Bearer service="x"', "names '' for a token"),
-        ('Bearer realm="file:///etc/passwd"', "not safe"),
-        ('Bearer realm="http://[bad"', "names 'no address' for a token"),
-        ('Bearer realm="https://h:99999/"', "names 'no address' for a token"),
+        ("", "a scheme that vllm-patcher does not support"),
+        ("Negotiate", "a scheme that vllm-patcher does not support"),
+        ('Bearer realm="http://tokens.test/token"', "tokens.test, which would be without TLS"),
+        ('Bearer service="x"', "names no web address for a token"),
+        ('Bearer realm="file:///etc/passwd"', "names no web address for a token"),
+        ('Bearer realm="http://[bad"', "names no web address for a token"),
+        ('Bearer realm="https://h:99999/"', "names no web address for a token"),
     ],
 )
 def test_a_challenge_that_cannot_be_met_safely_is_refused(
@@ -317,7 +317,7 @@ def test_a_challenge_that_cannot_be_met_safely_is_refused(
     with serving(lambda _: Reply(401, {"WWW-Authenticate": challenge})) as server:
         docker_config(config, server.host)
         registry = open_registry(parse_reference(f"{server.host}/a"), http)
-        with pytest.raises(AccessDenied, match=said):
+        with pytest.raises(RegistryFailed, match=said):
             registry.tags()
 
 

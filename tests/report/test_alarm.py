@@ -13,6 +13,7 @@ import pytest
 from patcher.errors import AccessDenied, Exit, Unreadable, UsageError
 from patcher.report.alarm import Day, judge, keep, state_json
 from patcher.web.github import Issues, issues_of
+from patcher.web.http import Http
 from tests.scripted import HANG_UP, Reply, Seen, Server, serving
 
 FIRST = datetime.date(2026, 7, 5)
@@ -155,18 +156,37 @@ def test_a_pull_request_with_the_label_is_no_issue(tracker: Tracker, issues: Iss
 def test_github_failing_is_told_without_the_token(reply: Reply, kind: type[Exception]) -> None:
     with serving(lambda _: reply) as server:
         with pytest.raises(kind) as error:
-            Issues(server.url, "o/r", "s3cret").find()
+            Issues(server.url, "o/r", "s3cret", Http(wait=lambda _: None)).find()
         assert isinstance(server, Server)
-        assert len(server.seen) == 1
+        assert len(server.seen) == (5 if reply.status in (0, 500) else 1)
     assert "s3cret" not in str(error.value)
 
 
-def test_the_token_is_not_taken_elsewhere() -> None:
-    def answer(seen: Seen) -> Reply:
-        return Reply(body=b"[]") if seen.path == "/else" else Reply(302, {"Location": "/else"})
+def test_an_issue_is_not_opened_twice() -> None:
+    """The answer to a POST may be lost, and the issue there."""
+    with serving(lambda _: HANG_UP) as server:
+        with pytest.raises(Unreadable, match="the connection broke"):
+            Issues(server.url, "o/r", "s3cret", Http(wait=lambda _: None)).open("t", "b")
+        assert len(server.seen) == 1
 
-    with serving(answer) as server, pytest.raises(Unreadable, match="302"):
+
+def test_the_token_is_not_taken_elsewhere() -> None:
+    with serving(lambda _: Reply(body=b"[]")) as other:
+        there: dict[str, str | None] = {"Location": f"{other.url}/else"}
+        with serving(lambda _: Reply(302, there)) as server:
+            assert Issues(server.url, "o/r", "s3cret").find() is None
+            assert "authorization" in server.seen[0].headers
+        assert "authorization" not in other.seen[0].headers
+
+
+def test_netrc_does_not_take_the_tokens_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("default login me password hunter2\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with serving(lambda _: Reply(body=b"[]")) as server:
         Issues(server.url, "o/r", "s3cret").find()
+        assert server.seen[0].headers["authorization"] == "Bearer s3cret"
 
 
 def test_the_variables_of_a_workflow_are_asked_for() -> None:

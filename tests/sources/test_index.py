@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
-import requests
 from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 from pypi_simple import ProjectPage
 
-from patcher.errors import Unreadable
+from patcher.errors import PatcherError, RegistryFailed, Unreadable, UsageError
 from patcher.sources import index as index_module
 from patcher.sources.index import Release, choose_wheel, releases
-from patcher.sources.wheel import new_session, open_listed, open_wheel
-from patcher.web.hops import check_hop
+from patcher.sources.wheel import open_listed, open_wheel
+from patcher.web.http import Http, HttpSettings
 from tests.conftest import TARGET, missing
 from tests.wheelhouse import CLEAN, NEEDED, Site, name_of, serving, wheel, wheels_asked
 
@@ -26,21 +27,18 @@ NIGHTLY = "0.23.1rc1.dev672+g93d8f834d"
 
 
 @pytest.fixture
-def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[requests.Session]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setattr("patcher.web.ranges.time.sleep", lambda _: None)
-    with new_session() as opened:
-        yield opened
+def http() -> Http:
+    return Http(wait=lambda _: None)
 
 
-def listed(site: Site, session: requests.Session, index: str = "/simple") -> tuple[Release, ...]:
+def listed(site: Site, http: Http, index: str = "/simple") -> tuple[Release, ...]:
     with serving(site) as url:
-        return releases(url + index, session)
+        return releases(url + index, http)
 
 
-def test_pypi_lists_every_release_with_digest_size_and_time(session: requests.Session) -> None:
+def test_pypi_lists_every_release_with_digest_size_and_time(http: Http) -> None:
     try:
-        known = {str(each.version): each for each in releases(None, session)}
+        known = {str(each.version): each for each in releases(None, http)}
     except Unreadable as error:
         missing(f"no index: {error}")
     chosen = known["0.23.0"]
@@ -55,7 +53,7 @@ def test_pypi_lists_every_release_with_digest_size_and_time(session: requests.Se
 
 
 @pytest.mark.parametrize("form", ["json", "html"])
-def test_both_forms_of_the_simple_api_are_read(session: requests.Session, form: str) -> None:
+def test_both_forms_of_the_simple_api_are_read(http: Http, form: str) -> None:
     site = Site()
     entry = site.put_wheel("0.23.0")
     if form == "json":
@@ -63,33 +61,33 @@ def test_both_forms_of_the_simple_api_are_read(session: requests.Session, form: 
     else:
         fragment = f"#sha256={'ab' * 32}"
         site.put_html({str(entry["filename"]): f"{entry['url']}{fragment}"}, "/simple/vllm/")
-    (release,) = listed(site, session)
+    (release,) = listed(site, http)
     assert release.url is not None
     assert release.url.endswith(f"/files/{name_of('0.23.0')}")
     assert release.label == release.url
     assert release.sha256 is not None
 
 
-def test_a_commits_own_index_of_nightlies_is_read(session: requests.Session) -> None:
+def test_a_commits_own_index_of_nightlies_is_read(http: Http) -> None:
     site = Site()
     site.put_nightly("93d8f834d", NIGHTLY, NEEDED)
     with serving(site) as url:
-        (release,) = releases(f"{url}/93d8f834d", session)
-        source = open_listed(release, session)
+        (release,) = releases(f"{url}/93d8f834d", http)
+        source = open_listed(release, http)
         assert source.read(TARGET) == NEEDED
     assert release.version == Version(NIGHTLY)
     assert (release.sha256, release.uploaded, release.size) == (None, None, None)
     assert source.version() == NIGHTLY
 
 
-def test_a_plus_is_sent_encoded_and_read_encoded(session: requests.Session) -> None:
+def test_a_plus_is_sent_encoded_and_read_encoded(http: Http) -> None:
     site = Site()
     name = name_of(NIGHTLY)
     site.files[f"/{name.replace('+', '%2B')}"] = wheel(NIGHTLY, {TARGET: CLEAN})
     site.put_html({name.replace("+", "%2B"): f"../../{name}"}, "/simple/vllm/")
     with serving(site) as url:
-        (release,) = releases(f"{url}/simple", session)
-        assert open_listed(release, session).read(TARGET) == CLEAN
+        (release,) = releases(f"{url}/simple", http)
+        assert open_listed(release, http).read(TARGET) == CLEAN
     assert release.version == Version(NIGHTLY)
     assert not any("+" in path for path in site.asked)
 
@@ -126,17 +124,17 @@ def test_an_architecture_without_x86_64_is_chosen_too() -> None:
 
 
 def test_a_yanked_release_and_one_without_a_wheel_are_values_with_the_reason(
-    session: requests.Session,
+    http: Http,
 ) -> None:
     site = Site()
     yanked = site.put_wheel("0.23.0", yanked="wrong \x1b[31mCUDA")
     sdist: dict[str, object] = {"filename": "vllm-0.22.0.tar.gz", "url": "x", "hashes": {}}
     site.put_json([yanked, sdist])
-    without, taken_back = listed(site, session)
+    without, taken_back = listed(site, http)
     assert (without.url, without.problem) == (None, "the release has no wheel")
     assert taken_back.problem == "the release is yanked: wrong \\x1b[31mCUDA"
     with pytest.raises(Unreadable, match="yanked: wrong"):
-        open_listed(taken_back, session)
+        open_listed(taken_back, http)
 
 
 HOSTILE = [
@@ -154,13 +152,13 @@ HOSTILE = [
 ]
 
 
-def test_what_is_no_release_of_vllm_is_passed_over(session: requests.Session) -> None:
+def test_what_is_no_release_of_vllm_is_passed_over(http: Http) -> None:
     site = Site()
     entries: list[dict[str, object]] = [
         {"filename": name, "url": "../x", "hashes": {}} for name in HOSTILE
     ]
     site.put_json([*entries, site.put_wheel("0.23.0")])
-    assert [str(each.version) for each in listed(site, session)] == ["0.23.0"]
+    assert [str(each.version) for each in listed(site, http)] == ["0.23.0"]
 
 
 @given(st.lists(st.text() | st.from_regex(r"vllm-.{0,20}-cp38-abi3-any\.whl"), max_size=4))
@@ -193,65 +191,62 @@ JSON = "application/vnd.pypi.simple.v1+json"
         (deep, "RecursionError|ValueError|JSONDecodeError"),
         (plain(b"{}", JSON), "ValidationError"),
         (plain(b"{", JSON), "JSONDecodeError"),
-        (plain(b'{"meta": {"api-version": "9.0"}, "name": "x", "files": []}', JSON), "Unsupported"),
-        (plain(b"%PDF", "application/pdf"), "UnsupportedContentType"),
-        (plain(bytes(9 << 20), "text/html"), "more than 8 MiB"),
-        (lambda: Site({"/simple/vllm/": "file:///etc/passwd"}), "no web address"),
-        (lambda: Site({"/simple/vllm/": "ftp://127.0.0.1/x"}), "no web address"),
-        (lambda: Site({"/simple/vllm/": "http://["}), "it is no address"),
-        (lambda: Site({"/simple/vllm/": "/simple/vllm/"}), "TooManyRedirects"),
+        (
+            plain(b'{"meta": {"api-version": "9.0"}, "name": "x", "files": []}', JSON),
+            "UnsupportedRepoVersion",
+        ),
+        (plain(b"%PDF", "application/pdf"), "of the type 'application/pdf'"),
+        (plain(bytes(9 << 20), "text/html"), "more than 8388608 bytes"),
+        (lambda: Site({"/simple/vllm/": "file:///etc/passwd"}), "not a web address"),
+        (lambda: Site({"/simple/vllm/": "ftp://127.0.0.1/x"}), "not a web address"),
+        (lambda: Site({"/simple/vllm/": "http://["}), "the address cannot be used"),
+        (lambda: Site({"/simple/vllm/": "/simple/vllm/"}), "redirects without end"),
     ],
 )
-def test_a_broken_index_is_unreadable(
-    session: requests.Session, make: Callable[[], Site], reason: str
-) -> None:
+def test_a_broken_index_is_unreadable(http: Http, make: Callable[[], Site], reason: str) -> None:
     with pytest.raises(Unreadable, match=reason) as caught:
-        listed(make(), session)
+        listed(make(), http)
     assert str(caught.value).isprintable()
 
 
-def test_an_index_at_a_file_is_unreadable(session: requests.Session, tmp_path: Path) -> None:
-    with pytest.raises(Unreadable, match="no web address"):
-        releases(tmp_path.as_uri(), session)
+def test_an_index_at_a_file_is_unreadable(http: Http, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a web address"):
+        releases(tmp_path.as_uri(), http)
 
 
-def test_a_redirect_on_the_same_machine_is_followed(session: requests.Session) -> None:
+def test_a_redirect_on_the_same_machine_is_followed(http: Http) -> None:
     site = Site()
     site.put_json([site.put_wheel("0.23.0")])
     site.files["/old/vllm/"] = "/simple/vllm/"
-    (release,) = listed(site, session, "/old")
+    (release,) = listed(site, http, "/old")
     assert release.url is not None
     assert release.url.endswith(f"/files/{name_of('0.23.0')}")
 
 
-def test_a_wheels_redirect_to_a_file_is_not_followed(
-    session: requests.Session, tmp_path: Path
-) -> None:
+def test_a_wheels_redirect_to_a_file_is_not_followed(http: Http, tmp_path: Path) -> None:
     real = tmp_path / "vllm.whl"
     real.write_bytes(wheel("0.23.0", {TARGET: CLEAN}))
     with serving(Site({"/vllm.whl": real.as_uri()})) as url:  # noqa: SIM117
-        with pytest.raises(Unreadable, match="is not followed: it is no web address"):
-            open_wheel(f"{url}/vllm.whl", session=session)
+        with pytest.raises(Unreadable, match="names something that is not a web address"):
+            open_wheel(f"{url}/vllm.whl", http=http)
 
 
 @pytest.mark.parametrize(
     "url", ["file:///etc/passwd", "javascript:alert(1)", "//", "http://", "http://[", "x:y"]
 )
-def test_a_wheels_address_that_is_none_of_the_web_is_not_followed(
-    session: requests.Session, url: str
-) -> None:
+def test_a_wheels_address_that_is_none_of_the_web_is_not_followed(http: Http, url: str) -> None:
     site = Site()
     site.put_json([{**site.put_wheel("0.23.0"), "url": url}])
-    with serving(site) as base, pytest.raises(Unreadable):
-        open_listed(releases(f"{base}/simple", session)[0], session)
+    with serving(site) as base, pytest.raises(PatcherError):
+        open_listed(releases(f"{base}/simple", http)[0], http)
     assert wheels_asked(site) == set()
 
 
-def test_an_index_elsewhere_cannot_send_us_to_this_machine(session: requests.Session) -> None:
+def test_an_index_elsewhere_cannot_send_us_to_this_machine(http: Http) -> None:
     site = Site({"/vllm.whl": wheel("0.23.0", {TARGET: CLEAN})})
     release = Release("x", Version("0.23.0"), page="http://1.1.1.1/simple/vllm/")
     with serving(site) as url, pytest.raises(Unreadable, match="leads into a private network"):
-        open_listed(dataclasses.replace(release, url=f"{url}/vllm.whl"), session)
+        open_listed(dataclasses.replace(release, url=f"{url}/vllm.whl"), http)
     assert site.asked == []
 
 
@@ -283,12 +278,23 @@ PUBLIC, PRIVATE, HERE = "https://1.1.1.1/a", "https://10.1.2.3/a", "https://127.
         ("http://1.1.1.1/a", "http://127.0.0.1/a"),
         (PUBLIC, "file:///etc/passwd"),
         (HERE, "file:///etc/passwd"),
-        (None, "file:///etc/passwd"),
+        ("http://127.0.0.1/a", "http://1.1.1.1/a"),
+        # A public name that leads to this machine gives nobody a right to its other services.
+        ("https://this-machine.test/a", "https://127.0.0.1/a"),
+        ("https://this-machine.test/a", "https://localhost/a"),
     ],
 )
-def test_no_hop_leads_inwards_or_leaves_tls(here: str | None, there: str) -> None:
-    with pytest.raises(Unreadable, match="is not followed"):
-        check_hop(here, there)
+def test_no_hop_leads_inwards_or_leaves_tls(
+    http: Http, here: str, there: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve = socket.getaddrinfo
+
+    def resolved(host: str, *rest: Any, **named: Any) -> Any:
+        return resolve("127.0.0.1" if host == "this-machine.test" else host, *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    with pytest.raises(RegistryFailed, match=r"not followed|not a web address"):
+        http.follow(here, there)
 
 
 @pytest.mark.parametrize(
@@ -301,22 +307,33 @@ def test_no_hop_leads_inwards_or_leaves_tls(here: str | None, there: str) -> Non
         (HERE, PRIVATE),
         ("http://127.0.0.1:1/a", "http://127.0.0.1:2/b"),
         ("http://localhost/a", "http://[::1]/b"),
-        (None, "http://127.0.0.1/a"),
-        (None, "http://10.0.0.1/a"),
+        ("http://10.0.0.1/a", "http://10.0.0.2/b"),
         (PUBLIC, "https://name.that.does.not.resolve.invalid/b"),
     ],
 )
-def test_other_hops_are_free(here: str | None, there: str) -> None:
-    check_hop(here, there)
+def test_other_hops_are_free(http: Http, here: str, there: str) -> None:
+    assert http.follow(here, there) == there
 
 
-def test_credentials_in_an_indexs_address_are_never_shown(session: requests.Session) -> None:
+def test_a_host_that_was_named_for_plain_http_is_free() -> None:
+    http = Http(HttpSettings(plain_http=frozenset({"10.0.0.1:80", "10.0.0.2"})))
+    assert http.follow(PUBLIC, "http://10.0.0.1:80/a") == "http://10.0.0.1:80/a"
+    assert http.follow(PUBLIC, "https://10.0.0.2:8443/a") == "https://10.0.0.2:8443/a"
+    with pytest.raises(RegistryFailed, match=r"10\.0\.0\.1:81, which would leave TLS"):
+        http.follow(PUBLIC, "http://10.0.0.1:81/a")
+
+
+def test_a_user_and_password_that_a_server_names_are_not_used(http: Http) -> None:
+    assert http.follow(PUBLIC, "https://me:secret@1.0.0.1/a") == "https://1.0.0.1/a"
+
+
+def test_credentials_in_an_indexs_address_are_never_shown(http: Http) -> None:
     site = Site()
     site.put_json(
         [site.put_wheel("0.23.0"), {"filename": "vllm-0.1.tar.gz", "url": "x", "hashes": {}}]
     )
     with serving(site) as url:
-        known = releases(url.replace("//", "//me:hunter2@") + "/simple", session)
-        assert open_listed(known[1], session).read(TARGET) == CLEAN
+        known = releases(url.replace("//", "//me:hunter2@") + "/simple", http)
+        assert open_listed(known[1], http).read(TARGET) == CLEAN
     assert len(known) == 2
     assert not any("hunter2" in release.label for release in known)

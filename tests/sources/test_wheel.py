@@ -20,11 +20,13 @@ import pytest
 import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from requests.adapters import HTTPAdapter
 
 import patcher
 from patcher.errors import FileAbsent, Unreadable, UsageError
-from patcher.sources.wheel import WheelSource, new_session, open_release, open_wheel
+from patcher.sources.wheel import WheelSource, open_release, open_wheel
 from patcher.web import ranges
+from patcher.web.http import Http
 from tests.conftest import TARGET, free_port, missing
 from tests.wheelhouse import wheel
 
@@ -96,20 +98,18 @@ def serving(answer: Answer) -> Iterator[str]:
             thread.join()
 
 
-@pytest.fixture(autouse=True)
-def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+def patient() -> Http:
     """Retries that do not wait."""
-    monkeypatch.setattr("patcher.web.ranges.time.sleep", lambda _: None)
+    return Http(wait=lambda _: None)
 
 
 @pytest.fixture
-def from_server(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], bytes]:
+def from_server() -> Callable[[Answer], bytes]:
     """Open the wheel that a server offers and read its target."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
     def read(answer: Answer) -> bytes:
-        with serving(answer) as url, new_session() as session:
-            return open_wheel(url, session=session).read(TARGET)
+        with serving(answer) as url:
+            return open_wheel(url, http=patient()).read(TARGET)
 
     return read
 
@@ -164,12 +164,11 @@ def test_no_such_release_names_the_near_ones(version: str, near: str) -> None:
     assert str(caught.value).isprintable()
 
 
-def test_without_a_network_a_release_is_unreadable() -> None:
-    with new_session() as session:
-        session.proxies = {"https": f"http://127.0.0.1:{free_port()}"}
-        session.trust_env = False
-        with pytest.raises(Unreadable, match="list of vLLM's releases"):
-            open_release("0.23.0", session=session)
+def test_without_a_network_a_release_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(Unreadable, match="list of vLLM's releases"):
+        open_release("0.23.0", http=patient())
 
 
 def test_a_wheel_at_an_address_is_read_and_its_bytes_counted(
@@ -184,8 +183,8 @@ def test_a_wheel_at_an_address_is_read_and_its_bytes_counted(
 def test_no_byte_crosses_the_network_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("patcher.sources.wheel._TAIL", 64)
     answer = Answer(make_wheel())
-    with serving(answer) as url, new_session() as session:
-        source = open_wheel(url, session=session)
+    with serving(answer) as url:
+        source = open_wheel(url, http=patient())
         source.read(TARGET)
         assert source.bytes_read <= source.size == len(answer.data)
 
@@ -258,7 +257,7 @@ class Changing(Answer):
     [
         (Gone, "404"),
         (Busy, "503"),
-        (Truncated, "IncompleteRead"),
+        (Truncated, "the connection broke, 5 times"),
         (Unannounced, "bytes were announced"),
         (Overflowing, "bytes were announced"),
         (OtherRange, "another"),
@@ -278,7 +277,7 @@ def test_a_server_that_answers_wrongly_is_unreadable(
 def test_a_fault_that_may_pass_is_tried_again_and_one_that_will_not_is_not(
     from_server: Callable[[Answer], bytes],
 ) -> None:
-    for kind, attempts in ((Busy, 3), (Truncated, 3), (Gone, 1)):
+    for kind, attempts in ((Busy, 5), (Truncated, 5), (Gone, 1)):
         answer = kind(make_wheel())
         with pytest.raises(Unreadable):
             from_server(answer)
@@ -288,8 +287,8 @@ def test_a_fault_that_may_pass_is_tried_again_and_one_that_will_not_is_not(
 @pytest.mark.parametrize("kind", [NoRanges, NoRangesNoLength])
 def test_a_server_without_ranges_is_read_whole_once(kind: type[Answer]) -> None:
     answer = kind(make_wheel(padding=1 << 20))
-    with serving(answer) as url, new_session() as session:
-        source = open_wheel(url, session=session)
+    with serving(answer) as url:
+        source = open_wheel(url, http=patient())
         assert (source.read(TARGET), source.version()) == (CONTENT, "0.23.0")
         assert source.bytes_read == source.size == len(answer.data)
     assert len(answer.asked) == 1
@@ -300,8 +299,8 @@ def test_a_server_without_ranges_is_not_read_past_the_limit(
     monkeypatch: pytest.MonkeyPatch, kind: type[Answer], read: int
 ) -> None:
     monkeypatch.setattr(ranges, "WHOLE_LIMIT", 1 << 20)
-    with serving(kind(bytes(4 << 20))) as url, new_session() as session:
-        part = ranges.Ranges(url, session)
+    with serving(kind(bytes(4 << 20))) as url:
+        part = ranges.Ranges(url, Http())
         with pytest.raises(Unreadable, match=r"does not answer range requests, and .* 1 MiB"):
             part.fetch((-10, None))
         assert part.bytes_read <= read
@@ -314,8 +313,8 @@ def test_a_server_without_ranges_is_not_read_past_the_limit(
 def test_a_whole_file_that_is_not_what_the_index_states_is_unreadable(
     sha256: str | None, size: int | None, reason: str
 ) -> None:
-    with serving(NoRanges(make_wheel())) as url, new_session() as session:
-        part = ranges.Ranges(url, session, sha256=sha256, stated_size=size)
+    with serving(NoRanges(make_wheel())) as url:
+        part = ranges.Ranges(url, Http(), sha256=sha256, stated_size=size)
         with pytest.raises(Unreadable, match=reason):
             part.fetch((-10, None))
 
@@ -323,17 +322,17 @@ def test_a_whole_file_that_is_not_what_the_index_states_is_unreadable(
 def test_a_full_disk_under_a_whole_file_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
     with Path("/dev/full").open("wb+", buffering=0) as full:
         monkeypatch.setattr("patcher.web.ranges.tempfile.TemporaryFile", lambda: full)
-        with serving(NoRanges(make_wheel())) as url, new_session() as session:  # noqa: SIM117
+        with serving(NoRanges(make_wheel())) as url:  # noqa: SIM117
             with pytest.raises(Unreadable, match="no room for it: No space left"):
-                open_wheel(url, session=session)
+                open_wheel(url, http=patient())
 
 
 def test_a_folder_is_read_in_one_request(from_server: Callable[[Answer], bytes]) -> None:
     files = {f"vllm/models/{name}.py": name.encode() * 9000 for name in ("a", "b", "c")}
     others = {"vllm/_C.so": os.urandom(1 << 20), "vllm/models/readme.md": b"x"}
     answer = Answer(wheel("0.23.0", {"vllm/a.py": b"", **files, **others}))
-    with serving(answer) as url, new_session() as session:
-        source = open_wheel(url, session=session)
+    with serving(answer) as url:
+        source = open_wheel(url, http=patient())
         assert dict(source.read_folder("vllm/models")) == files
         assert list(source.read_folder("vllm/no")) == []
     assert len(answer.asked) == 2
@@ -350,19 +349,19 @@ def test_a_server_that_recovers_is_read(from_server: Callable[[Answer], bytes]) 
 
 
 def test_nobody_listening_is_unreadable() -> None:
-    with new_session() as session, pytest.raises(Unreadable, match="ConnectionError"):
-        open_wheel(f"http://127.0.0.1:{free_port()}/vllm.whl", session=session)
+    with pytest.raises(Unreadable, match="the connection is refused, 5 times"):
+        open_wheel(f"http://127.0.0.1:{free_port()}/vllm.whl", http=patient())
 
 
 @pytest.mark.parametrize("url", ["vllm.whl", "ftp://127.0.0.1/vllm.whl", "http://", "file:///x"])
 def test_what_is_no_web_address_is_unreadable(url: str) -> None:
-    with new_session() as session, pytest.raises(Unreadable):
-        open_wheel(url, session=session)
+    with pytest.raises(UsageError, match="is not a web address"):
+        open_wheel(url, http=patient())
 
 
 def test_credentials_in_an_address_are_never_shown() -> None:
-    with new_session() as session, pytest.raises(Unreadable) as caught:
-        open_wheel(f"http://me:hunter2@127.0.0.1:{free_port()}/vllm.whl", session=session)
+    with pytest.raises(Unreadable) as caught:
+        open_wheel(f"http://me:hunter2@127.0.0.1:{free_port()}/vllm.whl", http=patient())
     assert "hunter2" not in str(caught.value)
 
 
@@ -372,7 +371,7 @@ def test_credentials_in_an_address_are_never_shown() -> None:
         (b"", "answered the range"),
         (b"no zip at all" * 100, "BadZipFile"),
         (make_wheel()[:-40], "BadZipFile"),
-        (make_wheel(name="torch-2.0.dist-info/RECORD"), "no wheel of vllm"),
+        (make_wheel(name="torch-2.0.dist-info/RECORD"), "not a wheel of vllm"),
         (make_wheel(record=""), "states no hash"),
         (make_wheel(record=f"{TARGET},,\n"), "states no hash"),
         (make_wheel(record=f"{TARGET},md5=AAAA,1\n"), "states no hash"),
@@ -408,20 +407,23 @@ def test_a_part_that_is_huge_is_not_fetched(
 
 
 WHEEL = make_wheel()
+HTTP = Http()
 
 
-class FromMemory(requests.Session):
-    """A session whose server is a bytes object: thousands of damaged wheels, no sockets."""
+class FromMemory(HTTPAdapter):
+    """A server that is a bytes object: thousands of damaged wheels, no sockets."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__()
         self.answer = Answer(data)
-        self.trust_env = False
 
-    def send(self, request: requests.PreparedRequest, **_: object) -> requests.Response:
+    def send(
+        self, request: requests.PreparedRequest, *_: object, **__: object
+    ) -> requests.Response:
         first, last = self.answer.span(str(request.headers["Range"]))
         response = requests.Response()
         response.status_code = 206
+        response.url = str(request.url)
         response.headers["Content-Range"] = self.answer.content_range(first, last)
         response.raw = io.BytesIO(self.answer.data[first : last + 1])
         return response
@@ -437,11 +439,11 @@ def test_any_damage_is_found_or_harmless(damages: list[tuple[int, bytes]]) -> No
     data = bytearray(WHEEL)
     for position, change in damages:
         data[position : position + len(change)] = change
-    with FromMemory(bytes(data)) as session:
-        try:
-            read = open_wheel("http://localhost/vllm.whl", session=session).read(TARGET)
-        except (Unreadable, FileAbsent):
-            return
+    HTTP._session.mount("http://localhost/", FromMemory(bytes(data)))
+    try:
+        read = open_wheel("http://localhost/vllm.whl", http=HTTP).read(TARGET)
+    except (Unreadable, FileAbsent):
+        return
     assert read == CONTENT
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from patcher.errors import RegistryFailed, UsageError
-from patcher.web.addresses import is_loopback
-from patcher.web.faults import Fault
-from patcher.web.http import Http, HttpSettings, Request
+from patcher.web.http import Fault, Http, HttpSettings, Request
+from patcher.web.trust import is_loopback
 from tests.certificates import make_certificate
 from tests.conftest import free_port
 from tests.scripted import HANG_UP, Reply, Server, in_turn, serving
@@ -131,7 +130,7 @@ def test_nobody_listening_is_an_error_that_says_so(http: Http) -> None:
 def test_an_answer_without_end_is_cut_off(http: Http) -> None:
     with (
         serving(in_turn(Reply(body=bytes((8 << 20) + 1)))) as server,
-        pytest.raises(RegistryFailed, match="over 8388608 bytes"),
+        pytest.raises(RegistryFailed, match="more than 8388608 bytes"),
     ):
         http.ask(get(server))
 
@@ -153,9 +152,9 @@ def test_a_secret_follows_a_redirect_on_the_same_host_only(http: Http) -> None:
     ("there", "said"),
     [
         ("/v2/", "redirects without end"),
-        ("http://registry.test/x", "redirects to registry.test, which is not safe"),
-        ("file:///etc/passwd", "not safe"),
-        ("http://user:s3cr3t-p4ss@registry.test/x", "redirects to registry.test, which"),
+        ("http://registry.test/x", "leads to registry.test, which would be without TLS"),
+        ("file:///etc/passwd", "not a web address"),
+        ("http://user:s3cr3t-p4ss@registry.test/x", "leads to registry.test, which"),
         ("http://[bad", "the address cannot be used"),
         ("https://registry.test:99999/x", "the address cannot be used"),
     ],
@@ -299,9 +298,9 @@ def test_plain_http_is_spoken_only_where_asked() -> None:
     assert http.base("registry.test:80") == "http://registry.test:80"
     assert http.base("other.test:5000") == "http://other.test:5000"
     assert http.base("other.test") == "https://other.test"
-    assert not http.may_send_to("http://ghcr.io/token")
-    assert not http.may_send_to("http://127.0.0.1.evil.test/")
-    assert not http.may_send_to("ftp://ghcr.io/")
+    assert not http.may_send_secret("http://ghcr.io/token")
+    assert not http.may_send_secret("http://127.0.0.1.evil.test/")
+    assert not http.may_send_secret("ftp://ghcr.io/")
 
 
 @pytest.mark.parametrize(
@@ -323,7 +322,7 @@ def test_loopback_is_this_machine_alone(host: str, is_it: bool) -> None:
 
 def test_a_fault_that_cannot_pass_is_not_repeated(http: Http, waits: list[float]) -> None:
     def once() -> None:
-        raise Fault("no", passing=False)
+        raise Fault("no", transient=False)
 
     with pytest.raises(RegistryFailed, match=r"^x: no\."):
         http.persist("https://x/", once)
