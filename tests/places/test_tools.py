@@ -270,9 +270,7 @@ def test_a_dry_run_takes_a_place_that_it_may_not_see_for_empty(world: World) -> 
         to = f"{private.host}/x"
         report = publish_job("0.23.0", to, world.lock, order, HttpSettings(), told.append)
         assert (report.lacking, report.base_lacking) == (seen.lacking, seen.base_lacking)
-        assert told[-1].endswith(
-            "docker has no credentials for it: treating the destination as empty"
-        )
+        assert told[-1].endswith("have no credentials for it: treating the destination as empty")
         with pytest.raises(AccessDenied):
             world.publish(to)
 
