@@ -36,7 +36,7 @@ def _run(arguments: list[str]) -> int:
 
     try:
         result = cli(arguments, prog_name="vllm-patcher", standalone_mode=False)
-        print(end="", flush=True)  # a stream that is closed is none
+        print(end="", flush=True)  # a closed stream cannot be flushed
         return result if isinstance(result, int) else Exit.OK
     except click.ClickException as error:
         error.show()
@@ -70,7 +70,7 @@ def _as_json(error: PatcherError, arguments: list[str]) -> str:
 
 
 def _unexpected(error: Exception) -> PatcherError:
-    """A fault of ours: named with its place, so that a report of it can be acted upon."""
+    """A bug in this program: named with its place, so that a report of it can be acted on."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next

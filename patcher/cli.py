@@ -47,7 +47,7 @@ class Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """The command of that name; None where there is none."""
+        """The command of that name; None for an unknown name."""
         module, _, name = COMMANDS.get(cmd_name, "").partition(":")
         if not module:
             return None

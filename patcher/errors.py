@@ -33,7 +33,7 @@ class Exit(enum.IntEnum):
 
 
 # C0, DEL and C1 control characters, the Unicode ones that reorder a line (bidirectional
-# overrides), and what stands for bytes that are no UTF-8. Text from an index, a registry or a
+# overrides), and what replaces bytes that are not UTF-8. Text from an index, a registry or a
 # file may hold them.
 _UNPRINTABLE = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"

@@ -58,13 +58,13 @@ def _replace(real: Path, data: bytes) -> None:
 
 
 def _stat(real: Path) -> os.stat_result | None:
-    """What lies there; None for nothing. Only a regular file may be replaced."""
+    """What is there; None for nothing. Only a regular file may be replaced."""
     try:
         old = real.stat()
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(old.st_mode):
-        raise OSError("it is no regular file")
+        raise OSError("it is not a regular file")
     return old
 
 
@@ -86,7 +86,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 def data_path(name: str) -> Path:
-    """A file or folder that lies at the checkout's top, or inside the installed wheel."""
+    """A file or folder at the top of the checkout, or inside the installed wheel."""
     package = Path(__file__).parent
     installed = package / "_data" / name
     return installed if installed.exists() else package.parent / name

@@ -1,7 +1,7 @@
 """vLLM's versions (PEP 440): releases, and the nightlies between them.
 
 A nightly's version is `0.23.1rc1.dev672+g93d8f834d`: the next version's name, the number of
-commits since the last tag, and the commit. `0.23.1rc1` alone is no build: it names them all.
+commits since the last tag, and the commit. `0.23.1rc1` alone is not a build: it names them all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CHARACTERS = re.compile(r"[A-Za-z0-9.+!_-]{1,128}")
 
 
 def parsed(text: str) -> Version | None:
-    """The version that the text is; None where it is none."""
+    """The version that the text spells; None for any other text."""
     try:
         return Version(text) if _CHARACTERS.fullmatch(text) else None
     except (InvalidVersion, ValueError):

@@ -300,7 +300,7 @@ def test_a_broken_lock_is_told_by_line(tmp_path: Path) -> None:
         (["--ca-file", "ca.pem"], "--ca-file goes with --to"),
         (["--plain-http", "x:80"], "--plain-http goes with --to"),
         (["--to", "x.test/y", "--repository", "z"], "--to says the repository too"),
-        (["--to", "127.0.0.1:99999/a"], "'127.0.0.1:99999' is no registry"),
+        (["--to", "127.0.0.1:99999/a"], "'127.0.0.1:99999' is not a registry's address"),
     ],
 )
 def test_options_that_do_not_fit_are_a_wrong_call(options: list[str], said: str) -> None:

@@ -88,7 +88,7 @@ def test_a_failed_or_interrupted_write_leaves_everything_as_it_was(
 
 def test_a_device_or_a_folder_is_not_replaced(tmp_path: Path) -> None:
     for path in (Path("/dev/null"), tmp_path):
-        with pytest.raises(Unwritable, match=f"{path} cannot be written: it is no regular file"):
+        with pytest.raises(Unwritable, match=f"{path} cannot be written: it is not a regular file"):
             write_atomically(path, b"new")
 
 

@@ -32,7 +32,7 @@ def alarm(context: click.Context, report: Path, body: Path, state: Path) -> None
 
     REPORT is what `landed --check --json` printed, BODY what `landed --check --format markdown`
     did: the issue's text. Where BODY is empty, REPORT's own words serve. The issue is closed when
-    all claims hold again. What could not be read is no alarm on its first day.
+    all claims hold again. What could not be read raises no alarm on its first day.
 
     The repository and the right to write its issues come from the variables that GitHub gives a
     workflow: GITHUB_API_URL, GITHUB_REPOSITORY, GITHUB_TOKEN.

@@ -110,7 +110,7 @@ def image(
     Or oci:DIR[:NAME], an image in an OCI layout: a layer is appended there, without a daemon.
     Nothing is run in the image, so any platform can be built on any machine.
 
-    With --to nothing is pulled either: one layer is put upon every platform of the base, straight
+    With --to nothing is pulled either: one layer is put on every platform of the base, straight
     in the registry. The tags move last, after the result was read back and verified.
     """
     from patcher.jobs.image import Order

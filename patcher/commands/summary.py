@@ -37,8 +37,8 @@ def summary(context: click.Context, reports: Sequence[Path], bases: Path | None,
 
     A REPORT is a file, or a folder of files named *.json.
 
-    A base that needs no patch is listed, and is no failure. One that failed, or a report that is
-    not whole, makes the exit code 3: of a run over many bases, the others are listed all the same.
+    A base that needs no patch is listed, and does not count as a failure. One that failed, or a
+    report that is not whole, makes the exit code 3; the other bases of a run are listed anyway.
     """
     from patcher.report.summary import FAILED, image_markdown, load, outputs, reports_of, unreported
 

@@ -1,1 +1,1 @@
-"""The Docker daemon, through its SDK: images that it has, and builds upon them."""
+"""The Docker daemon, through its SDK: its images, and builds on top of them."""

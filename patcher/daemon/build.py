@@ -58,15 +58,15 @@ def build(
     context: bytes,
     change: Change,
 ) -> Built:
-    """Build `context`, which makes `change`, upon an image (the daemon's inspection of it).
+    """Build `context`, which makes `change`, on top of an image (the daemon's inspection of it).
 
     Whatever goes wrong, Ctrl-C too, leaves no image behind. Raises `BrokenImage` where the base
     would run commands, `DaemonFailed` where the build fails or where its result is not the base
-    with the change upon it.
+    with the change on top.
     """
     if (base["Config"] or {}).get("OnBuild"):
         raise BrokenImage(
-            "the base has ONBUILD triggers, and a build upon it would run them",
+            "the base has ONBUILD triggers, and a build on it would run them",
             next_step="Take the image that it was built from as the base.",
         )
     made: list[str] = []
@@ -124,7 +124,7 @@ def _run(
 
 
 def _check(base: Mapping[str, Any], result: Mapping[str, Any], change: Change) -> None:
-    """Raise `DaemonFailed` where the result is not the base with the change upon it."""
+    """Raise `DaemonFailed` where the result is not the base with the change on top."""
     wrong = next(_differences(base, result, change), None)
     if wrong is not None:
         raise DaemonFailed(

@@ -103,7 +103,7 @@ def progress_of(event: dict[str, Any]) -> Progress | None:
 def undisturbed() -> Iterator[None]:
     """Hold a Ctrl-C back until the daemon has answered: for calls that make something, and short.
 
-    A call that is cut off leaves something in the daemon whose id nobody was told. Who presses
+    A call that is cut off leaves something in the daemon whose id nobody has. Who presses
     twice means it, and is obeyed at once.
     """
     handler = signal.getsignal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""The Dockerfile that puts a change upon an image, and the build context that goes with it.
+"""The Dockerfile that puts a change on top of an image, and the build context that goes with it.
 
 Every value is checked and quoted by Docker's rules (Dockerfile reference, "Environment
 replacement" and "Parser directives"): none can begin an instruction or name a variable. The text
@@ -43,7 +43,7 @@ def render(base: str, platform: Platform, change: Change) -> str:
 
     environment = Environment(
         loader=FileSystemLoader(data_path("dockerfiles")),
-        autoescape=False,  # noqa: S701 - a Dockerfile is no HTML: the filters quote
+        autoescape=False,  # noqa: S701 - a Dockerfile is not HTML: the filters quote
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -80,7 +80,8 @@ def label_key(value: str) -> str:
     """
     if not _KEY.fullmatch(value):
         raise BadReference(
-            f"{value!r} is no label's key", next_step="Take letters, digits, '.', '-', '_' and '/'."
+            f"{value!r} cannot be a label's key",
+            next_step="Take letters, digits, '.', '-', '_' and '/'.",
         )
     return value
 
@@ -101,7 +102,7 @@ def json_paths(paths: Sequence[str]) -> str:
 
 
 def _plain(value: str) -> str:
-    """The value itself, where it can stand in one line of UTF-8."""
+    """The value itself, where one line of UTF-8 can hold it."""
     for character in value:
         if unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}:
             raise BadReference(
@@ -128,7 +129,7 @@ def _check_paths(change: Change) -> None:
     for path in (*(file.path for file in change.files), *change.bytecode):
         if path == "/" or posixpath.normpath("/" + path.lstrip("/")) != path:
             raise BadReference(
-                f"{path!r} is no absolute path of a file", next_step="Write it out in full."
+                f"{path!r} is not the absolute path of a file", next_step="Write it out in full."
             )
 
 

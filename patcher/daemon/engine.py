@@ -41,7 +41,7 @@ class DockerImage:
 
     @property
     def id(self) -> str:
-        """The daemon's own id, by which it is read and built upon."""
+        """The daemon's own id, by which it is read and built on."""
         return str(self.attrs["Id"])
 
     @property
@@ -66,7 +66,7 @@ class DockerImage:
         return dockerfile.render(self.reference, self.platform, change)
 
     def bake(self, change: Change) -> BakedDockerImage:
-        """Build the change upon this image; the result has no name yet.
+        """Build the change on top of this image; the result has no name yet.
 
         Raises `BadReference` for a value that a Dockerfile cannot hold, `BrokenImage`,
         `DaemonFailed`. A failure, Ctrl-C too, leaves nothing in the daemon.
@@ -98,7 +98,7 @@ class BakedDockerImage:
         references = [parse_reference(name) for name in names]
         for reference in references:
             if reference.digest is not None:
-                raise BadReference(f"{reference} is no tag", next_step="Leave the digest out.")
+                raise BadReference(f"{reference} is not a tag", next_step="Leave the digest out.")
         for reference in references:
             with asking(f"{reference} cannot be tagged", next_step="Tag it with 'docker tag'."):
                 self.image.client.api.tag(self.digest, reference.name, reference.tag or "latest")

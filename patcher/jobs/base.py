@@ -32,7 +32,7 @@ class Base:
     """What to build on: its images, each parsed once.
 
     `digest` pins it as its publisher gave it: a manifest's or an index's, or a daemon's image id.
-    `name` is what the pin came from, `version` what was asked for; None where there is none.
+    `name` is what the pin came from, `version` what was asked for; None where unknown.
     `originals` maps the digests of converted documents to those that the publisher gave.
     """
 

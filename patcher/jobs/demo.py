@@ -62,8 +62,8 @@ class Demo:
 def run(version: str, output: Path, say: Say) -> Demo:
     """Fetch, assemble, patch, verify, append, tag and read back. Writes only below `output`.
 
-    Until all is done it is another folder beside it. Raises `Unwritable` for a folder that is no
-    earlier demo, and what reading and patching raise; then everything is as it was.
+    Until all is done it is another folder beside it. Raises `Unwritable` for a folder that is not
+    an earlier demo, and what reading and patching raise; then everything is as it was.
     """
     _expect_demo(output)
     wheel = open_release(version)
@@ -110,7 +110,8 @@ def _expect_demo(output: Path) -> None:
     """Only an earlier demo is replaced: a layout may hold images that nobody can make again."""
     if output.exists() and not (output / _MARK).is_file():
         raise Unwritable(
-            f"{output} is there and is no earlier demo", next_step="Name another folder with -o."
+            f"{output} is there already and is not an earlier demo",
+            next_step="Name another folder with -o.",
         )
 
 

@@ -161,7 +161,7 @@ def _expect_allowed(order: Order, version: str, examined: Sequence[Examined]) ->
 
 
 def _refuse_stacking(examined: Sequence[Examined]) -> None:
-    """A second layer of ours would make labels and tags tell half of what an image carries."""
+    """A second layer would leave labels and tags that name half of what an image carries."""
     for each in examined:
         if each.already:
             name, digest = (each.image.labels.get(key, "") for key in BASE_LABELS)

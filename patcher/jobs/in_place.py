@@ -1,4 +1,4 @@
-"""Patching files where they lie: all of them, with their stale bytecode gone, or none at all."""
+"""Patching files in place: all of them, with their stale bytecode gone, or none at all."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class Done:
         """What to tell a person about it."""
         if not self.edits:
             return [f"{self.path}: nothing to patch, no unguarded read"]
-        told = [f"{self.path}: guarded {self.edits} read(s), proven"]
-        return told + [f"removed stale bytecode {path}" for path in self.removed_bytecode]
+        said = [f"{self.path}: guarded {self.edits} read(s), proven"]
+        return said + [f"removed stale bytecode {path}" for path in self.removed_bytecode]
 
 
 def patch_path(path: Path, patches: Sequence[Patch], output: Path | None) -> tuple[Done, ...]:

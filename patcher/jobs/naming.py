@@ -1,7 +1,7 @@
 """What a patched image is called, and what its labels say.
 
-A derived image inherits its base's labels; those that would now lie are set anew (OCI image-spec,
-annotations.md: `base.name`, `base.digest`, `version`).
+A derived image inherits its base's labels; those that would now be wrong are set anew (OCI
+image-spec, annotations.md: `base.name`, `base.digest`, `version`).
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def names(
 ) -> Names:
     """The two tags: `<vllm version, + as ->-<hash of base and patches>` and `<version>-patched`.
 
-    `base_image` is its digest, and what else of it the result hangs on. `platform` is appended to
+    `base_image` identifies the base: its name and digest. `platform` is appended to
     both where one tag cannot hold several. Raises `BrokenImage` for a version that the image
-    states and that is none, or cannot stand in a tag.
+    states and that is not one, or that a tag cannot hold.
     """
     version = parsed(vllm)
     if version is None:
         raise BrokenImage(
-            f"the image states {vllm!r} as vLLM's version, which is none (PEP 440)",
+            f"the image states {vllm!r} as vLLM's version, which is not a version (PEP 440)",
             next_step="Take an image that was built from vLLM's own sources.",
         )
     suffix = f"-{platform.architecture}" if platform else ""
@@ -94,7 +94,7 @@ def annotations_of(inherited: Mapping[str, str], said: Mapping[str, str]) -> dic
 
 
 def _content(patched: Sequence[Patched], base_image: str) -> str:
-    """Twelve hex digits that stand for a base, a set of patches and the files they made."""
+    """Twelve hex digits that identify a base, a set of patches and the files they made."""
     lines = sorted(f"{p.patch} {p.patch_version} {p.target} {p.postimage}\n" for p in patched)
     stated = f"{_FORM} {base_image}\n{''.join(lines)}"
     return hashlib.sha256(stated.encode()).hexdigest()[:12]

@@ -92,7 +92,7 @@ def _new_config(image: Image, change: Change, diff_id: str) -> bytes:
         "rootfs": {**old.document["rootfs"], "diff_ids": diff_ids},
     }
     if old.history:
-        # A config may lack history; where it has one, each layer must be told of.
+        # A config may lack history; where it has one, it must mention each layer.
         created = {key: old.document[key] for key in ("created",) if key in old.document}
         new["history"] = [*old.history, {**created, "created_by": _CREATED_BY}]
     return dump_json(new)

@@ -81,7 +81,7 @@ def write_tar(entries: Iterable[Entry]) -> bytes:
 def _header(entry: Entry, size: int) -> tarfile.TarInfo:
     parts = [part for part in entry.path.split("/") if part not in ("", ".", "..")]
     if not parts or entry.path != "/" + "/".join(parts):
-        raise broken(f"{entry.path!r} is no absolute, plain path")
+        raise broken(f"{entry.path!r} is not an absolute, plain path")
     header = tarfile.TarInfo(entry.path.lstrip("/"))
     header.type = tarfile.REGTYPE if isinstance(entry, ImageFile) else tarfile.DIRTYPE
     header.size = size

@@ -117,7 +117,7 @@ class Layout:
         self._blob(descriptor).unlink(missing_ok=True)
 
     def entries(self) -> tuple[Descriptor, ...]:
-        """What index.json leads to; a name stands in the annotation `REF_NAME`."""
+        """What index.json leads to; the annotation `REF_NAME` holds a name."""
         return parse_index(self._read("index.json"), OCI_INDEX).images
 
     def named(self, name: str) -> str | None:
@@ -207,7 +207,7 @@ def open_image(folder: Path, name: str | None, platform: Platform | None) -> Sto
 
 
 def create_layout(path: Path) -> Layout:
-    """The layout at a path, made empty where there is none.
+    """The layout at a path, created empty if missing.
 
     Raises `Unwritable`, `BrokenImage`, and `BadReference` for a folder of something else.
     """
@@ -215,7 +215,8 @@ def create_layout(path: Path) -> Layout:
         make_directory(path)
         if (path / "index.json").exists():
             raise BadReference(
-                f"{path} holds an index.json and is no OCI layout", next_step="Name another folder."
+                f"{path} holds an index.json and is not an OCI layout",
+                next_step="Name another folder.",
             )
         empty = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
         write_atomically(path / "index.json", dump_json(empty))
@@ -237,13 +238,13 @@ def existing_layout(path: Path) -> Layout:
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise BadReference(
-            f"{name!r} is no name for an image in a layout",
+            f"{name!r} cannot name an image in a layout",
             next_step="Letters, digits and single -._:@+/ between them.",
         )
 
 
 def _set_name(entries: list[dict[str, Any]], name: str, root: Descriptor) -> None:
-    """Replace the entry of that name where it stands, so that a second run changes no byte."""
+    """Replace the entry of that name in its position, so that a second run changes no byte."""
     new = {
         "mediaType": root.media_type,
         "digest": root.digest,

@@ -88,7 +88,7 @@ class Manifest:
 @dataclass(frozen=True, slots=True)
 class Index:
     """Several images under one name. `images` leaves attestations out: they vouch for digests
-    that an image built upon these no longer has.
+    that an image built on these no longer has.
     """
 
     document: Json
@@ -112,14 +112,14 @@ def parse_manifest(data: bytes, media_type: str) -> Manifest:
     document = _parse(data, media_type, "manifest", MANIFESTS, alien="manifests")
     config = read_descriptor(document.get("config"), "manifest: config")
     if config.media_type not in _CONFIGS:
-        raise broken(f"manifest: {config.media_type!r} is no container image's config")
+        raise broken(f"manifest: {config.media_type!r} is not a container image's config")
     entries = expect(document.get("layers"), list, "manifest: layers")
     layers = tuple(
         read_descriptor(entry, f"manifest: layer {number}") for number, entry in enumerate(entries)
     )
     for number, layer in enumerate(layers):
         if layer.media_type not in _LAYERS or layer.document.get("urls"):
-            # Foreign layers lie at some other address and may not be passed on.
+            # Foreign layers are kept at some other address and may not be passed on.
             raise broken(f"manifest: layer {number} is foreign or unknown: {layer.media_type!r}")
     return Manifest(document, media_type, config, layers)
 
@@ -150,7 +150,7 @@ def _parse(
     """
     document = parse_json(data, what)
     if media_type not in known:
-        raise broken(f"{media_type!r} is no {what}")
+        raise broken(f"{media_type!r} is not the media type of a {what}")
     if document.get("mediaType", media_type) != media_type:
         raise broken(f"{what}: {document['mediaType']!r} inside, {media_type!r} outside")
     if expect(document.get("schemaVersion"), int, f"{what}: schemaVersion") != 2:
@@ -196,7 +196,7 @@ def digest_of(data: bytes) -> str:
 
 
 def part(data: bytes, media_type: str) -> Part:
-    """A blob of ours with its descriptor."""
+    """A new blob with its descriptor."""
     digest = digest_of(data)
     document = {"mediaType": media_type, "digest": digest, "size": len(data)}
     return Part(Descriptor(media_type, digest, len(data), document=document), data)
@@ -238,7 +238,7 @@ def read_platform(document: Json, what: str) -> Platform:
 
 
 def expect(value: object, kind: type[_Kind], what: str) -> _Kind:
-    """The value, which must be exactly of this type: JSON's true is no number."""
+    """The value, which must be exactly of this type: JSON's true is not a number."""
     if type(value) is not kind:
         raise broken(f"{what} is {_NAMES.get(type(value), 'odd')}, not {_NAMES[kind]}")
     return value
@@ -287,7 +287,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_number(text: str) -> None:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a finite number")
 
 
 def _finite(text: str) -> float:

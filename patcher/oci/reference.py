@@ -109,7 +109,7 @@ def _split_registry(name: str) -> tuple[str, str]:
 
 def _expect(grammar: re.Pattern[str], part: str, what: str, text: str) -> None:
     if not grammar.fullmatch(part):
-        raise BadReference(f"{text!r}: {part!r} is no {what}", next_step=_EXAMPLE)
+        raise BadReference(f"{text!r}: {part!r} is not a valid {what}", next_step=_EXAMPLE)
 
 
 def is_tag(text: str) -> bool:
@@ -118,18 +118,20 @@ def is_tag(text: str) -> bool:
 
 
 def _expect_address(registry: str, text: str) -> None:
-    """The grammar takes ports over 65535, and brackets around what is no IPv6 address."""
+    """The grammar takes ports over 65535, and brackets around what is not an IPv6 address."""
     try:
         _ = urlsplit(f"//{registry}").port
     except ValueError as error:
-        raise BadReference(f"{text!r}: {registry!r} is no registry", next_step=_EXAMPLE) from error
+        raise BadReference(
+            f"{text!r}: {registry!r} is not a registry's address", next_step=_EXAMPLE
+        ) from error
 
 
 def parse_digest(text: str) -> str:
     """`sha256:` and 64 lower-case hexadecimal digits, unchanged. Raises `BadReference`."""
     if not _DIGEST.fullmatch(text):
         raise BadReference(
-            f"{text!r} is no digest", next_step="A digest is sha256: and 64 hexadecimal digits."
+            f"{text!r} is not a digest", next_step="A digest is sha256: and 64 hexadecimal digits."
         )
     return text
 
@@ -182,7 +184,7 @@ def parse_platform(text: str) -> Platform:
     parts = text.split("/")
     if len(parts) not in (2, 3) or not all(_PLATFORM_PART.fullmatch(part) for part in parts):
         raise BadReference(
-            f"{text!r} is no platform", next_step="Write it as linux/amd64 or linux/arm64."
+            f"{text!r} is not a platform", next_step="Write it as linux/amd64 or linux/arm64."
         )
     return Platform(*parts)
 

@@ -81,7 +81,7 @@ class TarStream:
 
 
 def decompressed(blob: io.RawIOBase) -> BinaryIO:
-    """The stream's tar. Compression is told by the first bytes: media types lie now and then."""
+    """The stream's tar. The first bytes tell the compression: media types are sometimes wrong."""
     buffered = io.BufferedReader(blob, 1 << 16)
     magic = buffered.peek(4)[:4]
     if magic.startswith(b"\x1f\x8b"):

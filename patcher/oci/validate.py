@@ -95,7 +95,7 @@ def _check_entry(old: Descriptor, new: Descriptor) -> None:
 def _check_manifest(base: Image, new: Image) -> None:
     old, manifest = base.manifest, new.manifest
     _expect(_rest(manifest.document) == _rest(old.document), "its manifest has other fields")
-    _expect(manifest.layers[:-1] == old.layers, "the base's layers are no strict prefix of its")
+    _expect(manifest.layers[:-1] == old.layers, "its layers do not begin with the base's")
     _expect(manifest.config.media_type == old.config.media_type, "its config's media type changed")
     packed = DOCKER_LAYER_GZIP if manifest.media_type == DOCKER_MANIFEST else OCI_LAYER_GZIP
     added = manifest.layers[-1].media_type
@@ -118,7 +118,7 @@ def _check_annotations(
 
 def _check_config(base: Image, new: Image, change: Change) -> None:
     old, config = base.config, new.config
-    _expect(config.diff_ids[:-1] == old.diff_ids, "the base's diff_ids are no strict prefix of its")
+    _expect(config.diff_ids[:-1] == old.diff_ids, "its diff_ids do not begin with the base's")
     steps = len(old.history) + 1 if old.history else 0
     _expect(len(config.history) == steps, f"its history has {len(config.history)} steps")
     _expect(config.history[: len(old.history)] == old.history, "the base's history was changed")
@@ -134,12 +134,12 @@ def _settings(document: Json) -> dict[str, object]:
 
 
 def _unpacked(layer: bytes) -> bytes:
-    """The tar, by another program than the one that packed it; nothing may stand behind it."""
+    """The tar, unpacked by other code than packed it; nothing may follow it."""
     inflater = zlib.decompressobj(_GZIP)
     try:
         tar = inflater.decompress(layer, _MOST_BYTES)
     except zlib.error as error:
-        raise broken(f"the added layer is no gzip: {error}") from error
+        raise broken(f"the added layer is not gzip: {error}") from error
     _expect(inflater.eof and not inflater.unused_data, "the added layer is not one gzip file")
     return tar
 
@@ -150,7 +150,7 @@ def _entries(tar: bytes) -> list[tuple[str, Facts]]:
         with tarfile.open(fileobj=io.BytesIO(tar), mode="r:") as archive:
             return [(f"/{header.name}", _read(archive, header)) for header in archive]
     except tarfile.TarError as error:
-        raise broken(f"the added layer is no tar: {error}") from error
+        raise broken(f"the added layer is not a tar: {error}") from error
 
 
 def _read(archive: tarfile.TarFile, header: tarfile.TarInfo) -> Facts:

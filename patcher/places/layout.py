@@ -16,7 +16,7 @@ PREFIX = "oci:"
 
 
 def layout_place(folder: Path, base: Stored, *, dry_run: bool) -> StoredPlace:
-    """The layout at `folder` as the place for a base; made where there is none, but in a dry run.
+    """The layout at `folder` as the place for a base; created if missing, except in a dry run.
 
     `base` must be in OCI's media types (see `patcher.oci.convert`): a layout's index may lead to
     docker's by the letter, and skopeo 1.9 then finds nothing under the name (seen).

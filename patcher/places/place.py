@@ -32,7 +32,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """Bytes of payload that went to the place: parts of ours, and blobs of the base."""
+    """Bytes of payload that went to the place: new parts, and blobs of the base."""
 
     parts: int = 0
     streamed: int = 0
@@ -110,7 +110,7 @@ class Place(Protocol):
 
     @property
     def repository(self) -> str:
-        """What stands before `:TAG` in the name of a result."""
+        """The name of a result without its `:TAG`."""
         ...
 
     def plan(self, draft: Draft, *, blind: bool = False) -> Plan:

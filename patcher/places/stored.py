@@ -55,7 +55,7 @@ class Store(Blobs, Protocol):
         ...
 
     def named(self, name: str) -> str | None:
-        """The digest that a name leads to; None where there is no such name."""
+        """The digest that a name leads to; None for a free name."""
         ...
 
     def name(self, root: Part, names: Sequence[str]) -> None:

@@ -149,7 +149,7 @@ def _read(path: Path) -> bytes:
     if found is None:
         raise FileAbsent(f"there is no {path}", next_step="Check the path and vLLM's version.")
     if not stat.S_ISREG(found.st_mode) or found.st_size > _LIMIT:
-        raise _unreadable(path, f"it is no regular file of up to {_LIMIT >> 20} MiB")
+        raise _unreadable(path, f"it is not a regular file of up to {_LIMIT >> 20} MiB")
     try:
         return path.read_bytes()
     except OSError as error:

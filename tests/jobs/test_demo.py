@@ -53,7 +53,7 @@ def test_a_layout_of_something_else_is_no_demo(tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     ran = run("demo", "-o", tmp_path / "precious")
     assert (ran.returncode, ran.stdout) == (3, "")
-    assert "is no earlier demo" in ran.stderr
+    assert "is not an earlier demo" in ran.stderr
     assert sorted(tmp_path.rglob("*")) == before
 
 

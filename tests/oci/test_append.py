@@ -165,7 +165,7 @@ BROKEN: list[tuple[str, dict[str, Any]]] = [
     ("layers is missing", {"layers": None}),
     ("layer 0 is a text", {"layers": ["x"]}),
     ("config is a list", {"config": []}),
-    ("'sha512:00' is no digest", {"layers": [{"digest": "sha512:00"}]}),
+    ("'sha512:00' is not a digest", {"layers": [{"digest": "sha512:00"}]}),
     ("../../etc", {"layers": [{"digest": "sha256:../../etc"}]}),
     ("-1 bytes", {"layers": [{"digest": f"sha256:{'0' * 64}", "size": -1}]}),
     (
@@ -210,7 +210,7 @@ def test_a_broken_manifest_is_refused(said: str, changes: dict[str, Any]) -> Non
     [
         ("rootfs is missing", {"rootfs": None}),
         ("diff_ids is an object", {"rootfs": {"diff_ids": {}}}),
-        ("'x' is no digest", {"rootfs": {"diff_ids": ["x"]}}),
+        ("'x' is not a digest", {"rootfs": {"diff_ids": ["x"]}}),
         ("history tells of 2 layers", {"history": [{}, {}]}),
         ("history is a text", {"history": "x"}),
         ("Labels: a is missing", {"config": {"Labels": {"a": None}}}),
@@ -257,5 +257,5 @@ def test_a_platform_that_index_and_config_differ_on_is_refused() -> None:
 def test_an_artifact_that_is_no_container_image_is_refused() -> None:
     blobs = Memory()
     chart = ("", OCI_MANIFEST, "application/vnd.cncf.helm.config.v1+json", OCI_LAYER)
-    with pytest.raises(BrokenImage, match="no container image's config"):
+    with pytest.raises(BrokenImage, match="not a container image's config"):
         load_image(blobs, blobs.descriptor(add_image(blobs, chart)))

@@ -111,7 +111,7 @@ def test_a_pinned_reference_names_the_digest_alone() -> None:
 
 
 def test_a_reference_is_pinned_by_a_real_digest_only() -> None:
-    with pytest.raises(BadReference, match="no digest"):
+    with pytest.raises(BadReference, match="not a digest"):
         parse_reference("vllm").pinned("latest")
 
 

@@ -92,12 +92,12 @@ def test_the_image_as_it_was_made_passes(baked: Baked) -> None:
 @pytest.mark.parametrize(
     ("said", "pack"),
     [
-        ("no gzip", gzip.decompress),
+        ("not gzip", gzip.decompress),
         ("last diff_id", gzip.compress),
         ("not one gzip file", lambda layer: layer + b"\0"),
         ("not one gzip file", lambda layer: layer + gzip.compress(b"")),
         ("not one gzip file", lambda layer: layer[:-1]),
-        ("no gzip", lambda layer: layer[:-8] + bytes(4) + layer[-4:]),
+        ("not gzip", lambda layer: layer[:-8] + bytes(4) + layer[-4:]),
         ("not one gzip file", lambda _: gzip.compress(bytes(65 << 20))),
     ],
 )
@@ -111,7 +111,7 @@ def test_a_layer_that_is_not_packed_as_its_media_type_says(
 
 def test_a_layer_that_is_no_tar(baked: Baked) -> None:
     baked.repack(b"x" * 1024)
-    with pytest.raises(BrokenImage, match="no tar"):
+    with pytest.raises(BrokenImage, match="not a tar"):
         baked.validate()
 
 
@@ -177,7 +177,7 @@ ZERO = f"sha256:{'0' * 64}"
 
 DOCUMENTS: list[tuple[str, Callable[[Baked], None]]] = [
     ("last diff_id", set_at("config", "rootfs", "diff_ids", -1, value=ZERO)),
-    ("diff_ids are no strict prefix", set_at("config", "rootfs", "diff_ids", 0, value=ZERO)),
+    ("diff_ids do not begin with the base", set_at("config", "rootfs", "diff_ids", 0, value=ZERO)),
     (
         "history tells of 2 layers, diff_ids of 1",
         set_at("config", "rootfs", "diff_ids", value=[ZERO]),
@@ -197,7 +197,7 @@ DOCUMENTS: list[tuple[str, Callable[[Baked], None]]] = [
     ("annotations", set_at("manifest", "annotations", value={})),
     ("other fields", set_at("manifest", "artifactType", value="x")),
     (
-        "layers are no strict prefix",
+        "layers do not begin with the base",
         set_at("manifest", "layers", 0, "mediaType", value=OCI_LAYER_GZIP),
     ),
     (
@@ -231,7 +231,7 @@ def test_two_layers_added_are_one_too_many(baked: Baked) -> None:
     baked.manifest["layers"].append(baked.manifest["layers"][-1])
     baked.config["rootfs"]["diff_ids"].append(baked.config["rootfs"]["diff_ids"][-1])
     baked.config["history"].append(baked.config["history"][-1])
-    with pytest.raises(BrokenImage, match="no strict prefix"):
+    with pytest.raises(BrokenImage, match="do not begin with the base"):
         baked.validate()
 
 
@@ -287,7 +287,7 @@ def test_an_index_that_is_not_as_declared() -> None:
         ("otherwise than the base's", index_of(blobs, two, one, annotations=EXTRA)),
         ("otherwise", index_of(blobs, one, {**two, "annotations": {}}, annotations=EXTRA)),
         ("annotations", index_of(blobs, one, two)),
-        ("prefix", index_of(blobs, one, entries[1], annotations=EXTRA)),
+        ("do not begin", index_of(blobs, one, entries[1], annotations=EXTRA)),
         ("has 1 images", index_of(blobs, one, {**two, "artifactType": "x"}, annotations=EXTRA)),
         ("media type", blobs.descriptor(blobs.add({}, OCI_MANIFEST))),
     ]

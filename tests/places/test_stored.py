@@ -351,14 +351,14 @@ def test_a_blob_that_is_damaged_in_a_layout_is_fetched_again(base: Base, tmp_pat
 
 def test_a_layouts_name_is_judged_before_anything_is_copied(base: Base, tmp_path: Path) -> None:
     target = create_layout(tmp_path / "layout")
-    with pytest.raises(BadReference, match="'-bad' is no name for an image in a layout"):
+    with pytest.raises(BadReference, match="'-bad' cannot name an image in a layout"):
         base.publish(Opened(base.blobs), target, tags=("-bad",))
     assert not (tmp_path / "layout" / "blobs").exists()
 
 
 def test_a_folder_of_something_else_is_not_taken_for_a_layout(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text("{}")
-    with pytest.raises(BadReference, match=r"holds an index\.json and is no OCI layout"):
+    with pytest.raises(BadReference, match=r"holds an index\.json and is not an OCI layout"):
         create_layout(tmp_path)
     assert (tmp_path / "index.json").read_text() == "{}"
 
