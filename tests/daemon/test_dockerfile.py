@@ -131,7 +131,7 @@ def test_a_control_character_is_refused_wherever_it_stands(character: str) -> No
 
 @pytest.mark.parametrize("key", ["", "a=b", "a b", 'a"', "$a", "a\n", "a\\", ".a", "é"])
 def test_a_label_s_key_that_the_builder_would_read_otherwise_is_refused(key: str) -> None:
-    with pytest.raises(BadReference, match="cannot be a label.s key"):
+    with pytest.raises(BadReference, match=r"cannot be a label.s key"):
         render(BASE, AMD64, Change((), (), (), {key: "x"}))
 
 
