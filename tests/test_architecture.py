@@ -80,6 +80,21 @@ def test_no_module_imports_itself_in_a_circle() -> None:
     assert set(graph) - done == set()
 
 
+# Two readings of "guarded" prove nothing together once they share a line of code.
+GUARD = "patcher.rules.guard"
+SHARED = {f"{GUARD}.rule", "patcher.errors", "patcher.threads"}
+
+
+@pytest.mark.parametrize("reading", ["writing", "proving"])
+def test_the_two_readings_of_guarded_share_nothing_but_the_rules_data(reading: str) -> None:
+    folder = f"{GUARD}.{reading}"
+    files = [path for path in FILES if module_of(path).startswith(folder)]
+    assert files
+    for path in files:
+        beyond = {name for name in imports_of(path) if not name.startswith(folder)}
+        assert beyond - SHARED == set(), path.name
+
+
 @pytest.mark.parametrize(
     "heavy",
     [

@@ -36,8 +36,8 @@ from collections.abc import Iterator
 
 from patcher.errors import NotPython
 from patcher.rules.guard.proving.facts import OTHER
-from patcher.rules.guard.proving.flow import Flow
 from patcher.rules.guard.proving.names import scan
+from patcher.rules.guard.proving.walk import Walk
 from patcher.rules.guard.rule import AttributeGuard, Read
 from patcher.threads import PARSING
 
@@ -100,14 +100,14 @@ def _judge(tree: ast.Module, nodes: list[ast.AST], rule: AttributeGuard) -> Judg
     mentions = _mentions(nodes, rule.receiver)
     if not mentions:
         return {}
-    flow = Flow(rule, scan(nodes))
-    flow.block(tree.body)
-    while flow.later:
-        task = flow.later.pop()
+    walk = Walk(rule, scan(nodes))
+    walk.block(tree.body)
+    while walk.later:
+        task = walk.later.pop()
         # Most functions of a file neither mention the receiver nor see a name that holds it.
         if any(value != OTHER for value in task.outer.values()) or _spans(task.node, mentions):
-            flow.run_later(task)
-    return flow.judged
+            walk.run_later(task)
+    return walk.judged
 
 
 def _mentions(nodes: list[ast.AST], receiver: str) -> list[int]:
