@@ -12,9 +12,7 @@ from pathlib import Path
 
 from bench.files import PATCH, all_files
 from patcher.diff import unified_diff
-from patcher.errors import NotPython
-from patcher.rules.catalogue import apply
-from patcher.rules.guard.proving.verify import verify
+from patcher.rules.catalogue import Status, apply, judge_bytes
 
 READ = "self.kv_b_proj.weight.dtype"
 SED = f's/{READ}/({READ} if hasattr(self.kv_b_proj, "weight") else self.kv_b_proj.params_dtype)/'
@@ -44,10 +42,7 @@ def report() -> None:
 
 
 def _is_clean(data: bytes) -> bool:
-    try:
-        return all(read.guarded for read in verify(data, PATCH.rule))
-    except NotPython:
-        return False
+    return judge_bytes(PATCH, data, "").status is Status.CLEAN
 
 
 def _ours(data: bytes) -> bytes:

@@ -13,17 +13,19 @@ from pathlib import Path
 
 import libcst
 
-from bench.files import PATCH, fetched
+from bench.files import fetched
 from patcher.rules.guard.proving.verify import verify
+from patcher.rules.guard.rule import AttributeGuard
 from patcher.rules.guard.writing.rewrite import rewrite
 
 ROUNDS = 9
+RULE = AttributeGuard("kv_b_proj", "weight", "dtype", "params_dtype")
 
 
 def report() -> None:
     """Print each figure with its aim."""
     source, wheel = fetched("0.23.0")
-    work = lambda: verify(rewrite(source, PATCH.rule).data, PATCH.rule)  # noqa: E731
+    work = lambda: verify(rewrite(source, RULE).data, RULE)  # noqa: E731
     bare = lambda: libcst.parse_module(source).code  # noqa: E731
     _print("rewrite + verify / libcst.parse_module(x).code", *_paired(work, bare), aim="2.5")
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@ The exit code of a command is decided here and nowhere else:
 code  name       meaning
 ====  =========  ==========================================================
 0     OK         as wanted
-1     FINDING    an answer that wants attention: unguarded reads remain,
+1     FINDING    an answer that wants attention: a patch is needed,
                  nothing to patch, a claim refuted, a rewrite refused
 2     USAGE      the call itself is wrong: a bad name, a bad option
 3     UNDECIDED  could not decide or reach: no network, no daemon,
@@ -94,7 +94,7 @@ class Finding(PatcherError):
 
 
 class RewriteRefused(Finding):
-    """A read that the rewriter must not touch; names the line and the reason."""
+    """A place that a rule must not touch; names the line and the reason."""
 
 
 class AlreadyClean(Finding):

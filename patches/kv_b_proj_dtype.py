@@ -15,7 +15,7 @@ PATCH = Patch(
         "DGX Spark) the layer has no `.weight`, only `params_dtype`: the engine dies with "
         "AttributeError on the first long prompt or prefix-cache hit, while /health answers 200."
     ),
-    target="vllm/model_executor/layers/attention/mla_attention.py",
+    targets=("vllm/model_executor/layers/attention/mla_attention.py",),
     rule=AttributeGuard(
         receiver="kv_b_proj", attribute="weight", member="dtype", fallback="params_dtype"
     ),

@@ -82,7 +82,8 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 
 # Two readings of "guarded" prove nothing together once they share a line of code.
 GUARD = "patcher.rules.guard"
-SHARED = {f"{GUARD}.rule", "patcher.errors", "patcher.threads"}
+# The rule seam gives the writing one the form of an edit.
+SHARED = {f"{GUARD}.chain", "patcher.rules.rule", "patcher.errors", "patcher.threads"}
 
 
 @pytest.mark.parametrize("reading", ["writing", "proving"])

@@ -77,7 +77,7 @@ def test_verify_reads_a_virtual_environment_and_a_release(venv: Path) -> None:
     ran = run("verify", venv, "pypi:0.28.0", "--json")
     assert ran.returncode == 1
     document = json.loads(ran.stdout)
-    assert (document["schema"], document["command"]) == (1, "verify")
+    assert (document["schema"], document["command"]) == (2, "verify")
     assert [verdict["status"] for verdict in document["verdicts"]] == ["needed", "clean"]
 
 

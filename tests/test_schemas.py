@@ -66,7 +66,7 @@ def test_a_schema_is_one(name: str) -> None:
 
 
 def test_a_field_that_no_schema_names_is_noticed() -> None:
-    text = json.dumps({"schema": 1, "command": "cache clear", "cleared": 1, "more": 1})
+    text = json.dumps({"schema": 2, "command": "cache clear", "cleared": 1, "more": 1})
     with pytest.raises(jsonschema.ValidationError, match="more"):
         check(text, 0)
 

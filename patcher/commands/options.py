@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from patcher.web.http import HttpSettings
 
 EPILOG = """\b
-Exit codes: 0 as wanted; 1 a finding (unguarded reads remain, nothing to patch);
+Exit codes: 0 as wanted; 1 a finding (a patch is needed, or nothing is there to patch);
 2 a wrong call; 3 could not decide or reach."""
 
 json_option = click.option("--json", "as_data", is_flag=True, help="Print JSON on stdout.")

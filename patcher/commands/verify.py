@@ -24,7 +24,7 @@ from patcher.commands.options import (
 )
 from patcher.errors import Exit, PatcherError, UsageError
 from patcher.report.text import as_json, exit_for, notice_line, verdict_lines, verdict_summary
-from patcher.rules.catalogue import apply, judge, select
+from patcher.rules.catalogue import apply_files, judge, select
 
 if TYPE_CHECKING:
     from patcher.rules.catalogue import Patch
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @click.option(
     "--everywhere",
     is_flag=True,
-    help="Also name the reads in other files of an installed tree; they do not decide.",
+    help="Also name the places in other files of an installed tree; they do not decide.",
 )
 @json_option
 @click.pass_context
@@ -57,37 +57,37 @@ def verify(
     everywhere: bool,
     as_data: bool,
 ) -> None:
-    """Name every unguarded read in a vLLM, as a compiler does.
+    """Name every place in a vLLM that needs a patch, as a compiler does.
 
     SOURCE is a file, a site-packages tree or virtual environment, pypi:0.23.0, oci:DIR[:NAME],
     git:DIR@REF, an image in the Docker daemon or in its registry (read without a pull), or a name
-    in images.lock. What cannot be shown to be guarded is unguarded.
+    in images.lock. What cannot be shown to be right counts as needing the patch.
     """
     from patcher.sources.spec import open_source
 
     wanted, place = select(patches), parsed_platform(platform)
     settings = partial(http_settings, ca_file, plain_http)
-    judged, elsewhere = [], []
+    verdicts, elsewhere = [], []
     for spec in sources:
         source = open_source(spec, lock_path(lock), place, settings)
-        judged += [(patch, judge(patch, source)) for patch in wanted]
+        verdicts += [judge(patch, source) for patch in wanted]
         if everywhere:
             elsewhere += _elsewhere(source, wanted)
-    verdicts = [verdict for _, verdict in judged]
     if as_data:
-        click.echo(as_json("verify", verdicts=verdicts, elsewhere=elsewhere))
-    for patch, verdict in judged:
+        notices = [notice for _, notice in elsewhere]
+        click.echo(as_json("verify", verdicts=verdicts, elsewhere=notices))
+    for verdict in verdicts:
         if not as_data:
-            for line in verdict_lines(verdict, patch):
+            for line in verdict_lines(verdict):
                 click.echo(line)
         say(verdict_summary(verdict))
-    for notice in elsewhere:
-        say(notice_line(notice))
+    for patch, notice in elsewhere:
+        say(notice_line(notice, patch.rule.words))
     context.exit(exit_for(verdicts))
 
 
-def _elsewhere(source: Source, patches: Sequence[Patch]) -> list[Notice]:
-    """The same reads in other files of a tree; of anything else only one file is read."""
+def _elsewhere(source: Source, patches: Sequence[Patch]) -> list[tuple[Patch, Notice]]:
+    """The rules' places in other files of a tree; of anything else only the targets are read."""
     from patcher.sources.everywhere import everywhere
     from patcher.sources.path import TreeSource
 
@@ -95,8 +95,7 @@ def _elsewhere(source: Source, patches: Sequence[Patch]) -> list[Notice]:
         raise UsageError(
             f"{source.label} is no installed tree", next_step="Leave --everywhere out for it."
         )
-    found = [everywhere(source.root, patch.rule, target=patch.target) for patch in patches]
-    return [notice for notices in found for notice in notices]
+    return [(patch, each) for patch in patches for each in everywhere(source.root, patch)]
 
 
 @click.command(epilog=EPILOG)
@@ -130,14 +129,14 @@ def diff(
     found = open_source(source, lock_path(lock), parsed_platform(platform), settings)
     texts = []
     for patch in select(patches):
-        before = found.read(patch.target)
+        before = {target: found.read(target) for target in patch.targets}
         try:
-            rewritten = apply(patch, before)
+            rewritten = apply_files(patch, before)
         except PatcherError as error:
             raise error.at(found.label) from error
-        texts.append(unified_diff(before, rewritten.data, patch.target))
-        if not rewritten.edits:
-            say(f"{found.label}: {patch.name}: nothing to patch, no unguarded read")
+        texts += [unified_diff(before[each], rewritten[each].data, each) for each in rewritten]
+        if not rewritten:
+            say(f"{found.label}: {patch.name}: nothing to patch")
     if as_data:
         click.echo(as_json("diff", source=found.label, diff="".join(texts)))
     else:

@@ -49,7 +49,7 @@ def _set_aside(stale: Path, undo: contextlib.ExitStack) -> tuple[Path, Path]:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """One file that `patch` dealt with: where the result is, how many reads were rewritten."""
+    """One file that `patch` dealt with: where the result is, how many places were rewritten."""
 
     path: Path
     edits: int
@@ -59,8 +59,8 @@ class Done:
     def lines(self) -> list[str]:
         """What to tell a person about it."""
         if not self.edits:
-            return [f"{self.path}: nothing to patch, no unguarded read"]
-        said = [f"{self.path}: guarded {self.edits} read(s), proven"]
+            return [f"{self.path}: nothing to patch"]
+        said = [f"{self.path}: patched {self.edits} place(s), proven"]
         return said + [f"removed stale bytecode {path}" for path in self.removed_bytecode]
 
 

@@ -117,13 +117,13 @@ def _directions(
     claims: Sequence[SpecifierSet], findings: Iterable[Finding]
 ) -> tuple[Turn | None, ...]:
     """For each finding how it refutes the claim; None where it does not."""
-    had_reads = fixed = False
+    had_places = fixed = False
     directions: list[Turn | None] = []
     for finding in findings:
         status, version = finding.verdict.status, finding.version
         wanted = version is not None and claimed(claims, version)
-        had_reads |= bool(finding.verdict.reads)
-        fixed |= had_reads and status is Status.CLEAN
+        had_places |= bool(finding.verdict.places)
+        fixed |= had_places and status is Status.CLEAN
         if status is Status.NEEDED and not wanted:
             directions.append(Turn.REGRESSED if fixed else Turn.NEEDED)
         else:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from patcher import __version__, rules
 from patcher.landed import Notice
-from patcher.rules.catalogue import Patch, Status, Verdict
-from patcher.rules.guard.rule import Read
+from patcher.rules.catalogue import Judged, Patch, Status, Verdict
+from patcher.rules.rule import Place
 
 if TYPE_CHECKING:
     from patcher.cache import Cache
 
 # Whoever changes the form of an entry raises it.
-_FORM = 1
+_FORM = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,8 +44,10 @@ class Memory:
             patch.name,
             artifact,
             Status(known["status"]),
-            tuple(Read(*each) for each in known["reads"]),
-            sha256=known["sha256"],
+            tuple(Place(*each) for each in known["places"]),
+            known["reason"],
+            tuple(Judged(*each) for each in known["files"]),
+            patch.rule.words,
         )
         return verdict, tuple(Notice(*each) for each in known["elsewhere"])
 
@@ -57,27 +59,44 @@ class Memory:
             return
         known = {
             "status": verdict.status.value,
-            "reads": [dataclasses.astuple(read) for read in verdict.reads],
-            "sha256": verdict.sha256,
+            "places": [dataclasses.astuple(place) for place in verdict.places],
+            "reason": verdict.reason,
+            "files": [dataclasses.astuple(file) for file in verdict.files],
             "elsewhere": [dataclasses.astuple(notice) for notice in elsewhere],
         }
         self.cache.save(self._key(digest, patch), json.dumps(known).encode())
 
     def _key(self, digest: str, patch: Patch) -> bytes:
         """All that a verdict depends on. Python is in it: it parses, and places what it parsed."""
+        kind = type(patch.rule)
+        # The fields that make the rule what it is; its way to upstream's artifacts is not one.
+        fields = [each for each in dataclasses.fields(patch.rule) if each.compare]
+        said = {each.name: getattr(patch.rule, each.name) for each in fields}
         return json.dumps(
             [
                 _FORM,
                 digest,
-                [patch.name, patch.version, patch.target, dataclasses.astuple(patch.rule)],
-                [self.everywhere, _verifier(), sys.version_info[:2]],
+                [patch.name, patch.version, patch.targets],
+                [f"{kind.__module__}.{kind.__qualname__}", _source_of(kind), repr(said)],
+                [self.everywhere, _program(), sys.version_info[:2]],
             ]
         ).encode()
 
 
 @functools.cache
-def _verifier() -> str:
-    """Which verifier judged: the program's version, and the rules' own source."""
+def _source_of(kind: type) -> str:
+    """A digest of the files that a rule's class and its bases are written in."""
+    digest = hashlib.sha256()
+    for each in kind.__mro__:
+        file = getattr(sys.modules.get(each.__module__), "__file__", None)
+        if file is not None:
+            digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _program() -> str:
+    """Which program judged: its version, and the source of its rules."""
     digest = hashlib.sha256(__version__.encode())
     for path in sorted(Path(rules.__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())

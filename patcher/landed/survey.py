@@ -178,13 +178,13 @@ def _judged(job: _Job, patch: Patch, source: Source, wide: bool) -> Finding:
 
 
 def _elsewhere(patch: Patch, source: Source) -> tuple[Notice, ...]:
-    """The chain's reads in other files, of a tree all, of a wheel those among the models."""
+    """The rule's places in other files: of a tree all, of a wheel those among the models."""
     match source:
         case TreeSource():
-            return everywhere(source.root, patch.rule, target=patch.target)
+            return everywhere(source.root, patch)
         case WheelSource():
             files = itertools.chain.from_iterable(map(source.read_folder, FOLDERS))
-            return notices(files, patch.rule, target=patch.target)
+            return notices(files, patch)
         case _:
             return ()
 
@@ -209,16 +209,21 @@ def _keep(memory: Memory | None, job: _Job, patches: Sequence[Patch], said: _Sai
 def _with_newest(
     finding: Finding, findings: Sequence[Finding], patches: Sequence[Patch]
 ) -> Finding:
-    """An absence says where the file was seen last: it may only have moved."""
+    """An absent file's reason says where it was seen last: it may only have moved."""
     verdict = finding.verdict
     if verdict.status is not Status.ABSENT:
         return finding
-    target = next(patch.target for patch in patches if patch.name == verdict.patch)
+    patch = next(patch for patch in patches if patch.name == verdict.patch)
+    there = {file.target for file in verdict.files}
+    missing = next((target for target in patch.targets if target not in there), None)
+    if missing is None:
+        return finding  # the files are there, and the rule says what is not in them
     seen = [
         each.artifact
         for each in findings
-        if each.verdict.patch == verdict.patch and each.verdict.sha256
+        if each.verdict.patch == verdict.patch
+        and any(file.target == missing for file in each.verdict.files)
     ]
     newest = f"the newest that has it is {seen[-1]}" if seen else "nothing that was read has it"
-    reason = f"{finding.artifact} has no {target}; {newest}"
+    reason = f"{finding.artifact} has no {missing}; {newest}"
     return replace(finding, verdict=replace(verdict, reason=printable(reason)))

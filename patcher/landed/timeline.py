@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from patcher.landed import Finding
     from patcher.rules.catalogue import Patch
-    from patcher.rules.guard.rule import Read
+    from patcher.rules.rule import Place
 
 
 class Turn(enum.StrEnum):
@@ -62,14 +62,14 @@ class Band:
         return self.findings[0].verdict.status
 
     @property
-    def unguarded(self) -> int:
-        """How many unguarded reads each of them has."""
-        return len(self.findings[0].verdict.unguarded)
+    def needed(self) -> int:
+        """How many places in each of them need the patch."""
+        return self.findings[0].verdict.needed
 
     @property
-    def guarded(self) -> int:
-        """How many guarded reads each of them has."""
-        return len(self.findings[0].verdict.reads) - self.unguarded
+    def clean(self) -> int:
+        """How many places in each of them do not."""
+        return self.findings[0].verdict.clean
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Timeline:
     @property
     def newest_seen(self) -> Finding | None:
         """The last artifact that has the target file, readable or not as Python."""
-        return next((each for each in reversed(self.findings) if each.verdict.sha256), None)
+        return next((each for each in reversed(self.findings) if each.verdict.files), None)
 
 
 def timelines(patches: Sequence[Patch], findings: Sequence[Finding]) -> tuple[Timeline, ...]:
@@ -112,7 +112,7 @@ def timeline(patch: Patch, findings: Sequence[Finding]) -> Timeline:
 
 
 def bands(findings: Iterable[Finding]) -> tuple[Band, ...]:
-    """Join neighbours with the same status and the same numbers of reads."""
+    """Join neighbours with the same status and the same numbers of places."""
     numbered = enumerate(findings)
     groups = itertools.groupby(numbered, key=lambda pair: _kind(*pair))
     return tuple(Band(tuple(finding for _, finding in group)) for _, group in groups)
@@ -122,8 +122,7 @@ def _kind(place: int, finding: Finding) -> tuple[object, ...]:
     verdict = finding.verdict
     if verdict.status is Status.UNKNOWN or finding.version is None:
         return (place,)
-    unguarded = len(verdict.unguarded)
-    return verdict.status, unguarded, len(verdict.reads) - unguarded
+    return verdict.status, verdict.needed, verdict.clean
 
 
 def transitions(findings: Iterable[Finding]) -> tuple[Transition, ...]:
@@ -132,18 +131,18 @@ def transitions(findings: Iterable[Finding]) -> tuple[Transition, ...]:
     before: Finding | None = None
     present: Finding | None = None
     unread: list[Finding] = []
-    had_reads = False
+    had_places = False
     for finding in findings:
         status = finding.verdict.status
         if status is Status.UNKNOWN:
             unread.append(finding)
             continue
-        turn = _turn(_status(before), _status(present), had_reads, status)
+        turn = _turn(_status(before), _status(present), had_places, status)
         if turn is not None:
             found.append(Transition(turn, finding, before, tuple(unread)))
         before, unread = finding, []
         present = present if status is Status.ABSENT else finding
-        had_reads |= bool(finding.verdict.reads)
+        had_places |= bool(finding.verdict.places)
     return tuple(found)
 
 
@@ -152,18 +151,18 @@ def _status(finding: Finding | None) -> Status | None:
 
 
 def _turn(
-    before: Status | None, present: Status | None, had_reads: bool, now: Status
+    before: Status | None, present: Status | None, had_places: bool, now: Status
 ) -> Turn | None:
     """What it means that `now` follows `before`; `present` was the last with a file there.
 
-    Where no read was there before, guarded or not, there was nothing to regress from.
+    Where the rule found no place before, needed or clean, there was nothing to regress from.
     """
     if now is before:
         return None
     if now is Status.ABSENT:
         return Turn.MOVED if before is not None else None
     if now is Status.NEEDED:
-        return Turn.REGRESSED if present is Status.CLEAN and had_reads else Turn.NEEDED
+        return Turn.REGRESSED if present is Status.CLEAN and had_places else Turn.NEEDED
     return Turn.LANDED if present is Status.NEEDED else None
 
 
@@ -180,38 +179,40 @@ def span(band: Band) -> str:
 
 
 def evidence(line: Timeline, finding: Finding) -> tuple[str, ...]:
-    """Why the verdict is what it is, a line for each read; never empty, safe to print."""
+    """Why the verdict is what it is, a line for each place; never empty, safe to print."""
     verdict = finding.verdict
     if verdict.status is Status.UNKNOWN:
         return (printable(verdict.reason or "no reason was given"),)
     if verdict.status is Status.ABSENT:
         newest = line.newest_seen
         return (f"no such file; newest with it: {shown(newest) if newest else 'none was read'}",)
-    if not verdict.reads:
-        return (f"no read of {line.patch.rule.chain} is left in the file",)
-    # The reads that decide the verdict come first.
-    return tuple(_read_line(read) for read in sorted(verdict.reads, key=lambda read: read.guarded))
+    if not verdict.places:
+        return (line.patch.rule.words.none,)
+    # The places that decide the verdict come first.
+    ordered = sorted(verdict.places, key=lambda place: not place.needed)
+    return tuple(_place_line(line.patch, place) for place in ordered)
 
 
-def _read_line(read: Read) -> str:
-    kind = "guarded" if read.guarded else "unguarded"
-    text, function = printable(read.text, 120), printable(read.function, 120)
-    return f"line {read.line}: {kind} {text} in {function}"
+def _place_line(patch: Patch, place: Place) -> str:
+    where = f"{printable(place.target, 200)} " if len(patch.targets) > 1 else ""
+    inside = f" in {printable(place.function, 120)}" if place.function else ""
+    state = patch.rule.words.state(place.needed)
+    return f"{where}line {place.line}: {state} {printable(place.text, 120)}{inside}"
 
 
 def notices(line: Timeline) -> tuple[str, ...]:
-    """The reads in other files, one line for a file and a kind: where they are, since and until.
+    """The places in other files, a line for each file and kind: where, since when, until when.
 
     Absence from the target is not absence from vLLM.
     """
     seen: dict[tuple[str, bool], list[tuple[Finding, int]]] = {}
     for finding in line.findings:
         for notice in finding.elsewhere:
-            seen.setdefault((notice.path, notice.guarded), []).append((finding, notice.line))
+            seen.setdefault((notice.path, notice.needed), []).append((finding, notice.line))
     return tuple(
         f"{printable(path, 200)}:{places[-1][1]}: "
-        f"{'guarded' if guarded else 'unguarded'} in {_spans(line, [each for each, _ in places])}"
-        for (path, guarded), places in sorted(seen.items())
+        f"{line.patch.rule.words.state(needed)} in {_spans(line, [each for each, _ in places])}"
+        for (path, needed), places in sorted(seen.items())
     )
 
 

@@ -77,7 +77,11 @@ def table(answer: Answer, width: int | None = None, colour: bool = False) -> str
     return "\n".join(lines[:-1]) + "\n" if lines else ""
 
 
-_HEAD = ("releases", "verdict", "unguarded", "guarded", "evidence")
+def headings(line: Timeline) -> tuple[str, ...]:
+    """The columns of a patch's table; the rule says what its places are called."""
+    words = line.patch.rule.words
+    return "releases", "verdict", words.needed, words.clean, "evidence"
+
 
 _COLOURS = {
     Status.NEEDED: "red",
@@ -91,8 +95,8 @@ def _rows(line: Timeline, width: int | None, colour: bool) -> list[str]:
     """The bands of one patch, aligned; the last column takes what is left of the width."""
     import click
 
-    cells = [_HEAD, *(_cells(line, place) for place in range(len(line.bands)))]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(_HEAD) - 1)]
+    cells = [headings(line), *(_cells(line, place) for place in range(len(line.bands)))]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]) - 1)]
     rows = []
     for row, status in zip(cells, [None, *(band.status for band in line.bands)], strict=True):
         padded = [text.ljust(size) for text, size in zip(row, widths, strict=False)]
@@ -111,7 +115,7 @@ def _cut(text: str, width: int) -> str:
 def _cells(line: Timeline, place: int) -> tuple[str, ...]:
     band = line.bands[place]
     judged = band.status in {Status.NEEDED, Status.CLEAN}
-    counts = (str(band.unguarded), str(band.guarded)) if judged else ("-", "-")
+    counts = (str(band.needed), str(band.clean)) if judged else ("-", "-")
     return span(band), band.status.value, *counts, evidence(line, band.findings[0])[0]
 
 
@@ -138,7 +142,7 @@ def data(answer: Answer) -> dict[str, Any]:
 def _timeline_data(line: Timeline) -> dict[str, Any]:
     return {
         "patch": line.patch.name,
-        "target": line.patch.target,
+        "targets": line.patch.targets,
         "affected": line.patch.affected,
         "sentence": sentence(line),
         "bands": [
@@ -147,8 +151,8 @@ def _timeline_data(line: Timeline) -> dict[str, Any]:
                 "last": shown(band.findings[-1]),
                 "artifacts": len(band.findings),
                 "status": band.status,
-                "unguarded": band.unguarded,
-                "guarded": band.guarded,
+                "needed": band.needed,
+                "clean": band.clean,
                 "evidence": evidence(line, band.findings[0])[0],
             }
             for band in line.bands
@@ -173,9 +177,11 @@ def _finding_data(finding: Finding) -> dict[str, Any]:
         "version": finding.version and str(finding.version),
         "uploaded": finding.uploaded and finding.uploaded.isoformat(),
         "status": verdict.status,
+        "needed": verdict.needed,
+        "clean": verdict.clean,
+        "places": verdict.places,
         "reason": verdict.reason,
-        "sha256": verdict.sha256,
-        "reads": verdict.reads,
+        "files": verdict.files,
         "elsewhere": finding.elsewhere,
     }
 

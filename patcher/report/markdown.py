@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from patcher.errors import printable
 from patcher.landed.claims import check_lines
 from patcher.landed.timeline import evidence, notices, span
-from patcher.report.landed import history_notes
+from patcher.report.landed import headings, history_notes
 from patcher.report.sentences import sentence, tip_words
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _check(check: Check) -> list[str]:
 
 def _timeline(line: Timeline) -> list[str]:
     rows = [
-        f"| {code(span(band))} | **{band.status.value}** | {band.unguarded} | {band.guarded} "
+        f"| {code(span(band))} | **{band.status.value}** | {band.needed} | {band.clean} "
         f"| {code(evidence(line, band.findings[0])[0])} |"
         for band in line.bands
     ]
@@ -82,12 +82,12 @@ def _timeline(line: Timeline) -> list[str]:
         "",
         prose(sentence(line)),
         "",
-        "| releases | verdict | unguarded | guarded | evidence |",
+        f"| {' | '.join(headings(line))} |",
         "|---|---|---:|---:|---|",
         *rows[-_ROWS:],
         "",
         *([f"{older} older rows are left out.", ""] if older > 0 else []),
-        *_folded("Reads in other files", notices(line)),
+        *_folded(f"{line.patch.rule.words.places.capitalize()} in other files", notices(line)),
     ]
 
 

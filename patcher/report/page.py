@@ -134,10 +134,10 @@ def _row(line: Timeline, columns: Iterable[Sequence[Finding]]) -> Row:
 def _cell(line: Timeline, band: Band | None, width: int) -> Cell:
     if band is None:
         return Cell("", "", "", width, ())
-    total = band.unguarded + band.guarded
+    words, total = line.patch.rule.words, band.needed + band.clean
     counts = {
-        Status.NEEDED: f"{band.unguarded} of {total} unguarded",
-        Status.CLEAN: f"{total} guarded" if total else "no read left",
+        Status.NEEDED: f"{band.needed} of {total} {words.needed}",
+        Status.CLEAN: f"{total} {words.clean}" if total else f"no {words.place} left",
     }.get(band.status, "")
     groups = itertools.groupby(band.findings, key=lambda each: evidence(line, each))
     proofs = tuple(_proof(lines, tuple(group)) for lines, group in groups)

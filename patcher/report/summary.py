@@ -125,8 +125,11 @@ def _error_row(report: Mapping[str, Any]) -> Row:
 
 
 def _verdict(verdict: Mapping[str, Any]) -> str:
-    unguarded = sum(not read["guarded"] for read in verdict["reads"])
-    return f"{verdict['patch']}: {verdict['status']}, {unguarded} unguarded"
+    """`kv-b-proj-dtype: needed (1 of 3 places)`."""
+    total = verdict["needed"] + verdict["clean"]
+    places = f"{total} place{'' if total == 1 else 's'}"
+    counts = f"{verdict['needed']} of {places}" if verdict["needed"] else places
+    return f"{verdict['patch']}: {verdict['status']} ({counts})"
 
 
 def _distinct(texts: Any) -> tuple[str, ...]:

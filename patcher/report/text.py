@@ -7,19 +7,20 @@ import enum
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePath
+from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from patcher.errors import Exit, PatcherError, printable
-from patcher.rules.catalogue import Patch, Status, Verdict
+from patcher.rules.catalogue import Status, Verdict
 
 if TYPE_CHECKING:
     from patcher.jobs.demo import Demo
     from patcher.jobs.image import ImageReport, Report
     from patcher.lock.entries import Entry
+    from patcher.rules.rule import Place, Words
     from patcher.sources.everywhere import Notice
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def as_json(command: str, **content: Any) -> str:
@@ -35,9 +36,25 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, Mapping):
         return dict(value)
+    if isinstance(value, Verdict):
+        return verdict_json(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return str(value)
+
+
+def verdict_json(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as plain data, with its places counted."""
+    return {
+        "patch": verdict.patch,
+        "artifact": verdict.artifact,
+        "status": verdict.status,
+        "needed": verdict.needed,
+        "clean": verdict.clean,
+        "places": verdict.places,
+        "reason": verdict.reason,
+        "files": verdict.files,
+    }
 
 
 def error_json(error: PatcherError, arguments: Sequence[str]) -> str:
@@ -48,24 +65,30 @@ def error_json(error: PatcherError, arguments: Sequence[str]) -> str:
 
 
 def exit_for(verdicts: Iterable[Verdict]) -> Exit:
-    """One unguarded read is a finding; else what could not be judged leaves it undecided."""
+    """One needed patch is a finding; else what could not be judged leaves it undecided."""
     found = {verdict.status for verdict in verdicts}
     if Status.NEEDED in found:
         return Exit.FINDING
     return Exit.UNDECIDED if found - {Status.CLEAN} else Exit.OK
 
 
-def verdict_lines(verdict: Verdict, patch: Patch) -> list[str]:
-    """Each unguarded read as a compiler would report it: `file:line:column: ...`."""
-    where = printable(verdict.artifact)
-    if not where.endswith(".py"):
-        where = f"{where}:{patch.target}"
-    chain = patch.rule
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """Each place that needs the patch as a compiler would report it: `file:line:column: ...`."""
+    words = verdict.words
     return [
-        f"{where}:{read.line}:{read.column}: unguarded read {printable(read.text)} in "
-        f"{printable(read.function)}: fails where there is no .{chain.attribute} [{patch.name}]"
-        for read in verdict.unguarded
+        f"{_file(verdict, place)}:{place.line}:{place.column}: {words.needed} {words.place} "
+        f"{printable(place.text)}{f' in {printable(place.function)}' if place.function else ''}: "
+        f"{words.why} [{verdict.patch}]"
+        for place in verdict.places
+        if place.needed
     ]
+
+
+def _file(verdict: Verdict, place: Place) -> str:
+    """Where a place's file is: the artifact itself, or the target in it."""
+    where = printable(verdict.artifact)
+    itself = where.endswith(PurePosixPath(place.target).suffix)
+    return where if itself else f"{where}:{place.target}"
 
 
 def verdict_summary(verdict: Verdict) -> str:
@@ -73,13 +96,12 @@ def verdict_summary(verdict: Verdict) -> str:
     where = f"{printable(verdict.artifact)}: {verdict.patch}: {verdict.status.value}"
     if verdict.status in {Status.ABSENT, Status.UNKNOWN}:
         return f"{where} ({verdict.reason})"
-    unguarded = len(verdict.unguarded)
-    return f"{where} ({unguarded} unguarded, {len(verdict.reads) - unguarded} guarded)"
+    return f"{where} ({verdict.counts})"
 
 
-def notice_line(notice: Notice) -> str:
-    """A read elsewhere in the package, for a person."""
-    state = "guarded" if notice.guarded else "unguarded"
+def notice_line(notice: Notice, words: Words) -> str:
+    """A place elsewhere in the package, for a person."""
+    state = words.state(notice.needed)
     return f"{printable(notice.path)}:{notice.line}: notice: {state} {printable(notice.text)}"
 
 
@@ -121,10 +143,7 @@ def _sent(report: Report) -> str:
 
 
 def _counts(verdict: Verdict) -> str:
-    unguarded = len(verdict.unguarded)
-    return (
-        f"{verdict.status.value} ({unguarded} unguarded, {len(verdict.reads) - unguarded} guarded)"
-    )
+    return f"{verdict.status.value} ({verdict.counts})"
 
 
 def image_json(report: Report) -> dict[str, Any]:

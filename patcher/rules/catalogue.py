@@ -1,35 +1,44 @@
-"""A patch, a verdict, and the catalogue that `patches/` is.
+"""A patch, the verdict on it, and the catalogue that `patches/` is.
 
 A patch is one file in `patches/` that binds a `PATCH`; adding a patch is adding a file. The
-catalogue is read from the checkout's `patches/`, or from the copy inside an installed wheel.
+catalogue is read from the checkout's `patches/`, or from the copy inside an installed wheel, and
+from the folders that VLLM_PATCHER_PATCHES names.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import functools
 import hashlib
 import importlib.util
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from patcher.errors import (
     BrokenCatalogue,
     FileAbsent,
     NotPython,
+    ProofFailed,
+    Undecided,
     UnknownPatch,
     Unreadable,
 )
 from patcher.files import data_path
-from patcher.rules.guard.proving.verify import verify
-from patcher.rules.guard.rule import AttributeGuard, Read
+from patcher.rules.rule import METHODS, PLAIN, Found, NeedsUpstream, Place, Rewritten, Words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from patcher.rules.guard.writing.rewrite import Rewritten
+    from patcher.rules.rule import Files, Rule, Upstream
     from patcher.rules.source import Source
+
+# Folders with patches of one's own, beside the program's; several are separated as in PATH.
+# Loading a patch runs its file.
+PATCHES_VARIABLE = "VLLM_PATCHER_PATCHES"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +53,28 @@ class Example:
 class Patch:
     """One source fix: what it is, where it goes, what upstream says, and its own examples.
 
-    `target` is the file's path under site-packages. `affected` are the version specifiers
-    (PEP 440) that we claim to need it: a claim, checked by content, never used as proof.
-    `upstream` are issue and pull request numbers with what each is. `valid` sources are left
-    alone; `invalid` ones become their `after`; both are this patch's tests.
+    `targets` are the files' paths under site-packages; the verdict is on all of them together.
+    `affected` are the version specifiers (PEP 440) that we claim to need it: a claim, checked by
+    content, never used as proof. `upstream` are issue and pull request numbers with what each is.
+    `valid` sources are left alone; `invalid` ones become their `after`; both are this patch's
+    tests, as the content of its first target.
     """
 
     name: str
     version: int
     title: str
     why: str
-    target: str
-    rule: AttributeGuard
+    targets: tuple[str, ...]
+    rule: Rule
     upstream: tuple[tuple[int, str], ...]
     affected: tuple[str, ...]
     valid: tuple[str, ...]
     invalid: tuple[Example, ...]
+
+    @property
+    def target(self) -> str:
+        """The first target: all there is for most patches."""
+        return self.targets[0]
 
 
 class Status(enum.StrEnum):
@@ -72,99 +87,222 @@ class Status(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """A file that a verdict was reached on: its path under site-packages, and its SHA-256."""
+
+    target: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What the content of one artifact says about one patch.
 
-    `reads` are all reads of the rule's chain, guarded and not, in file order. `reason` says why
-    for ABSENT and UNKNOWN. `sha256` is the judged file's, where one was read.
+    `places` are all that the rule found, needed and clean, in file order. `reason` says why for
+    ABSENT and UNKNOWN. `files` are the targets that were read. `words` are the rule's.
     """
 
     patch: str
     artifact: str
     status: Status
-    reads: tuple[Read, ...] = ()
+    places: tuple[Place, ...] = ()
     reason: str | None = None
-    sha256: str | None = None
+    files: tuple[Judged, ...] = ()
+    words: Words = PLAIN
 
     @property
-    def unguarded(self) -> tuple[Read, ...]:
-        """The reads that make the patch needed."""
-        return tuple(read for read in self.reads if not read.guarded)
+    def needed(self) -> int:
+        """How many places need the patch."""
+        return sum(place.needed for place in self.places)
 
+    @property
+    def clean(self) -> int:
+        """How many places do not."""
+        return len(self.places) - self.needed
 
-def judge_bytes(patch: Patch, data: bytes, artifact: str) -> Verdict:
-    """The verdict on a target file's bytes. Bytes that are not Python give UNKNOWN."""
-    sha256 = hashlib.sha256(data).hexdigest()
-    try:
-        reads = verify(data, patch.rule)
-    except NotPython as error:
-        return Verdict(patch.name, artifact, Status.UNKNOWN, reason=error.problem, sha256=sha256)
-    status = Status.CLEAN if all(read.guarded for read in reads) else Status.NEEDED
-    return Verdict(patch.name, artifact, status, reads, sha256=sha256)
+    @property
+    def counts(self) -> str:
+        """Both, in the rule's words: `1 unguarded, 2 guarded`."""
+        return self.words.counts(self.needed, self.clean)
 
 
 def judge(patch: Patch, source: Source) -> Verdict:
     """The verdict on a source: absent and unknown are values with a reason, not exceptions."""
-    try:
-        data = source.read(patch.target)
-    except FileAbsent as error:
-        return Verdict(patch.name, source.label, Status.ABSENT, reason=error.problem)
-    except Unreadable as error:
-        return Verdict(patch.name, source.label, Status.UNKNOWN, reason=error.problem)
-    return judge_bytes(patch, data, source.label)
+    files: dict[str, bytes | None] = {}
+    missing = None
+    for target in patch.targets:
+        try:
+            files[target] = source.read(target)
+        except FileAbsent as error:
+            files[target] = None
+            missing = missing or error.problem
+        except Unreadable as error:
+            return Verdict(patch.name, source.label, Status.UNKNOWN, reason=error.problem)
+    return judge_files(patch, files, source.label, missing)
 
 
-def apply(patch: Patch, data: bytes) -> Rewritten:
-    """The patched bytes of a target file, proven; no edits where the file needs none.
+def judge_files(patch: Patch, files: Files, artifact: str, missing: str | None = None) -> Verdict:
+    """The verdict on the bytes of a patch's targets, None for one that is not there.
 
-    Raises `RewriteRefused`, `NotPython` and `ProofFailed`; nothing is ever half done.
+    `missing` is the reason to give for an absent file, where the artifact's reader has one.
     """
-    from patcher.rules.guard.prove import (
-        prove,  # libcst takes 0.2 s to import; most commands need none
+    found = _find(patch, files, missing)
+    if found.unknown is not None:
+        status = Status.UNKNOWN
+    elif found.absent is not None:
+        status = Status.ABSENT
+    else:
+        needed = any(place.needed for place in found.places)
+        status = Status.NEEDED if needed else Status.CLEAN
+    return Verdict(
+        patch.name,
+        artifact,
+        status,
+        found.places,
+        found.unknown if found.unknown is not None else found.absent,
+        tuple(
+            Judged(target, hashlib.sha256(data).hexdigest())
+            for target, data in files.items()
+            if data is not None
+        ),
+        patch.rule.words,
     )
-    from patcher.rules.guard.writing.rewrite import Rewritten, rewrite
 
-    if all(read.guarded for read in verify(data, patch.rule)):
-        return Rewritten(data, ())
-    rewritten = rewrite(data, patch.rule)
-    prove(data, rewritten, patch.rule)
+
+def _find(patch: Patch, files: Files, missing: str | None) -> Found:
+    try:
+        return patch.rule.find(files)
+    except FileAbsent as error:
+        return Found(absent=missing or error.problem)
+    except (NotPython, Unreadable) as error:
+        return Found(unknown=error.problem)
+
+
+def judge_bytes(patch: Patch, data: bytes, artifact: str) -> Verdict:
+    """The verdict on the bytes of a patch's one target. Not Python gives UNKNOWN."""
+    return judge_files(patch, {patch.target: data}, artifact)
+
+
+def apply_files(patch: Patch, files: Files) -> Mapping[str, Rewritten]:
+    """The patched bytes of each file that changes, proven; none where the files are clean.
+
+    Raises `RewriteRefused`, `FileAbsent`, `NotPython`, `Undecided` and `ProofFailed`; nothing is
+    ever half done.
+    """
+    found = patch.rule.find(files)
+    if found.unknown is not None:
+        raise Undecided(found.unknown, next_step="What cannot be judged is not patched.")
+    if found.absent is not None:
+        raise FileAbsent(found.absent, next_step="This vLLM keeps the code elsewhere.")
+    if not any(place.needed for place in found.places):
+        return {}
+    rewritten = patch.rule.rewrite(files)
+    patch.rule.prove(files, rewritten)
+    after = {**files, **{target: each.data for target, each in rewritten.items()}}
+    left = patch.rule.find(after)
+    if left.unknown or left.absent or any(place.needed for place in left.places):
+        raise ProofFailed(
+            f"after the rewrite {patch.name} is still needed",
+            next_step="Nothing was written. Please report it with the file.",
+        )
     return rewritten
 
 
+def apply(patch: Patch, data: bytes) -> Rewritten:
+    """The patched bytes of a patch's one target; no edits where it is clean. See `apply_files`."""
+    done = apply_files(patch, {patch.target: data})
+    return done.get(patch.target, Rewritten(data, ()))
+
+
 def load_patch(path: Path) -> Patch:
-    """The PATCH that a file of patches/ binds. Raises `BrokenCatalogue`."""
-    spec = importlib.util.spec_from_file_location(f"patches.{path.stem}", path)
+    """The PATCH that a file of patches/ binds. Runs the file. Raises `BrokenCatalogue`."""
+    name = f"patches.{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise BrokenCatalogue(f"{path} is no Python file", next_step="Name it *.py.")
+        raise BrokenCatalogue(f"{path} is not a Python file", next_step="Name it *.py.")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # a dataclass looks its own module up
     try:
         spec.loader.exec_module(module)
+        patch = getattr(module, "PATCH", None)
+        fault = _fault(patch)
     except Exception as error:
         raise BrokenCatalogue(
             f"{path} cannot be loaded: {type(error).__name__}: {error}",
             next_step="Mend the file; CONTRIBUTING.md shows a patch's form.",
         ) from error
-    patch = getattr(module, "PATCH", None)
     if not isinstance(patch, Patch):
         raise BrokenCatalogue(
             f"{path} binds no PATCH", next_step="Bind PATCH = Patch(...) at the file's top level."
         )
+    if fault:
+        raise BrokenCatalogue(
+            f"{path}: {fault}", next_step="patcher/rules/rule.py says what a rule offers."
+        )
     return patch
 
 
-@functools.cache
+def _fault(patch: object) -> str | None:
+    """What is wrong with a patch's rule or targets, which may be anything; None for nothing."""
+    if not isinstance(patch, Patch):
+        return None
+    rule: Any = patch.rule
+    targets: Any = patch.targets
+    if not (isinstance(targets, tuple) and targets):
+        return f"the targets of {patch.name} are not a tuple of paths"
+    kind = type(rule).__qualname__
+    if isinstance(rule, type):
+        return f"the rule of {patch.name} is a class, {rule.__qualname__}, and not one made of it"
+    lacking = [name for name in METHODS if not callable(getattr(rule, name, None))]
+    lacking += [] if isinstance(getattr(rule, "words", None), Words) else ["words"]
+    if lacking:
+        return f"the rule of {patch.name}, {kind}, is not a rule: it lacks {', '.join(lacking)}"
+    if not dataclasses.is_dataclass(rule) or not _hashes(rule):
+        return f"the rule of {patch.name}, {kind}, is not a frozen dataclass"
+    return None
+
+
+def _hashes(rule: object) -> bool:
+    try:
+        hash(rule)
+    except TypeError:
+        return False
+    return True
+
+
 def catalogue() -> tuple[Patch, ...]:
-    """Every patch in patches/, by name. Raises `BrokenCatalogue`, also for a name used twice."""
-    patches = [load_patch(path) for path in sorted(data_path("patches").glob("[!_]*.py"))]
-    names = [patch.name for patch in patches]
-    for name in names:
-        if names.count(name) > 1:
-            raise BrokenCatalogue(f"two patches are named {name!r}", next_step="Rename one.")
-    return tuple(sorted(patches, key=lambda patch: patch.name))
+    """Every patch in patches/ and in the user's folders, by name.
+
+    Raises `BrokenCatalogue`, also for a name that is used twice.
+    """
+    own = os.environ.get(PATCHES_VARIABLE, "")
+    return _load((data_path("patches"), *(Path(each) for each in own.split(os.pathsep) if each)))
 
 
-def select(names: Iterable[str]) -> tuple[Patch, ...]:
-    """The named patches of the catalogue; all of them for no name. Raises `UnknownPatch`."""
+@functools.cache
+def _load(folders: tuple[Path, ...]) -> tuple[Patch, ...]:
+    known: dict[str, tuple[Path, Patch]] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise BrokenCatalogue(
+                f"{folder} is not a folder", next_step=f"Check {PATCHES_VARIABLE}."
+            )
+        for path in sorted(folder.glob("[!_]*.py")):
+            patch = load_patch(path)
+            if patch.name in known:
+                raise BrokenCatalogue(
+                    f"{path} and {known[patch.name][0]} both name their patch {patch.name!r}",
+                    next_step="Rename one.",
+                )
+            known[patch.name] = path, patch
+    return tuple(known[name][1] for name in sorted(known))
+
+
+def select(names: Iterable[str], upstream: Upstream | None = None) -> tuple[Patch, ...]:
+    """The named patches of the catalogue; all of them for no name. Raises `UnknownPatch`.
+
+    `upstream` is handed to the rules that read vLLM's own artifacts.
+    """
     known = {patch.name: patch for patch in catalogue()}
     wanted = tuple(names) or tuple(known)
     for name in wanted:
@@ -172,4 +310,10 @@ def select(names: Iterable[str]) -> tuple[Patch, ...]:
             raise UnknownPatch(
                 f"no patch is named {name!r}", next_step=f"Known: {', '.join(known)}."
             )
-    return tuple(known[name] for name in dict.fromkeys(wanted))
+    return tuple(_with(known[name], upstream) for name in dict.fromkeys(wanted))
+
+
+def _with(patch: Patch, upstream: Upstream | None) -> Patch:
+    if upstream is not None and isinstance(patch.rule, NeedsUpstream):
+        return dataclasses.replace(patch, rule=patch.rule.with_upstream(upstream))
+    return patch

@@ -1,6 +1,6 @@
-"""Reads of a rule's chain in other files of the package than the patch's target.
+"""A rule's places in other files of the package than the patch's targets.
 
-Absence from the target is not absence from vLLM: the same read is copied into new models.
+Absence from a target is not absence from vLLM: its code is copied into new models.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patcher.errors import NotPython, Unreadable
-from patcher.rules.guard.proving.verify import verify
+from patcher.rules.rule import SearchesElsewhere
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from patcher.rules.guard.rule import AttributeGuard
+    from patcher.rules.catalogue import Patch
 
 # Where copies of the target's code turned up so far. In a wheel, where every byte crosses the
 # network, only these folders are read, each in one request: 1.2 MB of vLLM 0.15.0, 4.1 MB of
@@ -30,48 +30,51 @@ _LIMIT = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A read of a patch's chain in another file of the package than the patch's target.
+    """A place of a patch's rule in another file of the package than the patch's targets.
 
-    `path` is under site-packages, `line` counts from 1, `text` is the read as it stands there;
-    for a file that mentions the receiver and cannot be judged, the reason.
+    `path` is under site-packages, `line` counts from 1, `text` shows the place; for a file that
+    is worth a look and cannot be judged, the reason.
     """
 
     path: str
     line: int
     text: str
-    guarded: bool
+    needed: bool
 
 
-def notices(
-    files: Iterable[tuple[str, bytes]], rule: AttributeGuard, *, target: str
-) -> tuple[Notice, ...]:
-    """What the files (path and bytes) other than the target hold, in their order."""
-    receiver = rule.receiver.encode()
+def notices(files: Iterable[tuple[str, bytes]], patch: Patch) -> tuple[Notice, ...]:
+    """What the files (path and bytes) other than the targets hold, in their order.
+
+    Nothing for a rule that has no business in other files.
+    """
+    rule = patch.rule
+    if not isinstance(rule, SearchesElsewhere):
+        return ()
     return tuple(
         notice
         for path, data in files
-        if path != target and receiver in data  # 300 files are searched while one is parsed
-        for notice in _of_file(path, data, rule)
+        if path not in patch.targets and rule.mentioned_in(data)
+        for notice in _of_file(path, data, patch)
     )
 
 
-def everywhere(root: Path, rule: AttributeGuard, *, target: str = "") -> tuple[Notice, ...]:
-    """What the installed package below `root`, the folder that holds `vllm/`, has of the chain.
+def everywhere(root: Path, patch: Patch) -> tuple[Notice, ...]:
+    """What the installed package below `root`, the folder that holds `vllm/`, has elsewhere.
 
-    `target` is left out. Links to folders are not followed. Raises `Unreadable`.
+    Links to folders are not followed. Raises `Unreadable`.
     """
-    return notices(_tree(root), rule, target=target)
+    return notices(_tree(root), patch)
 
 
-def _of_file(path: str, data: bytes, rule: AttributeGuard) -> Iterator[Notice]:
+def _of_file(path: str, data: bytes, patch: Patch) -> Iterator[Notice]:
     try:
-        reads = verify(data, rule)
+        found = patch.rule.find({path: data})
     except NotPython as error:
-        # It mentions the receiver: to pass over it would be to call it clean.
-        yield Notice(path, 1, error.problem, guarded=False)
+        # It is worth a look: to pass over it would be to call it clean.
+        yield Notice(path, 1, error.problem, needed=True)
         return
-    for read in reads:
-        yield Notice(path, read.line, read.text, read.guarded)
+    for place in found.places:
+        yield Notice(path, place.line, place.text, place.needed)
 
 
 def _tree(root: Path) -> Iterator[tuple[str, bytes]]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from patcher.landed import Finding, Notice
-from patcher.rules.catalogue import Status, Verdict, judge_bytes, select
-from patcher.rules.guard.rule import Read
+from patcher.rules.catalogue import Judged, Status, Verdict, judge_bytes, select
+from patcher.rules.rule import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,18 +42,21 @@ def made(
     version: str | None,
     status: Status,
     *,
-    reads: Sequence[Read] | None = None,
+    places: Sequence[Place] | None = None,
     artifact: str | None = None,
     reason: str | None = None,
     elsewhere: tuple[Notice, ...] = (),
 ) -> Finding:
-    """A finding with as many reads as its status needs at least."""
-    guarded = {Status.NEEDED: (False,), Status.CLEAN: (True,)}.get(status, ())
-    if reads is None:
-        reads = [Read(7, 1, "f", "x.kv_b_proj.weight.dtype", each) for each in guarded]
+    """A finding with as many places as its status needs at least."""
+    needed = {Status.NEEDED: (True,), Status.CLEAN: (False,)}.get(status, ())
+    if places is None:
+        places = [
+            Place(PATCH.target, 7, 1, "f", "x.kv_b_proj.weight.dtype", each) for each in needed
+        ]
     name = artifact or f"pypi:{version}"
-    digest = "0" * 64 if guarded else None
-    verdict = Verdict(PATCH.name, name, status, tuple(reads), reason, digest)
+    files = (Judged(PATCH.target, "0" * 64),) if needed else ()
+    words = PATCH.rule.words
+    verdict = Verdict(PATCH.name, name, status, tuple(places), reason, files, words)
     return Finding(name, Version(version) if version else None, verdict, elsewhere)
 
 

@@ -125,7 +125,7 @@ def test_the_claims_begin_where_the_file_does() -> None:
 
 
 def test_what_regressed_had_been_fixed_before() -> None:
-    empty = made("0.1.0", Status.CLEAN, reads=[])
+    empty = made("0.1.0", Status.CLEAN, places=[])
     later = [
         made("0.2.0", Status.NEEDED),
         made("0.3.0", Status.CLEAN),

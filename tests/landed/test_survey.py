@@ -90,27 +90,21 @@ def test_the_28_releases_give_the_designs_table_and_their_forerunner_is_absent()
         for versions, unguarded, guarded in TABLE
         for version in versions
     }
-    counts = {
-        each.artifact: (
-            len(each.verdict.unguarded),
-            len(each.verdict.reads) - len(each.verdict.unguarded),
-        )
-        for each in rest
-    }
+    counts = {each.artifact: (each.verdict.needed, each.verdict.clean) for each in rest}
     assert list(counts.items()) == list(measured.items())
     assert all(each.uploaded and each.uploaded.tzinfo for each in rest)
 
 
 @pytest.mark.parametrize(
-    ("version", "file", "guarded"),
-    [("0.17.1", "longcat_flash", False), ("0.33.0", "dots3_note", True)],
+    ("version", "file", "needed"),
+    [("0.17.1", "longcat_flash", True), ("0.33.0", "dots3_note", False)],
 )
 def test_a_read_in_another_file_of_a_real_wheel_is_noticed(
-    version: str, file: str, guarded: bool
+    version: str, file: str, needed: bool
 ) -> None:
     (finding,) = from_pypi(version, version, wide=True)
     assert {file in notice.path for notice in finding.elsewhere} == {True}
-    assert {notice.guarded for notice in finding.elsewhere} == {guarded}
+    assert {notice.needed for notice in finding.elsewhere} == {needed}
     assert all(notice.path != TARGET for notice in finding.elsewhere)
     assert all("kv_b_proj" in notice.text for notice in finding.elsewhere)
 
@@ -247,7 +241,7 @@ def test_a_second_survey_reads_the_index_alone(site: Site, index: str) -> None:
     [
         dataclasses.replace(PATCH, version=PATCH.version + 1),
         dataclasses.replace(PATCH, name="other"),
-        dataclasses.replace(PATCH, target="vllm/__init__.py"),
+        dataclasses.replace(PATCH, targets=("vllm/__init__.py",)),
         dataclasses.replace(PATCH, rule=AttributeGuard("x", "weight", "dtype", "params_dtype")),
     ],
 )
@@ -380,7 +374,7 @@ def test_wheels_trees_and_files_are_judged_too(site: Site, index: str, tmp_path:
         (tree, None),
     ]
     assert findings[2].elsewhere == (
-        Notice("vllm/a.py", 2, "self.kv_b_proj.weight.dtype", guarded=False),
+        Notice("vllm/a.py", 2, "self.kv_b_proj.weight.dtype", needed=True),
     )
 
 
@@ -410,10 +404,11 @@ def test_a_tree_is_searched_everywhere_but_in_the_target(tmp_path: Path) -> None
     (package / "other.py").write_bytes(b"nothing of it = (\n")
     (package / "loop").symlink_to(package)
     (tmp_path / "torch.py").write_bytes(NEEDED)
-    broken, read = everywhere(tmp_path, PATCH.rule, target="vllm/target.py")
-    assert (broken.path, broken.guarded) == ("vllm/broken.py", False)
+    patch = dataclasses.replace(PATCH, targets=("vllm/target.py",))
+    broken, read = everywhere(tmp_path, patch)
+    assert (broken.path, broken.needed) == ("vllm/broken.py", True)
     assert broken.text.startswith("line 1: not Python source")
-    assert read == Notice("vllm/models/a.py", 2, "self.kv_b_proj.weight.dtype", guarded=False)
+    assert read == Notice("vllm/models/a.py", 2, "self.kv_b_proj.weight.dtype", needed=True)
 
 
 def test_a_tree_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
@@ -421,4 +416,4 @@ def test_a_tree_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     with (tmp_path / "vllm" / "huge.py").open("wb") as huge:
         huge.truncate(17 << 20)
     with pytest.raises(Unreadable, match="more than 16 MiB"):
-        everywhere(tmp_path, PATCH.rule)
+        everywhere(tmp_path, PATCH)

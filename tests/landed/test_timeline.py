@@ -37,7 +37,7 @@ def turns(findings: Sequence[Finding]) -> list[tuple[Turn, str]]:
 def test_the_real_releases_give_the_designs_table(release_file: Callable[..., bytes]) -> None:
     line = timeline(PATCH, real(release_file))
     shown = [
-        (tuple(str(each.version) for each in band.findings), band.unguarded, band.guarded)
+        (tuple(str(each.version) for each in band.findings), band.needed, band.clean)
         for band in line.bands
     ]
     assert tuple(shown) == TABLE
@@ -117,9 +117,9 @@ def test_a_turn_names_every_unknown_that_may_hide_it(text: str) -> None:
 
 
 def test_different_counts_of_the_same_verdict_are_different_bands() -> None:
-    read = made("0.1.0", Status.NEEDED).verdict.reads[0]
-    once, twice = made("0.1.0", Status.NEEDED), made("0.2.0", Status.NEEDED, reads=[read, read])
-    assert [band.unguarded for band in bands([once, twice])] == [1, 2]
+    place = made("0.1.0", Status.NEEDED).verdict.places[0]
+    once, twice = made("0.1.0", Status.NEEDED), made("0.2.0", Status.NEEDED, places=[place, place])
+    assert [band.needed for band in bands([once, twice])] == [1, 2]
 
 
 def test_what_has_no_version_stands_alone_and_makes_no_turn() -> None:
@@ -130,7 +130,7 @@ def test_what_has_no_version_stands_alone_and_makes_no_turn() -> None:
 
 
 def test_reads_that_begin_after_none_did_not_regress() -> None:
-    empty = made("0.1.0", Status.CLEAN, reads=[])
+    empty = made("0.1.0", Status.CLEAN, places=[])
     assert turns([empty, *story("cn")[1:]]) == [(Turn.NEEDED, "0.2.0")]
 
 
@@ -149,15 +149,15 @@ def test_an_absent_file_is_told_with_the_newest_place_where_it_was_seen() -> Non
 
 
 def test_a_clean_file_without_any_read_says_that_none_is_left() -> None:
-    line = timeline(PATCH, [made("0.1.0", Status.CLEAN, reads=[])])
+    line = timeline(PATCH, [made("0.1.0", Status.CLEAN, places=[])])
     assert evidence(line, line.findings[0]) == (
         "no read of kv_b_proj.weight.dtype is left in the file",
     )
 
 
 def test_reads_elsewhere_are_told_a_line_for_each_file_with_their_releases() -> None:
-    inside = (Notice("vllm/m.py", 5, "x.kv_b_proj.weight.dtype", False),)
-    moved = (Notice("vllm/m.py", 9, "x.kv_b_proj.weight.dtype", False),)
+    inside = (Notice("vllm/m.py", 5, "x.kv_b_proj.weight.dtype", needed=True),)
+    moved = (Notice("vllm/m.py", 9, "x.kv_b_proj.weight.dtype", needed=True),)
     line = timeline(
         PATCH,
         [

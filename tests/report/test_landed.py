@@ -23,7 +23,7 @@ from patcher.report.landed import Answer, Format, data, format_of, table
 from patcher.report.markdown import LIMIT, code, markdown, prose
 from patcher.report.text import as_json
 from patcher.rules.catalogue import Status
-from patcher.rules.guard.rule import Read
+from patcher.rules.rule import Place
 from patcher.sources.git import Commit
 from tests.landed.findings import PATCH, made, real, story
 
@@ -41,13 +41,13 @@ HOSTILE = (
 
 
 def hostile_answer() -> Answer:
-    read = Read(1, 1, HOSTILE, HOSTILE, False)
+    place = Place(PATCH.target, 1, 1, HOSTILE, HOSTILE, needed=True)
     line = timeline(
         PATCH,
         [
-            made("0.1.0", Status.NEEDED, reads=[read], artifact=HOSTILE),
+            made("0.1.0", Status.NEEDED, places=[place], artifact=HOSTILE),
             made("0.2.0", Status.UNKNOWN, reason=HOSTILE, artifact=HOSTILE + "2"),
-            made("0.3.0", Status.CLEAN, elsewhere=(Notice(HOSTILE, 1, HOSTILE, False),)),
+            made("0.3.0", Status.CLEAN, elsewhere=(Notice(HOSTILE, 1, HOSTILE, needed=True),)),
             made(None, Status.ABSENT, reason=HOSTILE, artifact=HOSTILE + "3"),
         ],
     )
@@ -110,7 +110,7 @@ def test_data_is_json_and_holds_every_finding(release_file: Callable[..., bytes]
     assert patch["transitions"][2] == {
         "turn": "regressed", "at": "0.20.0", "after": "0.19.1", "unread": []
     }  # fmt: skip
-    assert patch["findings"][-1]["reads"][0]["guarded"] is True
+    assert patch["findings"][-1]["places"][0]["needed"] is False
     assert said["checks"][0]["refuted"] == []
     assert said["checks"][0]["held"] == 28
 

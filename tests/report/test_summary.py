@@ -25,16 +25,16 @@ from tests.commands import run
 DIGEST = f"sha256:{'ab' * 32}"
 
 
-def verdict(status: str, *guarded: bool) -> dict[str, Any]:
-    reads = [{"guarded": each} for each in guarded]
-    return {"patch": "kv-b-proj-dtype", "status": status, "reads": reads}
+def verdict(status: str, needed: int, clean: int) -> dict[str, Any]:
+    counts = {"needed": needed, "clean": clean}
+    return {"patch": "kv-b-proj-dtype", "status": status, **counts}
 
 
 def published(**changed: Any) -> dict[str, Any]:
     image = {
         "vllm": "0.23.0",
-        "before": [verdict("needed", True, False)],
-        "after": [verdict("clean", True, True)],
+        "before": [verdict("needed", 1, 1)],
+        "after": [verdict("clean", 0, 2)],
     }
     return {
         "command": "image",
@@ -103,7 +103,7 @@ def test_platforms_that_agree_are_told_once(tmp_path: Path) -> None:
     assert "1 published." in text
     assert (
         "| `docker.io/vllm/vllm-openai:v0.23.0` | `published` | `0.23.0`<br>`0.23.0+cu130` "
-        "| `kv-b-proj-dtype: needed, 1 unguarded` | `kv-b-proj-dtype: clean, 0 unguarded` "
+        "| `kv-b-proj-dtype: needed (1 of 2 places)` | `kv-b-proj-dtype: clean (2 places)` "
         "| 2,015,000 | 1.2 |"
     ) in text
     assert f"| `0.23.0-abc`<br>`0.23.0-patched` | `{DIGEST}` |" in text

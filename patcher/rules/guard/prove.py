@@ -13,16 +13,15 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 
-from patcher.errors import ProofFailed, RewriteRefused
+from patcher.errors import RewriteRefused
+from patcher.rules.guard.chain import Chain
 from patcher.rules.guard.proving.verify import verify
-from patcher.rules.guard.rule import AttributeGuard
-from patcher.rules.guard.writing.rewrite import Rewritten
+from patcher.rules.rule import Rewritten, check_bytes, check_compiles, proof_failed
 
 
-def prove(original: bytes, rewritten: Rewritten, rule: AttributeGuard) -> None:
+def prove(original: bytes, rewritten: Rewritten, rule: Chain) -> None:
     """Return when all four hold. Raises `ProofFailed`, or `RewriteRefused` for the third."""
-    if _undone(rewritten) != original:
-        raise _failed("a byte outside the edits has changed")
+    check_bytes(original, rewritten)
     _check_tree(original, rewritten, rule)
     left = [read for read in verify(rewritten.data, rule) if not read.guarded]
     if left:
@@ -31,52 +30,27 @@ def prove(original: bytes, rewritten: Rewritten, rule: AttributeGuard) -> None:
             f"not shown to be guarded after the rewrite: {lines}",
             next_step="Such a read, often one through a local name, has to be guarded by hand.",
         )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            compile(rewritten.data, "<patched>", "exec", dont_inherit=True)
-    except (SyntaxError, ValueError) as error:
-        raise _failed(f"Python does not compile the result: {error}") from error
+    check_compiles(rewritten.data)
 
 
-def _failed(problem: str) -> ProofFailed:
-    return ProofFailed(
-        f"the rewritten file failed its proof: {problem}",
-        next_step="Nothing was written. Please report it with the file.",
-    )
-
-
-def _undone(rewritten: Rewritten) -> bytes:
-    """The original, as the new bytes and the edits tell it; anything else where they disagree."""
-    kept, end, shift = [], 0, 0
-    for edit in rewritten.edits:
-        start = edit.start + shift
-        kept += [rewritten.data[end:start], edit.before]
-        end = start + len(edit.after)
-        if rewritten.data[start:end] != edit.after:
-            return b""
-        shift += len(edit.after) - len(edit.before)
-    return b"".join([*kept, rewritten.data[end:]])
-
-
-def _check_tree(original: bytes, rewritten: Rewritten, rule: AttributeGuard) -> None:
+def _check_tree(original: bytes, rewritten: Rewritten, rule: Chain) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             before, after = ast.parse(original), ast.parse(rewritten.data)
     except (SyntaxError, ValueError) as error:
-        raise _failed(f"the result is no Python source: {error}") from error
+        raise proof_failed(f"the result is no Python source: {error}") from error
     comparison = _Comparison(rule)
     declared = Counter(edit.shape for edit in rewritten.edits)
     if not comparison.same(before, after) or comparison.put_back != declared:
-        raise _failed("more than the declared reads has changed")
+        raise proof_failed("more than the declared reads has changed")
 
 
 @dataclass
 class _Comparison:
     """Compares two trees, putting guards of the new one back as it meets them."""
 
-    rule: AttributeGuard
+    rule: Chain
     put_back: Counter[str] = field(default_factory=Counter)
 
     def same(self, before: object, after: object) -> bool:

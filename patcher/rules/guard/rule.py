@@ -1,48 +1,67 @@
-"""The guard floor: is an attribute read guarded, and how is it made so.
+"""AttributeGuard: an attribute that may be missing is read behind a guard only.
 
-Two independent readings of "guarded" live here. They share the data types of this
-file and no line of code:
+Two independent readings of "guarded" are behind it. They share `chain.py` and no other line:
 
-- `rewrite` (libcst) finds unguarded reads and rewrites them.
-- `verify` (the standard library's ast) proves that none remains.
+- `writing` (libcst) finds unguarded reads and rewrites them.
+- `proving` (the standard library's ast) shows which reads are guarded.
 
-`prove` puts the two against each other before anything is written.
+`prove.py` holds each against the other before anything is written.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from patcher.rules.guard.chain import Chain
+from patcher.rules.guard.proving.verify import verify
+from patcher.rules.rule import Found, Place, Words, present
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from patcher.rules.rule import Files, Rewritten
 
 
 @dataclass(frozen=True, slots=True)
-class AttributeGuard:
-    """One rule: `<receiver>.<attribute>.<member>` may be read only where `<attribute>` is there.
-
-    For the first patch: `kv_b_proj`, `weight`, `dtype`, `params_dtype`. A layer whose weights
-    are packed has no `.weight`; what the reader wanted to know is in `.params_dtype`.
-    """
-
-    receiver: str
-    attribute: str
-    member: str
-    fallback: str
+class AttributeGuard(Chain):
+    """The rule: every read of the chain is guarded, in all files of the patch."""
 
     @property
-    def chain(self) -> str:
-        """The read as a person writes it, without what stands before the receiver."""
-        return f"{self.receiver}.{self.attribute}.{self.member}"
+    def words(self) -> Words:
+        """What its places are called."""
+        return Words(
+            needed="unguarded",
+            clean="guarded",
+            place="read",
+            places="reads",
+            why=f"fails where there is no .{self.attribute}",
+            none=f"no read of {self.chain} is left in the file",
+        )
 
+    def find(self, files: Files) -> Found:
+        """Every read of the chain. Raises `FileAbsent` and `NotPython`."""
+        places = [
+            Place(target, read.line, read.column, read.function, read.text, not read.guarded)
+            for target, data in present(files).items()
+            for read in verify(data, self)
+        ]
+        return Found(tuple(places))
 
-@dataclass(frozen=True, slots=True, order=True)
-class Read:
-    """One read of the chain in a file: where, in which function, its text, and its verdict.
+    def rewrite(self, files: Files) -> Mapping[str, Rewritten]:
+        """Guard every unguarded read. Raises `RewriteRefused` and `NotPython`."""
+        # libcst takes 0.2 s to import, and most commands only find.
+        from patcher.rules.guard.writing.rewrite import rewrite
 
-    `line` and `column` count from 1; `column` counts characters. `function` is the qualified
-    name of the enclosing function or class, `<module>` outside any.
-    """
+        return {target: rewrite(data, self) for target, data in present(files).items()}
 
-    line: int
-    column: int
-    function: str
-    text: str
-    guarded: bool
+    def prove(self, before: Files, after: Mapping[str, Rewritten]) -> None:
+        """Hold the two readings against each other. Raises `ProofFailed` and `RewriteRefused`."""
+        from patcher.rules.guard.prove import prove
+
+        for target, data in present(before).items():
+            prove(data, after[target], self)
+
+    def mentioned_in(self, data: bytes) -> bool:
+        """Whether the receiver's name occurs: the target's code is copied into new models."""
+        return self.receiver.encode() in data

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 
 from patcher.errors import RewriteRefused
+from patcher.rules.guard.chain import Read
 from patcher.rules.guard.proving.verify import verify
-from patcher.rules.guard.rule import AttributeGuard, Read
-from patcher.rules.guard.writing.rewrite import Rewritten, rewrite
+from patcher.rules.guard.rule import AttributeGuard
+from patcher.rules.guard.writing.rewrite import rewrite
+from patcher.rules.rule import Rewritten
 
 from .oracle import Deaths, Outcome, Program
 from .stubs import Place

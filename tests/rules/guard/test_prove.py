@@ -9,7 +9,8 @@ import pytest
 from patcher.errors import ProofFailed, RewriteRefused
 from patcher.rules.guard.prove import prove
 from patcher.rules.guard.rule import AttributeGuard
-from patcher.rules.guard.writing.rewrite import Edit, Rewritten, rewrite
+from patcher.rules.guard.writing.rewrite import rewrite
+from patcher.rules.rule import Edit, Rewritten
 
 RULE = AttributeGuard("kv_b_proj", "weight", "dtype", "params_dtype")
 SOURCE = b"""\

@@ -14,9 +14,11 @@ import pytest
 from patcher.rules.catalogue import apply, select
 from patcher.rules.guard.prove import prove
 from patcher.rules.guard.proving.verify import verify
+from patcher.rules.guard.rule import AttributeGuard
 from patcher.rules.guard.writing.rewrite import rewrite
 
 PATCH = select(["kv-b-proj-dtype"])[0]
+RULE = AttributeGuard("kv_b_proj", "weight", "dtype", "params_dtype")
 ReleaseFile = Callable[[str], bytes]
 
 # (unguarded, guarded) of each release, as measured before this program existed.
@@ -36,7 +38,7 @@ AFFECTED = [version for version, unguarded, _ in RELEASES if unguarded]
 def test_the_verdict_is_the_measured_one(
     release_file: ReleaseFile, version: str, unguarded: int, guarded: int
 ) -> None:
-    counts = Counter(read.guarded for read in verify(release_file(version), PATCH.rule))
+    counts = Counter(read.guarded for read in verify(release_file(version), RULE))
     assert (counts[False], counts[True]) == (unguarded, guarded)
 
 
@@ -45,15 +47,15 @@ def test_a_patched_release_is_clean_and_otherwise_unchanged(
     release_file: ReleaseFile, version: str, unguarded: int, guarded: int
 ) -> None:
     source = release_file(version)
-    rewritten = rewrite(source, PATCH.rule)
-    prove(source, rewritten, PATCH.rule)
+    rewritten = rewrite(source, RULE)
+    prove(source, rewritten, RULE)
     assert len(rewritten.edits) == unguarded
-    assert len(verify(rewritten.data, PATCH.rule)) == unguarded + guarded
+    assert len(verify(rewritten.data, RULE)) == unguarded + guarded
     restored = rewritten.data
     for edit in rewritten.edits:  # in file order: what lies before an edit is restored already
         restored = restored[: edit.start] + edit.before + restored[edit.start + len(edit.after) :]
     assert restored == source
-    assert rewrite(rewritten.data, PATCH.rule).edits == ()
+    assert rewrite(rewritten.data, RULE).edits == ()
 
 
 def test_a_patched_0_17_1_has_the_guards_of_upstreams_own_fix(release_file: ReleaseFile) -> None:

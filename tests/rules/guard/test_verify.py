@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from patcher.errors import NotPython
+from patcher.rules.guard.chain import Read
 from patcher.rules.guard.proving.verify import verify
-from patcher.rules.guard.rule import AttributeGuard, Read
+from patcher.rules.guard.rule import AttributeGuard
 
 RULE = AttributeGuard("kv_b_proj", "weight", "dtype", "params_dtype")
 

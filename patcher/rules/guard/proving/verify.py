@@ -35,10 +35,10 @@ import warnings
 from collections.abc import Iterator
 
 from patcher.errors import NotPython
+from patcher.rules.guard.chain import Chain, Read
 from patcher.rules.guard.proving.facts import OTHER
 from patcher.rules.guard.proving.names import scan
 from patcher.rules.guard.proving.walk import Walk
-from patcher.rules.guard.rule import AttributeGuard, Read
 from patcher.threads import PARSING
 
 Judged = dict[ast.expr, bool]
@@ -47,7 +47,7 @@ Judged = dict[ast.expr, bool]
 _SAYS = {ast.Attribute: "attr", ast.Name: "id", ast.Constant: "value"}
 
 
-def verify(source: bytes, rule: AttributeGuard) -> tuple[Read, ...]:
+def verify(source: bytes, rule: Chain) -> tuple[Read, ...]:
     """All reads of the rule's chain in a file's bytes, in file order.
 
     Reads of the chain as it is written are listed, guarded or not. A read through a local name
@@ -95,7 +95,7 @@ def _all_nodes(tree: ast.Module) -> list[ast.AST]:
     return nodes
 
 
-def _judge(tree: ast.Module, nodes: list[ast.AST], rule: AttributeGuard) -> Judged:
+def _judge(tree: ast.Module, nodes: list[ast.AST], rule: Chain) -> Judged:
     """Walk the module, and then each body that runs later."""
     mentions = _mentions(nodes, rule.receiver)
     if not mentions:
@@ -128,7 +128,7 @@ def _spans(node: ast.expr | ast.stmt, lines: list[int]) -> bool:
     return any(node.lineno <= line <= end for line in lines)
 
 
-def _written(nodes: list[ast.AST], rule: AttributeGuard) -> Iterator[ast.Attribute]:
+def _written(nodes: list[ast.AST], rule: Chain) -> Iterator[ast.Attribute]:
     """Every place where the chain stands as it is written: `<...>kv_b_proj.weight.dtype`."""
     for node in nodes:
         match node:

@@ -17,9 +17,9 @@ import ast
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from patcher.rules.guard.chain import Chain
 from patcher.rules.guard.proving.facts import DEAD, OTHER, Facts, Held, Key, Value, join_all
 from patcher.rules.guard.proving.names import ModuleNames, bound_by
-from patcher.rules.guard.rule import AttributeGuard
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
@@ -87,7 +87,7 @@ class Walk(ast.NodeVisitor):
     the worst that each name of this scope was bound to, for code that runs later.
     """
 
-    rule: AttributeGuard
+    rule: Chain
     names: ModuleNames
     judged: dict[ast.expr, bool] = field(default_factory=dict)
     later: list[Later] = field(default_factory=list)

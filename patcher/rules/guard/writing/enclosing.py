@@ -11,7 +11,7 @@ from itertools import takewhile
 
 import libcst as cst
 
-from patcher.rules.guard.rule import AttributeGuard
+from patcher.rules.guard.chain import Chain
 
 Ancestors = Sequence[cst.CSTNode]
 Path = tuple[str, ...]
@@ -39,7 +39,7 @@ def path(node: cst.CSTNode) -> Path | None:
             return None
 
 
-def is_guarded(node: cst.CSTNode, ancestors: Ancestors, rule: AttributeGuard) -> bool:
+def is_guarded(node: cst.CSTNode, ancestors: Ancestors, rule: Chain) -> bool:
     """Whether something around the read, in the same function, shows the attribute to be there.
 
     `ancestors` are all nodes around the read, from the module inwards.
@@ -80,7 +80,7 @@ def _may_bind(parent: cst.CSTNode, child: cst.CSTNode, name: str) -> bool:
             return False
 
 
-def _is_shown(node: cst.CSTNode, ancestors: Ancestors, key: Path, rule: AttributeGuard) -> bool:
+def _is_shown(node: cst.CSTNode, ancestors: Ancestors, key: Path, rule: Chain) -> bool:
     """Walk outwards while nothing that ran before the read can have disturbed a test's answer."""
     passed: set[cst.CSTNode] = {node, *ancestors}
     child = node
@@ -122,7 +122,7 @@ def _outcome(parent: cst.CSTNode, child: cst.CSTNode) -> tuple[cst.CSTNode, bool
             return None
 
 
-def _proves(test: cst.CSTNode, key: Path, rule: AttributeGuard, *, wanted: bool) -> bool:
+def _proves(test: cst.CSTNode, key: Path, rule: Chain, *, wanted: bool) -> bool:
     """Whether `test` coming out as `wanted` shows that `key` has the attribute."""
     match test:
         case cst.UnaryOperation(operator=cst.Not(), expression=expression):
@@ -149,7 +149,7 @@ def _run_before(parent: cst.CSTNode, child: cst.CSTNode) -> list[cst.CSTNode]:
     return list(takewhile(lambda statement: statement is not child, body))
 
 
-def _exits_without(statement: cst.CSTNode, key: Path, rule: AttributeGuard) -> bool:
+def _exits_without(statement: cst.CSTNode, key: Path, rule: Chain) -> bool:
     """Whether what follows the statement in its block runs only where `key` has the attribute."""
     match statement:
         case cst.SimpleStatementLine(body=[cst.Assert(test=test)]) | cst.Assert(test=test):

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
-from patcher.rules.guard.rule import AttributeGuard
+from patcher.rules.guard.chain import Chain
 
 Shape = Literal["value", "gate"]
 LINE_LENGTH = 88  # black's, and vLLM's
@@ -59,7 +59,7 @@ class Value:
 
     before: str
     style: Style
-    rule: AttributeGuard
+    rule: Chain
     receiver: str
     read: str
     sole_argument: bool
@@ -90,7 +90,7 @@ class Gate:
 
     before: str
     style: Style
-    rule: AttributeGuard
+    rule: Chain
     receivers: tuple[str, ...]
     shape: ClassVar[Shape] = "gate"
 
@@ -108,7 +108,7 @@ def _ends_in_word(text: str) -> bool:
     return text[-1:].isidentifier() or text[-1:].isdigit()
 
 
-def _hasattr(receiver: str, rule: AttributeGuard, style: Style) -> str:
+def _hasattr(receiver: str, rule: Chain, style: Style) -> str:
     return f"hasattr({receiver}, {style.quote}{rule.attribute}{style.quote})"
 
 

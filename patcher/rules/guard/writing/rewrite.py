@@ -24,38 +24,19 @@ import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 
 from patcher.errors import RewriteRefused
-from patcher.rules.guard.rule import AttributeGuard
+from patcher.rules.guard.chain import Chain
 from patcher.rules.guard.writing.context import free_quote, is_sole_argument, refusal
 from patcher.rules.guard.writing.enclosing import is_builtin, is_calm, is_guarded, path
-from patcher.rules.guard.writing.layout import NEWLINE, Gate, Replacement, Shape, Style, Value
+from patcher.rules.guard.writing.layout import NEWLINE, Gate, Replacement, Style, Value
 from patcher.rules.guard.writing.parse import line_of, parse
+from patcher.rules.rule import Edit, Rewritten
 
 # A hasattr that is not called, a definition of one, a star import that may bring one.
 ODD_HASATTR = re.compile(r"\bhasattr\b(?!\()|\b(?:def|class)\s+hasattr\b|\bimport\b[\s(]*\*")
 BY_HAND = "Guard it by hand, or drop the patch for this file."
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """One change: bytes `start` to `end` of the original (`before`) became `after`, on `line`."""
-
-    start: int
-    end: int
-    before: bytes
-    after: bytes
-    line: int
-    shape: Shape
-
-
-@dataclass(frozen=True, slots=True)
-class Rewritten:
-    """A file's new bytes, and every edit that made them, in file order."""
-
-    data: bytes
-    edits: tuple[Edit, ...]
-
-
-def rewrite(source: bytes, rule: AttributeGuard) -> Rewritten:
+def rewrite(source: bytes, rule: Chain) -> Rewritten:
     """Guard every unguarded read; no edits where there is none.
 
     Raises `RewriteRefused`, with line and reason, for a read that must not be touched and for a
@@ -106,7 +87,7 @@ class _Marker(cst.CSTTransformer):
     places in the text: libcst's own positions cost five times its code generation.
     """
 
-    rule: AttributeGuard
+    rule: Chain
     module: cst.Module
     stem: str
     hasattr_is_builtin: bool
