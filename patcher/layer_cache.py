@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from patcher.oci.scan import Wanted
 
 # Part of every key: whoever changes what a trace holds, or how it is found, raises it.
-_FORM = 1
+_FORM = 2
 
 _MOST_BYTES = 256 << 20
 _CHECKSUM = 32
@@ -66,7 +66,12 @@ class LayerCache:
             write_atomically(path, hashlib.sha256(packed).digest() + packed)
 
     def _path(self, layer: Descriptor, wanted: Wanted) -> Path:
-        looked_for = [sorted(wanted.targets), sorted(wanted.paths)]
+        looked_for = [
+            sorted(wanted.targets),
+            sorted(wanted.paths),
+            sorted(wanted.scripts),
+            sorted(map(_text, wanted.mentions)),
+        ]
         key = json.dumps([_FORM, layer.digest, looked_for]).encode()
         return self.folder / hashlib.sha256(key).hexdigest()
 
@@ -80,12 +85,13 @@ def _inflate(packed: bytes) -> bytes:
 
 
 def _dump(traces: Traces) -> bytes:
-    files = [{**asdict(file), "data": _text(file.data)} for file in traces.files.values()]
     document = {
-        "files": files,
+        "files": [_dump_file(file) for file in traces.files.values()],
+        "mentions": [_dump_file(file) for file in traces.mentions.values()],
         "links": traces.links,
         "directories": [asdict(directory) for directory in traces.directories.values()],
-        "bytecode": sorted(traces.bytecode),
+        "names": sorted(traces.names),
+        "bytecode": {path: _text(head) for path, head in traces.bytecode.items()},
         "whiteouts": sorted(traces.whiteouts),
         "opaque": sorted(traces.opaque),
         "others": _text(_little_endian(traces.others).tobytes()),
@@ -94,15 +100,25 @@ def _dump(traces: Traces) -> bytes:
     return json.dumps(document, ensure_ascii=True).encode("ascii")
 
 
+def _dump_file(file: ImageFile) -> dict[str, Any]:
+    return {**asdict(file), "data": _text(file.data)}
+
+
+def _parse_files(files: list[dict[str, Any]]) -> dict[str, ImageFile]:
+    read = [ImageFile(**{**file, "data": _bytes(file["data"])}) for file in files]
+    return {file.path: file for file in read}
+
+
 def _parse(data: bytes) -> Traces:
     document: dict[str, Any] = json.loads(data)
-    files = [ImageFile(**{**file, "data": _bytes(file["data"])}) for file in document["files"]]
     directories = [ImageDirectory(**directory) for directory in document["directories"]]
     return Traces(
-        files={file.path: file for file in files},
+        files=_parse_files(document["files"]),
+        mentions=_parse_files(document["mentions"]),
         links=document["links"],
         directories={directory.path: directory for directory in directories},
-        bytecode=set(document["bytecode"]),
+        names=set(document["names"]),
+        bytecode={path: _bytes(head) for path, head in document["bytecode"].items()},
         whiteouts=set(document["whiteouts"]),
         opaque=set(document["opaque"]),
         others=_little_endian(array("Q", _bytes(document["others"]))),

@@ -60,6 +60,14 @@ def cache_dir() -> Path:
     return path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the program keeps between runs stays out of this user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("user-cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def release_file(cache_dir: Path) -> Callable[..., bytes]:
     """`release_file("0.23.0")` -> the target file's bytes, out of the real wheel on PyPI."""

@@ -90,6 +90,21 @@ def load_base(
     return f"sha256:{hashlib.sha256(encoded).hexdigest()}"
 
 
+def files_of(client: docker.DockerClient, image: str) -> dict[str, tuple[tarfile.TarInfo, bytes]]:
+    """Every regular file of an image, by its absolute path, as the daemon hands them out."""
+    container = client.api.create_container(image, command=["-"])["Id"]
+    try:
+        data = b"".join(client.api.export(container))
+    finally:
+        client.api.remove_container(container, force=True)
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        return {
+            f"/{member.name}": (member, archive.extractfile(member).read())  # type: ignore[union-attr]
+            for member in archive
+            if member.isreg()
+        }
+
+
 def remove_all(client: docker.DockerClient, base: str) -> None:
     """Remove an image and all that was built upon it, where they still are."""
     for image in (*descendants(client, base), base):

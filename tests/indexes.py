@@ -6,11 +6,12 @@ import hashlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from patcher.oci.filesystem import find_installation
 from patcher.oci.image import load_image, load_index
 from patcher.oci.installation import ImageFile
 from patcher.oci.layer import write_tar
+from patcher.oci.running import find_installation
 from patcher.oci.scan import scan_layer
+from patcher.oci.start import Start
 from tests.installations import TARGET, change_of, vllm_files
 from tests.memory import OCI, Memory
 
@@ -97,6 +98,7 @@ def find_in(blobs: Memory, image: Descriptor, targets: Sequence[str]) -> Install
     layers = load_image(blobs, image).manifest.layers[::-1]
     return find_installation(
         lambda wanted: [scan_layer(partial(blobs.open, layer), layer, wanted) for layer in layers],
+        Start({}),
         targets,
     )
 

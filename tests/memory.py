@@ -9,7 +9,6 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from patcher.errors import BrokenImage
-from patcher.oci.filesystem import find_installation
 from patcher.oci.image import load_image
 from patcher.oci.layer import write_tar
 from patcher.oci.model import (
@@ -25,7 +24,9 @@ from patcher.oci.model import (
     dump_json,
     part,
 )
+from patcher.oci.running import find_installation
 from patcher.oci.scan import scan_layer
+from patcher.oci.start import Start
 from tests.installations import TARGET, change_of, vllm_files
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def change_for(blobs: Memory, manifest: dict[str, Any]) -> Change:
     layers = load_image(blobs, blobs.descriptor(manifest)).manifest.layers
     found = find_installation(
         lambda wanted: [scan_layer(partial(blobs.open, layer), layer, wanted) for layer in layers],
+        Start({}),
         [TARGET],
     )
     return change_of(found)

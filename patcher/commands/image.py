@@ -17,6 +17,7 @@ from patcher.commands.options import (
     parsed_platform,
     patch_option,
     plain_http_option,
+    root_option,
     say,
 )
 from patcher.errors import UsageError
@@ -78,6 +79,7 @@ def patch(
     metavar="OS/ARCH",
     help="For example linux/arm64; default: this machine's, and with --to all that there are.",
 )
+@root_option
 @lock_option
 @click.option(
     "--repository",
@@ -94,6 +96,7 @@ def image(
     name: str,
     patches: Sequence[str],
     platform: str | None,
+    root: str | None,
     lock: Path | None,
     repository: str | None,
     to: str | None,
@@ -123,7 +126,7 @@ def image(
         from patcher.jobs.opening import publish_job
 
         settings = http_settings(ca_file, plain_http)
-        report = publish_job(name, to, lock_path(lock), order, settings, say)
+        report = publish_job(name, to, lock_path(lock), order, settings, say, root)
     else:
         from patcher.jobs.opening import daemon_job
 
@@ -134,7 +137,7 @@ def image(
         ):
             if given:
                 raise UsageError(f"--{option} goes with --to", next_step="Say where to publish.")
-        report = daemon_job(name, repository or _REPOSITORY, lock_path(lock), order, say)
+        report = daemon_job(name, repository or _REPOSITORY, lock_path(lock), order, say, root)
     if as_data:
         click.echo(as_json("image", **image_json(report)))
     else:

@@ -28,6 +28,11 @@ platform_option = click.option(
     metavar="OS/ARCH",
     help="For example linux/arm64; default: this machine's.",
 )
+root_option = click.option(
+    "--root",
+    metavar="PATH",
+    help="The folder that holds the vLLM that is meant, in an image that holds several.",
+)
 lock_option = click.option(
     "--lock",
     type=click.Path(path_type=Path),

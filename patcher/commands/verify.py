@@ -20,9 +20,10 @@ from patcher.commands.options import (
     patch_option,
     plain_http_option,
     platform_option,
+    root_option,
     say,
 )
-from patcher.errors import Exit, PatcherError, UsageError
+from patcher.errors import Exit, FileAbsent, PatcherError, Unreadable, UsageError
 from patcher.report.text import as_json, exit_for, notice_line, verdict_lines, verdict_summary
 from patcher.rules.catalogue import apply_files, judge, select
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @patch_option
 @platform_option
+@root_option
 @lock_option
 @ca_file_option
 @plain_http_option
@@ -51,6 +53,7 @@ def verify(
     sources: Sequence[str],
     patches: Sequence[str],
     platform: str | None,
+    root: str | None,
     lock: Path | None,
     ca_file: Path | None,
     plain_http: Sequence[str],
@@ -61,7 +64,8 @@ def verify(
 
     SOURCE is a file, a site-packages tree or virtual environment, pypi:0.23.0, oci:DIR[:NAME],
     git:DIR@REF, an image in the Docker daemon or in its registry (read without a pull), or a name
-    in images.lock. What cannot be shown to be right counts as needing the patch.
+    in images.lock. What cannot be shown to be right counts as needing the patch. Of an image that
+    holds several vLLMs, each that some Python of it could import is judged.
     """
     from patcher.sources.spec import open_source
 
@@ -69,10 +73,10 @@ def verify(
     settings = partial(http_settings, ca_file, plain_http)
     verdicts, elsewhere = [], []
     for spec in sources:
-        source = open_source(spec, lock_path(lock), place, settings)
-        verdicts += [judge(patch, source) for patch in wanted]
-        if everywhere:
-            elsewhere += _elsewhere(source, wanted)
+        source = open_source(spec, lock_path(lock), place, settings, root)
+        copies, others = _copies(source, wanted, everywhere)
+        verdicts += [judge(patch, copy) for copy in copies for patch in wanted]
+        elsewhere += others
     if as_data:
         notices = [notice for _, notice in elsewhere]
         click.echo(as_json("verify", verdicts=verdicts, elsewhere=notices))
@@ -86,6 +90,28 @@ def verify(
     context.exit(exit_for(verdicts))
 
 
+def _copies(
+    source: Source, patches: Sequence[Patch], everywhere: bool
+) -> tuple[Sequence[Source], list[tuple[Patch, Notice]]]:
+    """What is to be judged, and the rules' places elsewhere: a source is mostly one vLLM."""
+    from patcher.sources.everywhere import in_image, searched_for
+    from patcher.sources.images import ImageSource, NoCopy, told
+
+    if not isinstance(source, ImageSource):
+        return [source], _elsewhere(source, patches) if everywhere else []
+    targets = sorted({target for patch in patches for target in patch.targets})
+    try:
+        copies = source.copies(targets, searched_for(patches))
+    except (FileAbsent, Unreadable) as error:
+        # It is told as a verdict, with its reason.
+        return [NoCopy(source.label, error)], []
+    found = copies[0].installation
+    for line in told(found):
+        say(f"{source.label}: {line}")
+    notices = [(patch, in_image(found, patch, whole=everywhere)) for patch in patches]
+    return copies, [(patch, notice) for patch, each in notices for notice in each]
+
+
 def _elsewhere(source: Source, patches: Sequence[Patch]) -> list[tuple[Patch, Notice]]:
     """The rules' places in other files of a tree; of anything else only the targets are read."""
     from patcher.sources.everywhere import everywhere
@@ -93,7 +119,8 @@ def _elsewhere(source: Source, patches: Sequence[Patch]) -> list[tuple[Patch, No
 
     if not isinstance(source, TreeSource):
         raise UsageError(
-            f"{source.label} is no installed tree", next_step="Leave --everywhere out for it."
+            f"{source.label} is no installed tree and no image",
+            next_step="Leave --everywhere out for it.",
         )
     return [(patch, each) for patch in patches for each in everywhere(source.root, patch)]
 
@@ -102,6 +129,7 @@ def _elsewhere(source: Source, patches: Sequence[Patch]) -> list[tuple[Patch, No
 @click.argument("source")
 @patch_option
 @platform_option
+@root_option
 @lock_option
 @ca_file_option
 @plain_http_option
@@ -112,6 +140,7 @@ def diff(
     source: str,
     patches: Sequence[str],
     platform: str | None,
+    root: str | None,
     lock: Path | None,
     ca_file: Path | None,
     plain_http: Sequence[str],
@@ -126,7 +155,7 @@ def diff(
     from patcher.sources.spec import open_source
 
     settings = partial(http_settings, ca_file, plain_http)
-    found = open_source(source, lock_path(lock), parsed_platform(platform), settings)
+    found = open_source(source, lock_path(lock), parsed_platform(platform), settings, root)
     texts = []
     for patch in select(patches):
         before = {target: found.read(target) for target in patch.targets}

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from patcher.daemon import dockerfile
 from patcher.daemon.build import build, remove
 from patcher.daemon.client import asking, connect, follow, progress_of
-from patcher.daemon.files import find_installation, opened
+from patcher.daemon.files import find
 from patcher.errors import BadReference, BrokenImage, DaemonFailed, WrongPlatform
+from patcher.layer_cache import LayerCache, default_folder
 from patcher.oci.reference import Platform, parse_platform, parse_reference
 from patcher.progress import Progress
 
@@ -54,12 +55,14 @@ class DockerImage:
         """The labels of the image's config."""
         return (self.attrs["Config"] or {}).get("Labels") or {}
 
-    def installation(self, targets: Sequence[str]) -> Installation:
-        """Find vLLM in the image. Raises `FileAbsent`, `BrokenImage`, `DaemonFailed`."""
-        entries = (self.attrs["Config"] or {}).get("Env") or []
-        environment = {key: value for key, _, value in (entry.partition("=") for entry in entries)}
-        with opened(self.client, self.id, self.platform) as files:
-            return find_installation(files, environment, targets)
+    def installation(
+        self, targets: Sequence[str], root: str | None = None, mentions: Sequence[bytes] = ()
+    ) -> Installation:
+        """See `BaseImage`. Raises `DaemonFailed` too."""
+        cache = LayerCache(default_folder())
+        return find(
+            self.client, self.attrs, self.platform, targets, cache, root=root, mentions=mentions
+        )
 
     def dockerfile(self, change: Change) -> str:
         """The Dockerfile that `bake` builds, for a person to read or to build by hand."""
@@ -89,9 +92,9 @@ class BakedDockerImage:
         """The image's id."""
         return self.image.id
 
-    def installation(self, targets: Sequence[str]) -> Installation:
+    def installation(self, targets: Sequence[str], root: str | None = None) -> Installation:
         """Read vLLM back out of the new image. Raises as `DockerImage.installation` does."""
-        return self.image.installation(targets)
+        return find(self.image.client, self.image.attrs, self.image.platform, targets, root=root)
 
     def tag(self, names: Sequence[str]) -> None:
         """Give it these names, in this order. Raises `BadReference` before any, `DaemonFailed`."""

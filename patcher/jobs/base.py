@@ -17,6 +17,8 @@ from patcher.errors import BrokenImage, FileAbsent, NotPython, WrongPlatform, Wr
 from patcher.jobs.naming import OURS, Patched, labels
 from patcher.oci.installation import Change
 from patcher.rules.catalogue import Patch, Status, Verdict, apply, judge_bytes
+from patcher.sources.everywhere import in_image, searched_for
+from patcher.sources.images import told
 from patcher.versions import parsed, same_commit
 
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ class Base:
 
     `digest` pins it as its publisher gave it: a manifest's or an index's, or a daemon's image id.
     `name` is what the pin came from, `version` what was asked for; None where unknown.
-    `originals` maps the digests of converted documents to those that the publisher gave.
+    `originals` maps the digests of converted documents to those that the publisher gave. `root`
+    picks one vLLM where an image holds several.
     """
 
     digest: str
@@ -41,6 +44,7 @@ class Base:
     name: Reference | None = None
     version: Version | None = None
     originals: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    root: str | None = None
 
     def pin(self, digest: str) -> str:
         """The digest of an image of the base, as its publisher gave it."""
@@ -94,18 +98,24 @@ class Examined:
         return tuple(done for change in self.changes for done in change.patched)
 
 
-def examine(
-    image: BaseImage, asked: Version | None, patches: Sequence[Patch], say: Say
-) -> Examined:
+def examine(image: BaseImage, base: Base, patches: Sequence[Patch], say: Say) -> Examined:
     """Find vLLM in an image, judge it and patch its files; nothing is written.
 
-    Raises `WrongVersion`, and what reading and rewriting raise.
+    Where several vLLMs may be run, all of them. Raises `WrongVersion`, and what reading and
+    rewriting raise.
     """
-    installation = image.installation(sorted({patch.target for patch in patches}))
+    targets = sorted({patch.target for patch in patches})
+    installation = image.installation(targets, base.root, searched_for(patches))
     say(f"{image.platform}: found vLLM {installation.version} in {installation.root}")
-    check_version(asked, installation)
+    check_version(base.version, installation)
+    for line in told(installation):
+        say(f"{image.platform}: {line}")
+    for patch in patches:
+        for notice in in_image(installation, patch, whole=False):
+            if notice.needed:
+                say(f"{notice.path}:{notice.line}: {notice.text}: not vLLM's own, not patched")
     before = judge_all(patches, installation)
-    return Examined(image, installation, before, patch_all(patches, before, installation))
+    return Examined(image, installation, before, patch_all(patches, installation))
 
 
 def check_version(asked: Version | None, installation: Installation) -> None:
@@ -113,7 +123,7 @@ def check_version(asked: Version | None, installation: Installation) -> None:
 
     A local part is compared where both state a commit: images add to it (`+cu130`, a date).
     """
-    found = parsed(installation.version)
+    found = parsed(installation.named_version())
     if asked is None:
         return
     if found is None or found.public != asked.public or not _may_be_same_commit(asked, found):
@@ -157,7 +167,15 @@ def change_of(base: Base, examined: Examined, tag: str) -> Change:
     do, gets the labels alone: one name, one statement.
     """
     found, changes = examined.installation, examined.changes
-    stale = [path for change in changes for path in found.bytecode.get(change.target, ())]
+    changed = {change.before.path for change in changes}
+    stale = [
+        path
+        for each in found.all
+        for target, paths in each.bytecode.items()
+        if each.files[target].path in changed
+        for path in paths
+    ]
+    folders = {folder.path: folder for each in found.all for folder in each.directories}
     said = labels(
         examined.image.labels,
         base.name,
@@ -167,42 +185,51 @@ def change_of(base: Base, examined: Examined, tag: str) -> Change:
         tag,
     )
     files = tuple(dataclasses.replace(change.before, data=change.after) for change in changes)
-    return Change(files, tuple(stale), found.directories, said)
+    return Change(files, tuple(stale), tuple(folders[path] for path in sorted(folders)), said)
 
 
 def judge_all(patches: Sequence[Patch], installation: Installation) -> tuple[Verdict, ...]:
-    """The verdict of each patch. Raises `FileAbsent`, and `NotPython` for what cannot be judged."""
-    return tuple(_judge(patch, installation) for patch in patches)
+    """The verdict of each patch on each vLLM that may be run.
+
+    Raises `FileAbsent`, `NotPython` for what cannot be judged, `BrokenImage` where something else
+    is run than the file that was judged.
+    """
+    return tuple(_judge(patch, each) for each in installation.all for patch in patches)
 
 
 def _judge(patch: Patch, installation: Installation) -> Verdict:
     file = installation.files.get(patch.target)
     if file is None:
         raise FileAbsent(
-            f"vLLM {installation.version} in the image has no {patch.target}",
+            f"vLLM {installation.version} in {installation.root} has no {patch.target}",
             next_step=f"This vLLM keeps the code elsewhere; {patch.name} cannot judge it.",
         )
     verdict = dataclasses.replace(_judged(patch, file.data), artifact=file.path)
     if verdict.status is Status.UNKNOWN:
         raise NotPython(f"{file.path}: {verdict.reason}", next_step="Try a newer Python.")
+    if verdict.status is Status.CLEAN and patch.target in installation.stale:
+        raise BrokenImage(
+            f"Python runs {installation.stale[patch.target]}, which was not compiled from the "
+            f"clean {file.path}",
+            next_step="Take an image without that file: what it does cannot be judged.",
+        )
     return verdict
 
 
-def patch_all(
-    patches: Sequence[Patch], verdicts: Sequence[Verdict], installation: Installation
-) -> tuple[FileChange, ...]:
-    """Apply the needed patches, one after the other where they share a file."""
+def patch_all(patches: Sequence[Patch], installation: Installation) -> tuple[FileChange, ...]:
+    """Apply the needed patches to each vLLM, one after the other where they share a file."""
     changes: dict[str, FileChange] = {}
-    for patch, verdict in zip(patches, verdicts, strict=True):
-        if verdict.status is not Status.NEEDED:
-            continue
-        file = installation.files[patch.target]
-        known = changes.get(patch.target, FileChange(patch.target, file, file.data, ()))
-        after = _applied(patch, known.after)
-        done = Patched(
-            patch.name, patch.version, patch.target, _sha256(known.after), _sha256(after)
-        )
-        changes[patch.target] = FileChange(patch.target, file, after, (*known.patched, done))
+    for each in installation.all:
+        for patch in patches:
+            if _judge(patch, each).status is not Status.NEEDED:
+                continue
+            file = each.files[patch.target]
+            known = changes.get(file.path, FileChange(patch.target, file, file.data, ()))
+            after = _applied(patch, known.after)
+            done = Patched(
+                patch.name, patch.version, patch.target, _sha256(known.after), _sha256(after)
+            )
+            changes[file.path] = FileChange(patch.target, file, after, (*known.patched, done))
     return tuple(changes.values())
 
 

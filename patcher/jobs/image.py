@@ -105,7 +105,7 @@ def make_image(base: Base, order: Order, place: Place, say: Say, watching: Watch
     rewriting and the place raise. Then no tag was moved.
     """
     images = base.wanted(order.platform)
-    examined = [examine(image, base.version, order.patches, say) for image in images]
+    examined = [examine(image, base, order.patches, say) for image in images]
     draft = _draft(base, order, examined, say)
     start = time.monotonic()
     plan = _plan(place, draft, order, say)
@@ -131,6 +131,10 @@ def _draft(base: Base, order: Order, examined: Sequence[Examined], say: Say) -> 
     version = common_version(examined)
     # What the result depends on: the labels name the base as it was asked for.
     identity = f"{base.name or ''} {base.pin(base.digest)}"
+    for each in examined:
+        if len(each.installation.copies) > 1:
+            # Not all copies need be meant: --root picks one.
+            identity += f" {' '.join(one.root for one in each.installation.all)}"
     tags = names(version, patched, identity, order.standing.suffix)
     moving = order.tag or (tags.moving if order.standing.newest else None)
     wanted = (tags.fixed, moving) if moving else (tags.fixed,)
@@ -223,15 +227,16 @@ def _check_image(
     examined: Examined, back: Installation, patches: Sequence[Patch]
 ) -> tuple[Verdict, ...]:
     was = examined.installation
-    if (back.root, back.version) != (was.root, was.version):
+    if [(e.root, e.version) for e in back.all] != [(e.root, e.version) for e in was.all]:
         raise _unproven(f"vLLM {back.version} was found in {back.root}")
+    there = {file.path: (file, each) for each in back.all for file in each.files.values()}
     for change in examined.changes:
         # A daemon's build sets the time of its own clock.
-        found = back.files.get(change.target)
         wanted = dataclasses.replace(change.before, data=change.after)
+        found, copy = there.get(wanted.path, (None, back))
         if found is None or dataclasses.replace(found, mtime=wanted.mtime) != wanted:
             raise _unproven(f"{wanted.path} is not what was put there")
-        if back.bytecode.get(change.target):
+        if copy.bytecode.get(change.target):
             raise _unproven(f"stale bytecode would win over {wanted.path}")
     after = judge_all(patches, back)
     for verdict in after:

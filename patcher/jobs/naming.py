@@ -120,13 +120,14 @@ def labels(
         _VERSION: tag,
         **_provenance(inherited, commit),
         f"{OURS}.vllm.version": version,
-        f"{OURS}.patches": ",".join(sorted(f"{p.patch}@{p.patch_version}" for p in patched)),
+        f"{OURS}.patches": ",".join(sorted({f"{p.patch}@{p.patch_version}" for p in patched})),
     }
     if base_name is not None:
         said["org.opencontainers.image.base.name"] = str(base_name)
     if commit is not None:
         said[f"{OURS}.vllm.commit"] = commit
-    for p in patched:
+    # Of several vLLMs in an image, the one that runs is told of: it comes first.
+    for p in reversed(patched):
         said[f"{OURS}.patch.{p.patch}.target"] = p.target
         said[f"{OURS}.patch.{p.patch}.preimage"] = f"sha256:{p.preimage}"
         said[f"{OURS}.patch.{p.patch}.postimage"] = f"sha256:{p.postimage}"

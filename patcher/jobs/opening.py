@@ -36,11 +36,18 @@ _PLACE = "Write the place as REGISTRY/REPO, REGISTRY/REPO:TAG or oci:DIR."
 
 
 def publish_job(
-    name: str, to: str | None, lock: Path, order: Order, settings: HttpSettings, say: Say
+    name: str,
+    to: str | None,
+    lock: Path,
+    order: Order,
+    settings: HttpSettings,
+    say: Say,
+    root: str | None = None,
 ) -> Report:
     """Patch a base where it is kept, and put the result at `to`, a registry or a layout.
 
-    None for `to` is the layout that the base is in. `order` needs no tag and no standing: `to`
+    None for `to` is the layout that the base is in; `root` picks one vLLM of an image that holds
+    several, where the lock does not. `order` needs no tag and no standing: `to`
     and the lock say them. Raises `BadReference`, `NotLocked`, and as `make_image`.
     """
     http, tally = Http(settings, say=say), Tally()
@@ -53,11 +60,14 @@ def publish_job(
     else:
         place = registry_place(reference, stored, http, tally, dry_run=order.dry_run)
     said = dataclasses.replace(order, tag=tag, standing=place_in_lock)
+    base = dataclasses.replace(base, root=root or base.root)
     done = make_image(base, said, place, say, partial(moving, "copying"))
     return dataclasses.replace(done, received=tally.received)
 
 
-def daemon_job(name: str, repository: str, lock: Path, order: Order, say: Say) -> Report:
+def daemon_job(
+    name: str, repository: str, lock: Path, order: Order, say: Say, root: str | None = None
+) -> Report:
     """Pull a base of the lock by its digest, and build on it in the local Docker daemon.
 
     Raises as `publish_job`.
@@ -78,7 +88,13 @@ def daemon_job(name: str, repository: str, lock: Path, order: Order, say: Say) -
     # One local tag holds one platform: another machine's image must not take over this one's.
     suffix = None if wanted == here else wanted
     said = dataclasses.replace(order, platform=wanted, standing=Standing(suffix, newest=True))
-    base = Base(image.digest, (image,), reference, entry.locked.version)
+    base = Base(
+        image.digest,
+        (image,),
+        reference,
+        entry.locked.version,
+        root=root or entry.locked.root,
+    )
     return make_image(base, said, DaemonPlace(repository, image), say, partial(moving, "copying"))
 
 
@@ -100,7 +116,9 @@ def _open_base(
     registry = open_registry(pinned, http)
     store = RepositoryStore(registry, tally)
     stored = Stored(store, load_family(store, registry.manifest(digest).descriptor))
-    base = dataclasses.replace(_base(stored), name=reference, version=entry.locked.version)
+    base = dataclasses.replace(
+        _base(stored), name=reference, version=entry.locked.version, root=entry.locked.root
+    )
     return stored, base, standing(lock, entry, platform)
 
 

@@ -50,7 +50,8 @@ class Locked:
     """What it is pinned to.
 
     `index` is a multi-platform manifest, `platforms` are single ones, `unknown` is a digest that
-    may be either. At least one of them is there.
+    may be either. At least one of them is there. `root` is the folder of the vLLM that is meant,
+    in an image that holds several.
     """
 
     version: Version
@@ -58,6 +59,7 @@ class Locked:
     index: Pin | None = None
     unknown: Pin | None = None
     platforms: Mapping[Platform, Pin] = field(default_factory=dict, hash=False)
+    root: str | None = None
 
     def pins(self) -> Iterator[tuple[str, Pin]]:
         """Every pin, with what it is: `index`, `unknown` or a platform."""

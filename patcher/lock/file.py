@@ -106,6 +106,7 @@ class _Locked(_Table):
     index: _Pin | None = None
     unknown: _Pin | None = None
     platforms: dict[Annotated[Platform, _read(_platform)], _Pin] = Field(default_factory=dict)
+    root: Annotated[str, Field(pattern="^/")] | None = None
 
     @model_validator(mode="after")
     def _locks_something(self) -> _Locked:
@@ -125,7 +126,7 @@ class _Image(_Table):
         platforms = {platform: pin.value() for platform, pin in locked.platforms.items()}
         return Entry(
             Original(self.original.version, self.original.reference),
-            Locked(locked.version, locked.commit, index, unknown, platforms),
+            Locked(locked.version, locked.commit, index, unknown, platforms, locked.root),
         )
 
 
@@ -210,6 +211,8 @@ def _entry_table(entry: Entry) -> dict[str, Any]:
     table: dict[str, Any] = {"version": str(locked.version)}
     if locked.commit:
         table["commit"] = locked.commit
+    if locked.root:
+        table["root"] = locked.root
     table |= {kind: _pin_table(pin) for kind, pin in tables.items() if pin}
     if locked.platforms:
         named = {str(platform): _pin_table(pin) for platform, pin in locked.platforms.items()}

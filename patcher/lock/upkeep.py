@@ -207,7 +207,7 @@ def _entry(search: _Search, kind: Kind, reference: Reference) -> Entry | None:
     if stated is not None and stated.is_devrelease and not _is_newer(search, kind, stated):
         return None
     found = image.installation([])
-    if not _is_newer(search, kind, parsed(found.version)):
+    if not _is_newer(search, kind, parsed(found.named_version())):
         return None
     entry = entry_for(found.version, reference, answer)
     tagged = (reference.tag or "").partition("-")[2] or None

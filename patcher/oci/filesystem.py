@@ -1,4 +1,4 @@
-"""What a container would see: layers laid one upon another, asked from the top down.
+"""What a container would see: the names of all layers laid one upon another.
 
 A path is what the topmost layer says of it, unless a layer in between has hidden it: by a
 whiteout of it or of a directory above, by an opaque directory above, or by something that is
@@ -7,196 +7,203 @@ no directory standing where one was (OCI image-spec, layer.md).
 
 from __future__ import annotations
 
-import posixpath
-import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+import enum
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
-from patcher.errors import FileAbsent
-from patcher.oci.installation import ImageDirectory, ImageFile, Installation
-from patcher.oci.installed import VERSION_FILE, bytecode_names, parse_version
-from patcher.oci.layer import parents
+from patcher.oci.installation import ImageDirectory, ImageFile
 from patcher.oci.model import broken
-from patcher.oci.scan import Traces, Wanted
+from patcher.oci.scan import Traces, hash_of
+from patcher.oci.tree import Kind
 
 Layers = Sequence[Traces]
 """The traces of an image's layers, the topmost first."""
 
-_ROOT = re.compile(rf"(/.*/(?:dist|site)-packages)/{re.escape(VERSION_FILE)}")
-
-# As many as Linux follows (path_resolution(7)).
-_MOST_LINKS = 40
+# An image of 21 GB has some 60,000 folders, links and names of interest.
+_MOST_NODES = 1_000_000
 
 
-OTHER = object()
-"""What stands at a path and is no directory, link or wanted file."""
+class Mark(enum.Enum):
+    """A file whose bytes were not kept."""
+
+    NAMED = "a regular file, as far as the layer says"
+    OTHER = "anything that is neither wanted nor a folder or link"
 
 
-def find_installation(scan: Callable[[Wanted], Layers], targets: Sequence[str]) -> Installation:
-    """Where vLLM lies in an image, with the target files, their bytecode and directories.
-
-    `scan` gives the layers' traces of what is wanted. It is called again only where a file is a
-    symbolic link to somewhere else. Raises `FileAbsent` where no vLLM is, `BrokenImage` where
-    two are, or where a link or another hostile entry stands in the way.
-    """
-    wanted = Wanted((VERSION_FILE, *targets))
-    while True:
-        layers = scan(wanted)
-        root = _find_root(layers)
-        paths = {target: _locate(layers, f"{root}/{target}") for target in wanted.targets}
-        literal = {f"{root}/{target}" for target in wanted.targets}
-        unseen = frozenset(paths.values()) - literal - wanted.paths
-        if not unseen:
-            return _installation(layers, root, paths, targets)
-        wanted = replace(wanted, paths=wanted.paths | unseen)
+Entry = ImageFile | ImageDirectory | str | Mark | None
+"""What stands at a path: the text of a link for `str`, a folder that no layer states for None."""
 
 
-def enough(layers: Iterable[Traces], wanted: Wanted) -> list[Traces]:
-    """The topmost layers that settle what `find_installation` asks for; no more are taken.
+@dataclass(slots=True, eq=False)
+class _Node:
+    parent: _Node | None
+    name: str
+    entry: Entry = None
+    # Below this a layer states files though it is no folder: runtimes differ in what that means.
+    clash: bool = False
+    children: dict[str, _Node] = field(default_factory=dict)
 
-    Settled is what a layer states or hides: the one installation, each target, and every
-    directory above, since a lower layer could have a link or another owner there. What lies below
-    is then hidden, but for two things that only the remaining layers could tell: a second
-    installation in another folder, and bytecode of a file that a higher layer holds in a newer
-    version. The layer that vLLM was installed by holds its bytecode, and is always taken, as it
-    alone states the version. A target that the image lacks takes all layers.
-    """
-    taken: list[Traces] = []
-    for layer in layers:
-        taken.append(layer)
-        if _is_settled(taken, wanted):
-            break
-    return taken
+    def alive(self) -> bool:
+        """Is it still part of the tree?"""
+        node = self
+        while node.parent is not None:
+            if node.parent.children.get(node.name) is not node:
+                return False
+            node = node.parent
+        return True
 
+    def path(self) -> str:
+        parts = []
+        node = self
+        while node.parent is not None:
+            parts.append(node.name)
+            node = node.parent
+        return "/" + "/".join(reversed(parts))
 
-def _is_settled(layers: Layers, wanted: Wanted) -> bool:
-    roots = _roots(layers)
-    if len(roots) != 1:
-        return len(roots) > 1
-    paths = [*(f"{roots[0]}/{target}" for target in wanted.targets), *wanted.paths]
-    stale = [path for layer in layers for path in layer.bytecode]
-    return all(_settles(layers, path) for path in [*paths, *parents([*paths, *stale])])
-
-
-def _settles(layers: Layers, path: str) -> bool:
-    """Do these layers say all there is to say of a path?"""
-    return any(_stated(layer, path) is not None or _hides(layer, path) for layer in layers)
+    def is_folder(self) -> bool:
+        return self.entry is None or isinstance(self.entry, ImageDirectory)
 
 
-def _find_root(layers: Layers) -> str:
-    roots = _roots(layers)
-    if not roots:
-        raise FileAbsent(
-            f"no vLLM is installed in the image: no {VERSION_FILE} in any site-packages",
-            next_step="Take an image that vLLM was installed into from a wheel.",
-        )
-    if len(roots) > 1:
-        raise broken(f"vLLM is installed twice: in {' and in '.join(roots)}")
-    return roots[0]
+class Filesystem:
+    """The merged names of an image's layers: a `Tree`, with what a thin layer must know."""
 
+    def __init__(self, layers: Layers) -> None:
+        self._root = _Node(None, "")
+        self._by_hash: dict[int, _Node] = {}
+        self._count = 0
+        self._last = ("/", self._root)
+        self.bytecode: dict[str, bytes] = {}
+        self.mentions: dict[str, ImageFile] = {}
+        for layer in reversed(layers):
+            self._apply(layer)
+        self.bytecode = {path: head for path, head in self.bytecode.items() if self.at(path)}
+        self.mentions = {
+            path: file for path, file in self.mentions.items() if self.read(path) == file.data
+        }
 
-def _roots(layers: Layers) -> list[str]:
-    candidates = {path for layer in layers for path in (*layer.files, *layer.links)}
-    matches = (_ROOT.fullmatch(path) for path in candidates)
-    return sorted(match[1] for match in matches if match and at(layers, match[0]) is not None)
+    # --- As a `Tree`.
 
-
-def _locate(layers: Layers, path: str) -> str:
-    """Where the bytes of a file lie. A layer that states a file below a link means another place
-    in every runtime.
-    """
-    if at(layers, path) is not None:
-        for folder in parents([path]):
-            _directory(layers, folder)
-    return follow(layers, path)
-
-
-def _installation(
-    layers: Layers, root: str, paths: dict[str, str], targets: Sequence[str]
-) -> Installation:
-    stated = _file(layers, paths[VERSION_FILE])
-    if stated is None:
-        raise broken(f"{root}/{VERSION_FILE} is a link to nothing")
-    version, commit = parse_version(stated.data)
-    found = {target: _file(layers, paths[target]) for target in targets}
-    files = {
-        target: replace(file, path=f"{root}/{target}") for target, file in found.items() if file
-    }
-    bytecode = {target: _bytecode(layers, f"{root}/{target}") for target in files}
-    stale = [path for paths in bytecode.values() for path in paths]
-    above = parents([*(file.path for file in files.values()), *stale])
-    directories = tuple(_directory(layers, path) for path in above)
-    return Installation(root, version, commit, files, bytecode, directories)
-
-
-def _file(layers: Layers, path: str) -> ImageFile | None:
-    entry = at(layers, path)
-    if entry is not None and not isinstance(entry, ImageFile):
-        raise broken(f"{path} is no regular file")
-    return entry
-
-
-def _bytecode(layers: Layers, path: str) -> tuple[str, ...]:
-    cache = posixpath.join(posixpath.dirname(path), "__pycache__")
-    named = {
-        name for layer in layers for name in layer.bytecode if posixpath.dirname(name) == cache
-    }
-    seen = [posixpath.basename(name) for name in named if at(layers, name) is not None]
-    return tuple(f"{cache}/{name}" for name in bytecode_names(path, seen))
-
-
-def _directory(layers: Layers, path: str) -> ImageDirectory:
-    entry = at(layers, path)
-    if entry is None:
-        # No layer states it. Every runtime then makes it so.
-        return ImageDirectory(path, uid=0, gid=0, mode=0o755, mtime=0)
-    if not isinstance(entry, ImageDirectory):
-        raise broken(f"{path} is no directory, and vLLM's files lie below it")
-    return entry
-
-
-def follow(layers: Layers, path: str, links: int = 0) -> str:
-    """The path with every symbolic link on it followed, the last part's too."""
-    real = "/"
-    parts = path.split("/")
-    for number, part in enumerate(parts):
-        real = posixpath.normpath(posixpath.join(real, part))
-        link = at(layers, real)
-        if isinstance(link, str):
-            if links == _MOST_LINKS:
-                raise broken(f"{path}: symbolic links lead in a circle")
-            there = posixpath.join(posixpath.dirname(real), link, *parts[number + 1 :])
-            return follow(layers, there, links + 1)
-    return real
-
-
-def at(layers: Layers, path: str) -> object:
-    """What a container would see at an absolute path: an `ImageFile`, an `ImageDirectory`, the
-    text of a symbolic link, or `OTHER`.
-
-    None for nothing, and for a directory that no layer states. Of the files and directories, only
-    those that were wanted are told from others.
-    """
-    for layer in layers:
-        entry = _stated(layer, path)
-        if entry is not None:
-            return entry
-        if _hides(layer, path):
+    def kind(self, path: str) -> Kind | None:
+        """See `Tree`."""
+        node = self._node(path)
+        if node is None:
             return None
-    return None
+        if isinstance(node.entry, str):
+            return Kind.LINK
+        return Kind.FOLDER if node.is_folder() else Kind.FILE
 
+    def link(self, path: str) -> str:
+        """See `Tree`."""
+        text = self.at(path)
+        return text if isinstance(text, str) else ""
 
-def _stated(layer: Traces, path: str) -> object:
-    for kept in (layer.files, layer.links, layer.directories):
-        if path in kept:
-            return kept[path]
-    return OTHER if layer.occupied(path) else None
+    def names(self, folder: str) -> list[str]:
+        """See `Tree`: of these names only those that matter."""
+        node = self._node(folder)
+        return sorted(node.children) if node and node.is_folder() else []
 
+    def read(self, path: str) -> bytes | None:
+        """See `Tree`."""
+        entry = self.at(path)
+        return entry.data if isinstance(entry, ImageFile) else None
 
-def _hides(layer: Traces, path: str) -> bool:
-    above = parents([path])
-    return (
-        path in layer.whiteouts
-        or any(folder in layer.whiteouts or folder in layer.opaque for folder in ["/", *above])
-        or any(layer.occupied(folder) and folder not in layer.directories for folder in above)
-    )
+    # --- What else is asked of an image.
+
+    def at(self, path: str) -> Entry:
+        """What stands at a path. None for nothing, and for a folder that no layer states."""
+        node = self._node(path)
+        return node.entry if node else None
+
+    def directory(self, path: str) -> ImageDirectory:
+        """The folder at a real path, as a layer that writes below it must state it again.
+
+        Raises `BrokenImage` where it is none, and where runtimes differ in what it is.
+        """
+        node = self._node(path)
+        if node is not None and (node.clash or not node.is_folder()):
+            raise broken(f"{path} is no directory, and vLLM's files lie below it")
+        if node is None or not isinstance(node.entry, ImageDirectory):
+            # No layer states it. Every runtime then makes it so.
+            return ImageDirectory(path, uid=0, gid=0, mode=0o755, mtime=0)
+        return node.entry
+
+    def walk(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Every folder with the names in it, also of what stands below a clash."""
+        nodes = [self._root]
+        while nodes:
+            node = nodes.pop()
+            if node.children:
+                yield node.path(), tuple(node.children)
+                nodes.extend(node.children.values())
+
+    # --- How it comes about.
+
+    def _node(self, path: str) -> _Node | None:
+        """Found from the folder that was asked for last: paths are mostly walked down."""
+        above, _, name = path.rpartition("/")
+        if self._last[0] == above:
+            node: _Node | None = self._last[1]
+            node = node.children.get(name) if node else None
+        else:
+            node = self._root
+            for part in filter(None, path.split("/")):
+                node = node.children.get(part)
+                if node is None:
+                    break
+        if node is not None:
+            self._last = (path, node)
+        return node
+
+    def _apply(self, layer: Traces) -> None:
+        for folder in layer.opaque:
+            node = self._node(folder)
+            if node is not None:
+                node.children = {}
+        for path in layer.whiteouts:
+            self._remove(path)
+        self._last = ("/", self._root)
+        for number in layer.others:
+            node = self._by_hash.get(number)
+            if node is not None and node.alive():
+                node.entry, node.children, node.clash = Mark.OTHER, {}, False
+        for path, directory in layer.directories.items():
+            node = self._ensure(path)
+            if not node.is_folder():
+                node.children = {}
+            node.entry, node.clash = directory, False
+        self._apply_files(layer)
+
+    def _apply_files(self, layer: Traces) -> None:
+        files: dict[str, Entry] = {**dict.fromkeys(layer.names, Mark.NAMED), **layer.links}
+        files |= dict.fromkeys(layer.bytecode, Mark.NAMED)
+        files |= layer.mentions
+        files |= layer.files
+        # Those above first: what is below a link of the same layer is a clash.
+        for path in sorted(files):
+            node = self._ensure(path)
+            node.entry, node.children, node.clash = files[path], {}, False
+        self.bytecode |= layer.bytecode
+        self.mentions |= layer.mentions
+
+    def _ensure(self, path: str) -> _Node:
+        node = self._root
+        end = 0
+        for part in path.split("/")[1:]:
+            end += 1 + len(part)
+            if not node.is_folder():
+                node.clash = True
+            child = node.children.get(part)
+            if child is None:
+                child = node.children[part] = _Node(node, part)
+                self._by_hash[hash_of(path[:end])] = child
+                self._count += 1
+                if self._count > _MOST_NODES:
+                    raise broken(f"the image has over {_MOST_NODES} folders and links")
+            node = child
+        return node
+
+    def _remove(self, path: str) -> None:
+        node = self._node(path)
+        if node is not None and node.parent is not None:
+            node.parent.children.pop(node.name, None)
+            self._last = ("/", self._root)

@@ -6,13 +6,12 @@ nobody reads its documents a second time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from patcher.oci.blobs import read_blob
-from patcher.oci.filesystem import enough, find_installation
 from patcher.oci.model import (
     INDEXES,
     Config,
@@ -24,12 +23,19 @@ from patcher.oci.model import (
     parse_index,
     parse_manifest,
 )
+from patcher.oci.running import find_installation
 from patcher.oci.scan import Traces, Wanted, scan_layer
+from patcher.oci.start import read_start
+from patcher.threads import in_order
 
 if TYPE_CHECKING:
     from patcher.oci.blobs import Blobs
     from patcher.oci.installation import Installation
     from patcher.oci.reference import Platform
+
+
+# Inflating and hashing leave the lock to others, and a registry limits each connection.
+_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +113,11 @@ class StoredImage:
         """The labels of the image's config."""
         return self.image.labels
 
-    def installation(self, targets: Sequence[str]) -> Installation:
-        """Find vLLM in the image, with the target files. See `find`."""
-        return find(self.blobs, self.image, targets, self.cache)
+    def installation(
+        self, targets: Sequence[str], root: str | None = None, mentions: Sequence[bytes] = ()
+    ) -> Installation:
+        """The vLLM that is run in the image, with the target files. See `find`."""
+        return find(self.blobs, self.image, targets, self.cache, root=root, mentions=mentions)
 
 
 def load_image(blobs: Blobs, descriptor: Descriptor) -> Image:
@@ -147,29 +155,37 @@ def load_family(blobs: Blobs, root: Descriptor) -> Family:
 
 
 def find(
-    blobs: Blobs, image: Image, targets: Sequence[str], cache: Cache | None = None
+    blobs: Blobs,
+    image: Image,
+    targets: Sequence[str],
+    cache: Cache | None = None,
+    *,
+    root: str | None = None,
+    mentions: Sequence[bytes] = (),
 ) -> Installation:
-    """vLLM in an image, wherever its blobs are kept.
+    """The vLLM that is run in an image, wherever its blobs are kept. See `find_installation`.
 
-    No more layers are streamed than settle the answer, and none that the cache knows. What such
-    an early end cannot see is said at `enough`. Raises `FileAbsent` where no vLLM is found,
-    `BrokenImage`, `Unreadable`.
+    Every layer is streamed once, several at a time, but for those that the cache knows: the names
+    of all are needed to know that there is no other vLLM. Raises `Unreadable` too.
     """
+    start = read_start(image.config.document.get("config"))
+    layers = image.manifest.layers[::-1]
 
     def scan(wanted: Wanted) -> list[Traces]:
-        return enough(_traces(blobs, image.manifest.layers, wanted, cache), wanted)
+        # One layer may be there twice, as the empty one was in old images.
+        unlike = list({layer.digest: layer for layer in layers}.values())
+        said = in_order(partial(_traces, blobs, wanted, cache), unlike, _AT_ONCE)
+        known = {layer.digest: traces for layer, traces in zip(unlike, said, strict=True)}
+        return [known[layer.digest] for layer in layers]
 
-    return find_installation(scan, targets)
+    return find_installation(scan, start, targets, root=root, mentions=mentions)
 
 
-def _traces(
-    blobs: Blobs, layers: Sequence[Descriptor], wanted: Wanted, cache: Cache | None
-) -> Iterator[Traces]:
-    """Each layer's traces, the topmost (last) first, read as they are asked for."""
-    for layer in reversed(layers):
-        known = cache.load(layer, wanted) if cache else None
-        if known is None:
-            known = scan_layer(partial(blobs.open, layer), layer, wanted)
-            if cache:
-                cache.save(layer, wanted, known)
-        yield known
+def _traces(blobs: Blobs, wanted: Wanted, cache: Cache | None, layer: Descriptor) -> Traces:
+    """What a layer says, out of the cache or its blob."""
+    known = cache.load(layer, wanted) if cache else None
+    if known is None:
+        known = scan_layer(partial(blobs.open, layer), layer, wanted)
+        if cache:
+            cache.save(layer, wanted, known)
+    return known

@@ -6,8 +6,10 @@ Nothing here knows of patches: an image hands out files, and a place takes a `Ch
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+
+from patcher.errors import BrokenImage
 
 if TYPE_CHECKING:
     from patcher.oci.reference import Platform
@@ -37,14 +39,33 @@ class ImageDirectory:
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """A vLLM in an image: where, and why it is the one that runs, or is not.
+
+    `looked_at` is whether its files were handed out.
+    """
+
+    root: str
+    why: str
+    runs: bool
+    looked_at: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Installation:
     """vLLM as it was found in an image.
 
     `root` is the directory that holds the package (`.../dist-packages` or `.../site-packages`).
-    `version` and `commit` are what vllm/_version.py states (commit None where it states none).
+    `version` and `commit` are what vllm/_version.py states (commit None where it states none);
+    where the version cannot be told it is empty, and `version_problem` says why.
     `files` maps each wanted target (path under `root`) to the file; a target that the image
     lacks is not in it. `bytecode` maps a target to the absolute paths of every .pyc that Python
     could run in its place. `directories` are all directories above those paths, outermost first.
+
+    `others` are the other copies that some Python of the image could import, `copies` all there
+    are. `stale` maps a target to bytecode that Python runs in its place though it was compiled
+    from another source. `mentions` are the Python files of installed packages that were searched
+    for, by path. `notes` are for a person.
     """
 
     root: str
@@ -53,6 +74,27 @@ class Installation:
     files: Mapping[str, ImageFile]
     bytecode: Mapping[str, tuple[str, ...]]
     directories: tuple[ImageDirectory, ...]
+    others: tuple[Installation, ...] = ()
+    copies: tuple[Copy, ...] = ()
+    stale: Mapping[str, str] = field(default_factory=dict)
+    version_problem: str | None = None
+    mentions: Mapping[str, ImageFile] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def named_version(self) -> str:
+        """The version, where a name is made of it. Raises `BrokenImage` where it is not told."""
+        if not self.version:
+            raise BrokenImage(
+                self.version_problem or f"{self.root} states no version",
+                next_step="Take an image whose vLLM was installed from a wheel; 'verify' judges it "
+                "without a version.",
+            )
+        return self.version
+
+    @property
+    def all(self) -> tuple[Installation, ...]:
+        """This one, and every other that may be run."""
+        return (self, *self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +129,11 @@ class BaseImage(Protocol):
         """The labels of its config, which a derived image inherits."""
         ...
 
-    def installation(self, targets: Sequence[str]) -> Installation:
-        """Find vLLM in the image, with the target files.
+    def installation(
+        self, targets: Sequence[str], root: str | None = None, mentions: Sequence[bytes] = ()
+    ) -> Installation:
+        """Find the vLLM that is run in the image, with the target files. See `find_installation`.
 
-        Raises `FileAbsent` where no vLLM is found, `BrokenImage` where two are.
+        `root` picks one copy; `mentions` the other Python files that are handed out.
         """
         ...

@@ -22,6 +22,9 @@ VERSION_FILE = "vllm/_version.py"
 # The real one has under 1 KB. A hostile one must not reach the parser at any size.
 _MOST_BYTES = 64 * 1024
 
+# PyPI takes no longer one.
+_MOST_VERSION = 128
+
 _COMMIT = re.compile(r"g?([0-9a-f]{7,64})")
 
 
@@ -38,9 +41,12 @@ def parse_version(data: bytes) -> tuple[str, str | None]:
     if version is None:
         _refuse("it assigns no version")
     try:
-        local = Version(version).local or ""
+        # A number of thousands of digits is none that Python would convert.
+        local = (Version(version).local or "") if len(version) <= _MOST_VERSION else None
     except InvalidVersion:
-        _refuse(f"{version!r} is no version")
+        local = None
+    if local is None:
+        _refuse(f"{version[:_MOST_VERSION]!r} is no version")
     commit = stated.get("__commit_id__", stated.get("commit_id"))
     candidates = [commit] if commit else [part for part in local.split(".") if part[:1] == "g"]
     matches = (_COMMIT.fullmatch(candidate) for candidate in candidates)

@@ -1,12 +1,12 @@
 """One layer's tar, streamed once: what it says about the paths that matter, and nothing else.
 
-A layer may hold 300,000 entries and 10 GB. What is kept are the wanted files, the directories
-and symbolic links that can lie on the way to them, whiteouts, and eight bytes for any other.
+A layer may hold 300,000 entries and 10 GB. What is kept are the wanted files, the names that say
+which vLLM a Python imports, the directories and symbolic links that can lie on the way to them,
+whiteouts, and eight bytes for any other.
 """
 
 from __future__ import annotations
 
-import bisect
 import functools
 import hashlib
 import posixpath
@@ -19,73 +19,145 @@ from typing import TYPE_CHECKING, BinaryIO
 from patcher.errors import Unreadable
 from patcher.oci.blobs import Verified
 from patcher.oci.installation import ImageDirectory, ImageFile
-from patcher.oci.installed import bytecode_names
-from patcher.oci.layer import OPAQUE, WHITEOUT, parents
+from patcher.oci.layer import OPAQUE, WHITEOUT
 from patcher.oci.model import broken
 from patcher.oci.tarball import TarStream, damage
+from patcher.oci.tree import MOST_PATH_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from patcher.oci.model import Descriptor
 
-_SITE = re.compile(r".*/(?:dist|site)-packages/")
+_SITES = ("site-packages", "dist-packages")
+_IN_SITE = re.compile(r"/(?:dist|site)-packages/")
+INTERPRETER = re.compile(r"(?:python|pypy)(?:\d[\d.]*t?)?")
+"""What an interpreter's file is called."""
 
 _MOST_NAMES = 1_000_000
 _MOST_LINKS = 8
 
+# No text that says how Python finds a module has more; the largest real one has 14 KB.
+_MOST_SETTINGS = 1 << 20
+
+# Of a script the first line counts, and of pip's for long paths the second.
+_HEAD = 1024
+
+# A .pyc's header (PEP 552).
+_PYC_HEAD = 16
+
+# vLLM's largest Python file has under 1 MB.
+_MOST_SOURCE = 2 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to look for: paths under any site-packages or dist-packages, and absolute paths."""
+    """What to look for: `targets` are paths under the folder that holds vLLM, wherever it is.
+
+    Of `scripts` (names in any `bin`) the first lines are kept; `paths` are absolute: files, and
+    folders of bytecode. A Python file of a package that has one of `mentions` is kept too.
+    """
 
     targets: tuple[str, ...]
     paths: frozenset[str] = frozenset()
+    scripts: frozenset[str] = frozenset()
+    mentions: tuple[bytes, ...] = ()
 
-    def file(self, path: str) -> bool:
-        """Is this one of the files?"""
-        return _tail(path) in self.targets or path in self.paths
+    def bytes_of(self, folder: str, name: str) -> int:
+        """How much of a file is kept: all of it for a target, a bit for others."""
+        path = f"{folder}/{name}"
+        if path.endswith(_endings(self.targets)) or path in self.paths:
+            return -1
+        if name in _SETTINGS or path == "/etc/passwd":
+            return _MOST_SETTINGS
+        if name.endswith(".pth") or name.startswith("__editable__"):
+            return _MOST_SETTINGS if folder.endswith(_SITES) else 0
+        if name == "direct_url.json" and posixpath.basename(folder).startswith("vllm-"):
+            return _MOST_SETTINGS
+        return _HEAD if name in self.scripts and folder.endswith("/bin") else 0
 
-    def bytecode(self, path: str) -> bool:
-        """Can Python run this in place of one of the files?"""
-        folder, name = posixpath.split(_tail(path) or "")
-        above, cache = posixpath.split(folder)
-        return cache == "__pycache__" and any(
-            posixpath.dirname(target) == above and bytecode_names(target, [name])
-            for target in self.targets
+    def named(self, folder: str, name: str) -> bool:
+        """Is it enough to know that a file of that name is there?"""
+        stem, _, ending = name.partition(".")
+        if ending in ("py", "pyc", "so") or ending.endswith(".so"):
+            module = folder if stem == "__init__" else f"{folder}/{stem}"
+            if module.endswith(_modules(self.targets)):
+                return True
+        above = posixpath.basename(folder)
+        return (
+            (above == "bin" and INTERPRETER.fullmatch(name) is not None)
+            or (stem == "os" and above.startswith("python3."))
+            or (name == "METADATA" and above.startswith("vllm-"))
         )
 
+    def bytecode(self, folder: str, name: str) -> bool:
+        """Can Python run this in place of one of the files?"""
+        above, cache = posixpath.split(folder)
+        if not name.endswith(".pyc"):
+            return False
+        stem = name.partition(".")[0]
+        if folder in self.paths:
+            return any(target.endswith(f"/{stem}.py") for target in self.targets)
+        module = f"{above}/{stem}.py" if cache == "__pycache__" else ""
+        return module.endswith(_endings(self.targets))
+
+    def mention(self, path: str) -> bool:
+        """Can this be a file that is to be searched?"""
+        return bool(self.mentions) and path.endswith(".py") and bool(_IN_SITE.search(path))
+
     def way(self, path: str) -> bool:
-        """Can this directory or link lie above a file? All that is in no package can."""
-        tail = _tail(path)
-        return tail is None or f"/{tail}" in _above_targets(self.targets) or path in _above(self)
+        """Can this folder lie above a file? All that is in no package can."""
+        if not _IN_SITE.search(path):
+            return True
+        return path.endswith(_folders(self.targets)) or path in _above(self.paths)
 
 
-def _tail(path: str) -> str | None:
-    match = _SITE.match(path)
-    return path[match.end() :] if match else None
-
-
-@functools.cache
-def _above_targets(targets: tuple[str, ...]) -> frozenset[str]:
-    folders = [posixpath.dirname(f"/{target}") for target in targets]
-    return frozenset(parents(f"{folder}/__pycache__/any.pyc" for folder in folders))
+_SETTINGS = frozenset({"pyvenv.cfg", "sitecustomize.py", "usercustomize.py"})
 
 
 @functools.cache
-def _above(wanted: Wanted) -> frozenset[str]:
-    return frozenset(parents(wanted.paths))
+def _endings(targets: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"/{target}" for target in targets)
+
+
+@functools.cache
+def _modules(targets: tuple[str, ...]) -> tuple[str, ...]:
+    """Each package on the way to a target, and the target itself, as a path without an ending."""
+    parts = [target.removesuffix(".py").split("/") for target in targets]
+    return tuple({"/" + "/".join(each[:end]) for each in parts for end in range(1, len(each) + 1)})
+
+
+@functools.cache
+def _folders(targets: tuple[str, ...]) -> tuple[str, ...]:
+    above = [module for module in _modules(targets) if f"{module[1:]}.py" not in targets]
+    caches = [f"{posixpath.dirname(f'/{target}')}/__pycache__" for target in targets]
+    return (*above, *caches, *(f"/{site}" for site in _SITES))
+
+
+@functools.cache
+def _above(paths: frozenset[str]) -> frozenset[str]:
+    return frozenset(
+        "/".join(parts[:end])
+        for parts in (path.split("/") for path in paths)
+        for end in range(2, len(parts))
+    )
 
 
 @dataclass(slots=True)
 class Traces:
-    """What one layer says. All paths are absolute; `links` maps to the text of the link."""
+    """What one layer says. All paths are absolute; `links` maps to the text of the link.
+
+    `names` are files of which only that matters; `bytecode` maps to the file's first bytes;
+    `mentions` are files that have what was searched for.
+    """
 
     files: dict[str, ImageFile] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
     hard_links: dict[str, str] = field(default_factory=dict)
     directories: dict[str, ImageDirectory] = field(default_factory=dict)
-    bytecode: set[str] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+    bytecode: dict[str, bytes] = field(default_factory=dict)
+    mentions: dict[str, ImageFile] = field(default_factory=dict)
     whiteouts: set[str] = field(default_factory=set)
     opaque: set[str] = field(default_factory=set)
     # Every entry that is no directory, as sorted hashes: it only matters whether one is there.
@@ -93,21 +165,23 @@ class Traces:
 
     def __len__(self) -> int:
         named = len(self.files) + len(self.links) + len(self.directories) + len(self.bytecode)
-        return named + len(self.whiteouts) + len(self.opaque)
-
-    def occupied(self, path: str) -> bool:
-        """Does something that is no directory stand here?"""
-        wanted = _hash(path)
-        place = bisect.bisect_left(self.others, wanted)
-        return place < len(self.others) and self.others[place] == wanted
+        return named + len(self.names) + len(self.whiteouts) + len(self.opaque)
 
     def forget(self, path: str) -> None:
         """A tar may hold a path twice; the last one counts."""
-        for kept in (self.files, self.links, self.hard_links, self.directories):
+        for kept in (
+            self.files,
+            self.links,
+            self.hard_links,
+            self.directories,
+            self.bytecode,
+            self.mentions,
+        ):
             kept.pop(path, None)
+        self.names.discard(path)
 
 
-def _hash(path: str) -> int:
+def hash_of(path: str) -> int:
     """The same in every process, as Python's own is not: traces are kept between runs."""
     name = path.encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
@@ -116,17 +190,31 @@ def _hash(path: str) -> int:
 def scan_layer(open_blob: Callable[[], BinaryIO], descriptor: Descriptor, wanted: Wanted) -> Traces:
     """The traces of a layer, whose digest is proven on the way.
 
-    A wanted file that is a hard link costs another pass: its bytes stand under the first name.
     Raises `BrokenImage` for hostile or damaged layers, `Unreadable` for zstd without a decoder.
     """
-    for _ in range(_MOST_LINKS):
+
+    def once(wanted: Wanted) -> Traces:
         with open_blob() as raw:
-            traces = _scan(Verified(raw, descriptor), wanted)
+            blob = Verified(raw, descriptor)
+            traces = _scan(TarStream.of_layer(blob), wanted)
+            blob.finish()
+            return traces
+
+    return whole(once, wanted)
+
+
+def whole(once: Callable[[Wanted], Traces], wanted: Wanted) -> Traces:
+    """The traces of one tar, which `once` reads.
+
+    A wanted file that is a hard link costs another pass: its bytes stand under the first name.
+    """
+    for _ in range(_MOST_LINKS):
+        traces = once(wanted)
         unseen = frozenset(traces.hard_links.values()) - wanted.paths - traces.files.keys()
         if not unseen:
             return _join_hard_links(traces)
         wanted = replace(wanted, paths=wanted.paths | unseen)
-    raise broken(f"{descriptor.digest}: hard links lead nowhere")
+    raise broken("hard links lead nowhere")
 
 
 def _join_hard_links(traces: Traces) -> Traces:
@@ -140,10 +228,10 @@ def _join_hard_links(traces: Traces) -> Traces:
     return traces
 
 
-def _scan(blob: Verified, wanted: Wanted) -> Traces:
+def _scan(stream: TarStream, wanted: Wanted) -> Traces:
+    """What a tar says, whose end is reached."""
     traces = Traces()
     try:
-        stream = TarStream(blob)
         for header in stream.headers():
             _note(traces, header, stream, wanted)
             if len(traces) > _MOST_NAMES:
@@ -152,9 +240,11 @@ def _scan(blob: Verified, wanted: Wanted) -> Traces:
         raise broken(f"a layer cannot be read: {error}") from error
     except OSError as error:
         raise Unreadable(f"a layer cannot be read: {error}", next_step="Try again.") from error
-    blob.finish()
     traces.others = array("Q", sorted(traces.others))
     return traces
+
+
+scan_tar = _scan
 
 
 def _note(traces: Traces, header: tarfile.TarInfo, stream: TarStream, wanted: Wanted) -> None:
@@ -169,7 +259,7 @@ def _note(traces: Traces, header: tarfile.TarInfo, stream: TarStream, wanted: Wa
         if hidden in ("", ".", ".."):
             raise broken(f"a layer has a whiteout named {header.name!r}")
         traces.whiteouts.add(posixpath.join(folder, hidden))
-    else:
+    elif path != "/":
         traces.forget(path)
         _note_entry(traces, path, header, stream, wanted)
 
@@ -177,26 +267,71 @@ def _note(traces: Traces, header: tarfile.TarInfo, stream: TarStream, wanted: Wa
 def _note_entry(
     traces: Traces, path: str, header: tarfile.TarInfo, stream: TarStream, wanted: Wanted
 ) -> None:
-    owner = {"uid": header.uid, "gid": header.gid, "mode": header.mode & 0o7777}
+    folder, name = posixpath.split(path)
+    folder = folder.rstrip("/")
     if header.isdir():
-        if wanted.way(path) or wanted.file(path) or wanted.bytecode(path):
-            traces.directories[path] = ImageDirectory(path, **owner, mtime=int(header.mtime))
+        # One that stands where a file is looked for hides what lower layers have there.
+        file = wanted.bytes_of(folder, name) or wanted.named(folder, name)
+        if wanted.way(path) or file or wanted.bytecode(folder, name):
+            traces.directories[path] = ImageDirectory(path, **_owner(header))
         return
-    traces.others.append(_hash(path))
-    if wanted.bytecode(path):
-        traces.bytecode.add(path)
-    if header.issym() and (wanted.way(path) or wanted.file(path)):
+    traces.others.append(hash_of(path))
+    if header.issym():
+        _check_length(header.linkname)
         traces.links[path] = header.linkname
-    elif header.islnk() and wanted.file(path):
+        return
+    if not (header.isreg() or header.islnk()):
+        return
+    if wanted.bytecode(folder, name):
+        # What a hard link holds is not known without another pass: it counts as bytecode.
+        head = stream.content(header, _PYC_HEAD) if header.isreg() else b"?"
+        traces.bytecode[path] = head
+        return
+    most = wanted.bytes_of(folder, name)
+    if most:
+        _keep(traces, path, header, stream, most)
+    elif wanted.named(folder, name):
+        traces.names.add(path)
+    if header.isreg() and header.size <= _MOST_SOURCE and wanted.mention(path):
+        data = traces.files[path].data if path in traces.files else stream.content(header)
+        if any(text in data for text in wanted.mentions):
+            traces.mentions[path] = ImageFile(path, data, **_owner(header))
+
+
+def _keep(traces: Traces, path: str, header: tarfile.TarInfo, stream: TarStream, most: int) -> None:
+    if header.islnk():
         traces.hard_links[path] = _absolute(header.linkname)
-    elif header.isreg() and wanted.file(path):
-        data = stream.content(header)
-        traces.files[path] = ImageFile(path, data, **owner, mtime=int(header.mtime))
+    elif most > _HEAD and header.size > most:
+        raise broken(f"{path} has {header.size} bytes, where a few are expected")
+    else:
+        data = stream.content(header, None if most < 0 else most)
+        traces.files[path] = ImageFile(path, data, **_owner(header))
+
+
+def _owner(header: tarfile.TarInfo) -> dict[str, int]:
+    return {
+        "uid": header.uid,
+        "gid": header.gid,
+        "mode": header.mode & 0o7777,
+        "mtime": int(header.mtime),
+    }
 
 
 def _absolute(name: str) -> str:
-    """The path that a tar's name means. Real layers write `usr/lib`, `./usr/lib`, `usr/lib/`."""
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if ".." in parts or (name.startswith("/") and parts):
+    """The path that a tar's name means, as docker and containerd take it.
+
+    Real layers write `usr/lib`, `./usr/lib`, `usr/lib/`, `/usr/lib`. What leads out is refused.
+    """
+    _check_length(name)
+    path = posixpath.normpath(name)
+    if path == ".." or path.startswith("../"):
         raise broken(f"a layer has an entry named {name!r}")
-    return "/" + "/".join(parts)
+    return posixpath.normpath("/" + path.lstrip("/"))
+
+
+def _check_length(name: str) -> None:
+    if len(name) > MOST_PATH_BYTES:
+        raise broken(
+            f"a layer has a path of {len(name)} characters, and Linux takes {MOST_PATH_BYTES}: "
+            f"{name[:40]!r}..."
+        )

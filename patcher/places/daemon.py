@@ -95,7 +95,10 @@ class DaemonResult:
     def read_back(self, before: Mapping[str, Installation]) -> Mapping[str, Installation]:
         """See `Made`: found and read anew, out of the new image."""
         return {
-            digest: self.baked.installation(sorted(found.files)) for digest, found in before.items()
+            digest: self.baked.installation(
+                sorted(found.files), None if found.others else found.root
+            )
+            for digest, found in before.items()
         }
 
     def name(self) -> None:

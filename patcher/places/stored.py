@@ -259,4 +259,6 @@ def _changed(before: Installation, files: Sequence[ImageFile], gone: Sequence[st
             target: tuple(path for path in paths if path not in gone)
             for target, paths in before.bytecode.items()
         },
+        stale={target: path for target, path in before.stale.items() if path not in gone},
+        others=tuple(_changed(other, files, gone) for other in before.others),
     )

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patcher.errors import NotPython, Unreadable
+from patcher.rules.guard.rule import AttributeGuard
 from patcher.rules.rule import SearchesElsewhere
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from patcher.oci.installation import Installation
     from patcher.rules.catalogue import Patch
 
 # Where copies of the target's code turned up so far. In a wheel, where every byte crosses the
@@ -58,12 +60,39 @@ def notices(files: Iterable[tuple[str, bytes]], patch: Patch) -> tuple[Notice, .
     )
 
 
+def searched_for(patches: Iterable[Patch]) -> list[bytes]:
+    """What a file mentions that is worth a look, for an image's layers to be searched for."""
+    return sorted({p.rule.receiver.encode() for p in patches if isinstance(p.rule, AttributeGuard)})
+
+
+def in_image(found: Installation, patch: Patch, *, whole: bool) -> tuple[Notice, ...]:
+    """What else in an image has the rule's places: plugins that carry their own copy of vLLM's
+    code, and with `whole` the other files of vLLM itself. `found` must have been asked for what
+    is `searched_for`. Of what has nothing to do with vLLM, nothing.
+    """
+    judged = {file.path for each in found.all for file in each.files.values()}
+    own = tuple(f"{copy.root}/{_PACKAGE}/" for copy in found.copies)
+    files = (
+        (path, file.data)
+        for path, file in found.mentions.items()
+        if path not in judged and (whole or not path.startswith(own))
+    )
+    return notices(filter(_is_about_vllm, files), patch)
+
+
+def _is_about_vllm(file: tuple[str, bytes]) -> bool:
+    """transformers has models of the same names, and its own layers."""
+    path, data = file
+    return b"vllm" in data or "vllm" in path
+
+
 def everywhere(root: Path, patch: Patch) -> tuple[Notice, ...]:
-    """What the installed package below `root`, the folder that holds `vllm/`, has elsewhere.
+    """What vLLM below `root`, the folder that holds `vllm/`, has elsewhere, and the packages
+    beside it that are plugins of vLLM.
 
     Links to folders are not followed. Raises `Unreadable`.
     """
-    return notices(_tree(root), patch)
+    return notices(filter(_is_about_vllm, _tree(root)), patch)
 
 
 def _of_file(path: str, data: bytes, patch: Patch) -> Iterator[Notice]:
@@ -78,11 +107,11 @@ def _of_file(path: str, data: bytes, patch: Patch) -> Iterator[Notice]:
 
 
 def _tree(root: Path) -> Iterator[tuple[str, bytes]]:
-    """Every Python file of the package, by path."""
+    """Every Python file of the package and of those beside it, by path."""
     try:
         # Since rglob follows no links to folders from 3.13 on, and does so in 3.11 with `**`, the
         # real folder of each file tells.
-        for path in sorted((root / _PACKAGE).rglob("*.py")):
+        for path in sorted(root.rglob("*.py")):
             if path.is_file() and path.parent.resolve().is_relative_to(root.resolve()):
                 if path.stat().st_size > _LIMIT:
                     raise _unreadable(path, f"it has more than {_LIMIT >> 20} MiB")

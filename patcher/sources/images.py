@@ -9,32 +9,105 @@ from typing import TYPE_CHECKING
 from patcher.errors import BrokenImage, DaemonFailed, FileAbsent, Unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from patcher.oci.installation import BaseImage
+    from patcher.errors import PatcherError
+    from patcher.oci.installation import BaseImage, Installation
+
+
+@dataclass(frozen=True, slots=True)
+class CopySource:
+    """The files of one vLLM in an image that may hold several."""
+
+    label: str
+    installation: Installation
+
+    def read(self, target: str) -> bytes:
+        """The bytes of `target`. Raises `FileAbsent`, `Unreadable`."""
+        if target in self.installation.stale:
+            raise Unreadable(
+                f"{self.label}: Python runs {self.installation.stale[target]}, which was not "
+                f"compiled from {target}",
+                next_step="Patch it: the bytecode goes with it; or take another image.",
+            )
+        if target not in self.installation.files:
+            raise FileAbsent(
+                f"{self.label} has no {target}", next_step="This vLLM may keep the code elsewhere."
+            )
+        return self.installation.files[target].data
+
+    def version(self) -> str | None:
+        """The version of this vLLM; None where it cannot be told."""
+        return self.installation.version or None
+
+
+@dataclass(frozen=True, slots=True)
+class NoCopy:
+    """An image out of which no vLLM could be read, and why: it is not read a second time."""
+
+    label: str
+    error: PatcherError
+
+    def read(self, target: str) -> bytes:
+        """Raises what was wrong."""
+        del target
+        raise self.error
+
+    def version(self) -> str | None:
+        """None."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """The files of the vLLM in an image; `label` is the name that a person typed for it."""
+    """The files of the vLLM in an image; `label` is the name that a person typed for it.
+
+    `root` picks one where an image holds several.
+    """
 
     label: str
     image: BaseImage
+    root: str | None = None
+
+    def copies(self, targets: Sequence[str], mentions: Sequence[bytes] = ()) -> list[CopySource]:
+        """Every vLLM that some Python of the image could import, the one that runs first.
+
+        Raises `FileAbsent` where there is no vLLM, `Unreadable`.
+        """
+        with _unreadable():
+            found = self.image.installation(targets, self.root, mentions)
+        if not found.others:
+            return [CopySource(self.label, found)]
+        return [CopySource(f"{self.label} {each.root}", each) for each in found.all]
 
     def read(self, target: str) -> bytes:
-        """The bytes of `target`. Raises `FileAbsent`, `Unreadable`."""
-        with _unreadable():
-            files = self.image.installation([target]).files
-        if target not in files:
-            raise FileAbsent(
-                f"{self.label} has no {target}", next_step="This vLLM may keep the code elsewhere."
-            )
-        return files[target].data
+        """The bytes of `target`, where one vLLM alone can be meant.
 
-    def version(self) -> str:
+        Raises `FileAbsent`, `Unreadable`.
+        """
+        copies = self.copies([target])
+        there = [copy.installation.files.get(target) for copy in copies]
+        if len({file and file.data for file in there}) > 1:
+            roots = [copy.installation.root for copy in copies]
+            raise Unreadable(
+                f"{self.label} holds more than one vLLM: {', '.join(roots)}",
+                next_step=f"Say which, with --root {roots[0]}, or 'verify' it: that judges each.",
+            )
+        return copies[0].read(target)
+
+    def version(self) -> str | None:
         """The version of its vLLM. Raises `FileAbsent` where there is no vLLM, `Unreadable`."""
-        with _unreadable():
-            return self.image.installation([]).version
+        return self.copies([])[0].version()
+
+
+def told(found: Installation) -> list[str]:
+    """Which vLLM of an image is which, where there is more than one, and what else to know."""
+    lines = list(found.notes)
+    if len(found.copies) > 1:
+        for copy in found.copies:
+            state = "runs" if copy.runs else "may run" if copy.looked_at else "not looked at"
+            lines.append(f"vLLM in {copy.root}: {state}: {copy.why}")
+    return lines
 
 
 @contextmanager

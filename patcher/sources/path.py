@@ -7,6 +7,8 @@ checkout, or by the package folder itself.
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from patcher.errors import BadSource, BrokenImage, FileAbsent, Unreadable
 from patcher.oci.installed import VERSION_FILE, bytecode_names, parse_version
+from patcher.oci.python import Loader, Place, find_package, module_file, site_places
+from patcher.oci.tree import Kind
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
 PACKAGE = "vllm"
@@ -30,6 +33,8 @@ _LIBRARIES = (
     "lib64/python3*/dist-packages",
     "Lib/site-packages",
 )
+
+_LIBRARY = re.compile(r"python(3\.\d+t?)")
 
 # vLLM's largest Python file has under 1 MB.
 _LIMIT = 16 << 20
@@ -61,10 +66,16 @@ class FileSource:
 
 @dataclass(frozen=True, slots=True)
 class TreeSource:
-    """An installed vLLM. `path` is what was named; `root` is the folder that holds `vllm/`."""
+    """An installed vLLM. `path` is what was named; `root` is the folder that holds `vllm/`.
+
+    `folders` are the package's own, several for one without `__init__.py`; `library` is the
+    version of the Python that it is installed for, None where that is not seen.
+    """
 
     path: Path
     root: Path
+    folders: tuple[str, ...]
+    library: str | None = None
 
     @property
     def label(self) -> str:
@@ -72,8 +83,21 @@ class TreeSource:
         return str(self.path)
 
     def locate(self, target: str) -> Path:
-        """Where the target lies on this machine."""
-        return self.root / target
+        """Where the target lies on this machine: the file that Python runs for it.
+
+        Raises `Unreadable` where that is no source file.
+        """
+        parts = target.removeprefix(f"{PACKAGE}/").removesuffix(".py").split("/")
+        found = module_file(_DISK, self.folders, parts, self.library)
+        if found is None:
+            return self.root / target
+        loader, path = found
+        if loader is not Loader.SOURCE or Path(path).name != Path(target).name:
+            raise Unreadable(
+                f"Python runs {path}, and not {self.root / target}",
+                next_step="Only a source file can be judged: remove the other one.",
+            )
+        return Path(path)
 
     def read(self, target: str) -> bytes:
         """A file by its path under site-packages. Raises `FileAbsent`, `Unreadable`."""
@@ -82,7 +106,7 @@ class TreeSource:
     def version(self) -> str | None:
         """What vllm/_version.py states; None without one, as in a checkout that was never built."""
         try:
-            return parse_version(self.read(VERSION_FILE))[0]
+            return parse_version(_read(self.root / VERSION_FILE))[0]
         except (FileAbsent, BrokenImage):
             return None
 
@@ -97,18 +121,18 @@ def open_path(path: Path) -> PathSource:
         raise BadSource(f"there is no {path}", next_step="Check the path.")
     if not stat.S_ISDIR(found.st_mode):
         return _open_file(path, found)
-    roots = tuple(_roots(path))
-    if not roots:
+    found_here = tuple(_trees(path))
+    if not found_here:
         raise BadSource(
             f"{path} holds no installed vLLM (no {PACKAGE}/__init__.py)",
             next_step="Name a site-packages folder, a virtual environment, or one .py file.",
         )
-    if len(roots) > 1:
+    if len(found_here) > 1:
+        roots = " and ".join(str(tree.root) for tree in found_here)
         raise BadSource(
-            f"{path} holds vLLM more than once: {' and '.join(map(str, roots))}",
-            next_step="Name the one you mean.",
+            f"{path} holds vLLM more than once: {roots}", next_step="Name the one you mean."
         )
-    return TreeSource(path, roots[0])
+    return found_here[0]
 
 
 def _open_file(path: Path, found: os.stat_result) -> FileSource:
@@ -120,17 +144,73 @@ def _open_file(path: Path, found: os.stat_result) -> FileSource:
     return FileSource(path)
 
 
-def _roots(path: Path) -> Iterator[Path]:
-    """Each folder here that holds vLLM's package, once: lib64 is often a link to lib."""
+def _trees(path: Path) -> Iterator[TreeSource]:
+    """Each vLLM that is imported here, once: lib64 is often a link to lib. Editable installs are
+    followed to where they lead.
+    """
     here = path.resolve()
-    candidates = [here.parent] if here.name == PACKAGE else []
-    candidates += [here, *(root for library in _LIBRARIES for root in sorted(here.glob(library)))]
+    if here.name == PACKAGE and (here / "__init__.py").exists():
+        yield TreeSource(path, here.parent, (str(here),))
+        return
+    sites = [here, *(site for library in _LIBRARIES for site in sorted(here.glob(library)))]
     seen = set()
-    for root in candidates:
-        package = _stat(root / PACKAGE / "__init__.py")
-        if package is not None and (package.st_dev, package.st_ino) not in seen:
-            seen.add((package.st_dev, package.st_ino))
-            yield root
+    for site in sites:
+        library = _LIBRARY.fullmatch(site.parent.name)
+        version = library[1] if library else None
+        is_site = site.name in ("site-packages", "dist-packages")
+        places = site_places(_DISK, str(site)) if is_site else [Place(str(site), "")]
+        found = find_package(_DISK, places, version)
+        if found is None:
+            continue
+        if found.module is not None:
+            raise BadSource(
+                f"{site}: `import vllm` takes {found.module}, which is no vLLM",
+                next_step="Name the folder that vLLM lies in.",
+            )
+        folders = found.folders
+        if found.is_namespace and not any(map(_has_version, folders)):
+            continue
+        if folders not in seen:
+            seen.add(folders)
+            yield TreeSource(path, Path(folders[0]).parent, folders, version)
+
+
+def _has_version(folder: str) -> bool:
+    return (Path(folder) / Path(VERSION_FILE).name).exists()
+
+
+class _Disk:
+    """This machine's files, as a `Tree`."""
+
+    def kind(self, path: str) -> Kind | None:
+        """See `Tree`. Raises `Unreadable`."""
+        try:
+            mode = os.lstat(path).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            raise _unreadable(Path(path), error) from error
+        if stat.S_ISLNK(mode):
+            return Kind.LINK
+        return Kind.FOLDER if stat.S_ISDIR(mode) else Kind.FILE
+
+    def link(self, path: str) -> str:
+        """See `Tree`."""
+        return str(Path(path).readlink())
+
+    def names(self, folder: str) -> list[str]:
+        """See `Tree`."""
+        return sorted(_names(Path(folder)))
+
+    def read(self, path: str) -> bytes | None:
+        """See `Tree`."""
+        try:
+            return _read(Path(path))
+        except FileAbsent:
+            return None
+
+
+_DISK = _Disk()
 
 
 def _stat(path: Path) -> os.stat_result | None:

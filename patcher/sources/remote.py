@@ -17,6 +17,7 @@ def open_registry_source(
     settings: HttpSettings | None = None,
     *,
     use_cache: bool = True,
+    root: str | None = None,
 ) -> ImageSource:
     """The image that a reference names in its registry; `spec` is what a person typed for it.
 
@@ -31,4 +32,4 @@ def open_registry_source(
 
     cache = LayerCache(default_folder()) if use_cache else None
     image = open_remote(parse_reference(name), platform, Http(settings), cache)
-    return ImageSource(spec, image)
+    return ImageSource(spec, image, root)

@@ -39,8 +39,10 @@ def open_source(
     lock: Path,
     platform: Platform | None = None,
     settings: Settings | None = None,
+    root: str | None = None,
 ) -> Source:
-    """The source that `spec` names. `lock` is images.lock; `platform` is the host's for None.
+    """The source that `spec` names. `lock` is images.lock; `platform` is the host's for None;
+    `root` picks one vLLM of an image that holds several.
 
     Raises `BadSource` where nothing can be meant, and what opening the artifact raises.
     """
@@ -57,45 +59,59 @@ def open_source(
         from patcher.oci.layout import open_image, split_spec
         from patcher.sources.images import ImageSource
 
-        return ImageSource(spec, open_image(*split_spec(rest), platform))
+        return ImageSource(spec, open_image(*split_spec(rest), platform), root)
     if kind == "docker":
-        return _local(spec, rest, platform)
+        return _local(spec, rest, platform, root)
     if kind == "registry":
-        return _remote(spec, rest, platform, settings)
+        return _remote(spec, rest, platform, settings, root)
     if Path(spec).exists():
         from patcher.sources.path import open_path
 
         return open_path(Path(spec))
     if spec.endswith(".py") or spec.startswith((".", "~", os.sep)):
         raise BadSource(f"there is no {spec}", next_step="Check the path.")
-    return _image(spec, _pinned(spec, lock, platform) or spec, platform, settings)
+    pinned, stated = _pinned(spec, lock, platform)
+    return _image(spec, pinned, platform, settings, root or stated)
 
 
-def _local(spec: str, name: str, platform: Platform | None) -> Source:
+def _local(spec: str, name: str, platform: Platform | None, root: str | None) -> Source:
     from patcher.daemon.engine import connect, local_image
     from patcher.sources.images import ImageSource
 
-    return ImageSource(spec, local_image(connect(), name, platform))
+    return ImageSource(spec, local_image(connect(), name, platform), root)
 
 
-def _remote(spec: str, name: str, platform: Platform | None, settings: Settings | None) -> Source:
+def _remote(
+    spec: str,
+    name: str,
+    platform: Platform | None,
+    settings: Settings | None,
+    root: str | None,
+) -> Source:
     from patcher.sources.remote import open_registry_source
 
-    return open_registry_source(spec, name, platform, settings() if settings else None)
+    given = settings() if settings else None
+    return open_registry_source(spec, name, platform, given, root=root)
 
 
-def _image(spec: str, name: str, platform: Platform | None, settings: Settings | None) -> Source:
+def _image(
+    spec: str,
+    name: str,
+    platform: Platform | None,
+    settings: Settings | None,
+    root: str | None,
+) -> Source:
     """In the daemon, or else in the registry. A name without a slash is a local one."""
     try:
-        return _local(spec, name, platform)
+        return _local(spec, name, platform, root)
     except (NoDaemon, DaemonFailed):
         if "/" not in name:
             raise
-    return _remote(spec, name, platform, settings)
+    return _remote(spec, name, platform, settings, root)
 
 
-def _pinned(spec: str, lock: Path, platform: Platform | None) -> str | None:
-    """What the lock pins a name to, where it knows the name."""
+def _pinned(spec: str, lock: Path, platform: Platform | None) -> tuple[str, str | None]:
+    """What the lock pins a name to, where it knows the name, and the root that it states."""
     from patcher.lock.file import load
     from patcher.lock.picking import resolve
     from patcher.oci.reference import host_platform
@@ -103,5 +119,5 @@ def _pinned(spec: str, lock: Path, platform: Platform | None) -> str | None:
     try:
         entry, digest = resolve(load(lock), spec, platform or host_platform())
     except NotLocked:
-        return None
-    return str(entry.original.reference.pinned(digest))
+        return spec, None
+    return str(entry.original.reference.pinned(digest)), entry.locked.root

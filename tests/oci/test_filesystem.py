@@ -17,10 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patcher.errors import BrokenImage, FileAbsent, PatcherError, Unreadable
-from patcher.oci.filesystem import OTHER, at, find_installation
+from patcher.oci.filesystem import Filesystem
 from patcher.oci.installation import ImageDirectory, ImageFile, Installation
 from patcher.oci.model import OCI_LAYER, part
+from patcher.oci.running import find_installation
 from patcher.oci.scan import Traces, Wanted, scan_layer
+from patcher.oci.start import Start
 from tests.installations import CACHE, SITE, TARGET, vllm_files
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ def scan(layer: bytes, wanted: Wanted) -> Traces:
 def find(*layers: bytes, targets: tuple[str, ...] = (TARGET,)) -> Installation:
     """The installation in these layers, the lowest first."""
     return find_installation(
-        lambda wanted: [scan(layer, wanted) for layer in reversed(layers)], targets
+        lambda wanted: [scan(layer, wanted) for layer in reversed(layers)], Start({}), targets
     )
 
 
@@ -139,8 +141,9 @@ def test_layers_show_what_applying_them_from_the_bottom_up_shows(
     every = {path for layer in layers for path in flatten(layer[0])}
     wanted = Wanted((), frozenset(every))
     scanned = [scan(render(number, layer), wanted) for number, layer in enumerate(layers)]
+    files = Filesystem(scanned[::-1])
     for path in every:
-        entry = at(scanned[::-1], path)
+        entry = files.at(path)
         if path not in model:
             assert entry is None, path
         elif model[path][0]:
@@ -196,9 +199,14 @@ def test_vllm_whose_directory_became_a_file_is_absent() -> None:
         find(vllm(), tar([("usr/local/lib", FILE, "")]))
 
 
-def test_two_roots_are_refused_by_name() -> None:
-    with pytest.raises(BrokenImage, match=r"twice: in /opt/site-packages and in /usr/local"):
-        find(vllm(), vllm("/opt/site-packages"))
+def test_two_roots_are_both_looked_at_and_named() -> None:
+    found = find(vllm(), vllm("/opt/site-packages"))
+    assert [each.root for each in found.all] == ["/opt/site-packages", SITE]
+    assert all(TARGET in each.files for each in found.all)
+    assert [(copy.root, copy.looked_at) for copy in found.copies] == [
+        ("/opt/site-packages", True),
+        (SITE, True),
+    ]
 
 
 def test_files_that_are_hard_links_into_a_cache() -> None:
@@ -271,7 +279,6 @@ def test_zstd_is_read_where_python_can_and_else_refused_with_the_way_out() -> No
 DEVICE = tarfile.CHRTYPE
 
 HOSTILE: list[tuple[str, list[Entry]]] = [
-    ("named '/etc/passwd'", [("/etc/passwd", FILE, "")]),
     ("named 'a/../../b'", [("a/../../b", FILE, "")]),
     ("whiteout named 'a/.wh.'", [("a/.wh.", FILE, "")]),
     ("whiteout named '.wh...'", [(".wh...", FILE, "")]),
@@ -312,7 +319,7 @@ def test_a_layer_that_inflates_without_end_is_refused_in_little_memory() -> None
 def test_a_pax_record_that_claims_any_size_is_not_believed() -> None:
     header = tarfile.TarInfo("x")
     header.type, header.size = tarfile.XHDTYPE, 1 << 34
-    with pytest.raises(BrokenImage, match="17179869184 bytes where a few are expected"):
+    with pytest.raises(BrokenImage, match="17179869184 bytes, where a few are expected"):
         find(header.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
 
 
@@ -372,6 +379,5 @@ def test_any_damage_to_a_layer_is_read_or_refused(data: st.DataObject) -> None:
 
 def test_other_entries_stand_in_the_way_as_such() -> None:
     traces = scan(tar([("a", DEVICE, ""), ("b", FILE, "unwanted")]), Wanted(()))
-    assert at([traces], "/a") is OTHER
-    assert at([traces], "/b") is OTHER
-    assert at([traces], "/c") is None
+    assert not traces.names
+    assert len(traces.others) == 2

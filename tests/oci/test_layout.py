@@ -95,7 +95,7 @@ def unchecked_bytecode(tmp_path: Path, source: bytes) -> ImageFile:
 
 
 def test_what_was_baked_reads_back_and_the_base_still_does(tmp_path: Path) -> None:
-    path = base_layout(tmp_path / "layout", [*vllm_files(), ImageFile(PYC, b"", 0, 0, 0o644, 1)])
+    path = base_layout(tmp_path / "layout", [*vllm_files(), ImageFile(PYC, b"0", 0, 0, 0o644, 1)])
     base = open_image(path, "base", AMD64)
     before = base.installation([TARGET, "vllm/absent.py"])
     assert before.root == SITE
@@ -262,7 +262,7 @@ def test_a_layout_of_another_version(tmp_path: Path) -> None:
 
 def test_an_image_without_vllm(tmp_path: Path) -> None:
     path = base_layout(tmp_path / "layout", [ImageFile("/etc/passwd", b"", 0, 0, 0o644, 0)])
-    with pytest.raises(FileAbsent, match="no vLLM is installed"):
+    with pytest.raises(FileAbsent, match="holds no vLLM"):
         open_image(path, None, None).installation([TARGET])
 
 

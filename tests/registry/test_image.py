@@ -87,15 +87,29 @@ def layers_read(proxy: Proxy) -> int:
     return len(blobs) - 1
 
 
-def test_reading_stops_at_the_layer_that_settles_it(proxy: Proxy) -> None:
+def test_every_layer_is_read_once(proxy: Proxy) -> None:
     layers = [noise(), noise(), installed(), noise(), noise()]
     reference = push(proxy.upstream, "early", *layers)
     found = remote(proxy.address, reference).installation([TARGET])
     assert found.files[TARGET].data == b"ANSWER = 'old'\n"
     assert (found.root, found.version) == (SITE, "0.23.0")
     assert {folder.mode for folder in found.directories} == {0o750}
-    assert layers_read(proxy) == 3
-    assert proxy.received < sum(len(layer) for layer in layers[2:]) + 2_000
+    assert layers_read(proxy) == 5
+    assert proxy.received < sum(len(layer) for layer in layers) + 3_000
+
+
+def test_a_second_vllm_far_below_is_seen(proxy: Proxy, cache: LayerCache) -> None:
+    """The first one settles all that was asked; only the names below tell that it is not alone."""
+    other = tar(
+        [
+            (f"opt/tools/lib/python3.12/site-packages/vllm/{name}", FILE, "__version__ = '1'")
+            for name in ("__init__.py", "_version.py")
+        ]
+    )
+    reference = push(proxy.upstream, "below-all", other, noise(), installed())
+    for _ in range(2):
+        found = remote(proxy.address, reference, cache).installation([TARGET])
+        assert len(found.all) == 2
 
 
 def test_a_second_call_reads_manifest_and_config_only(proxy: Proxy, cache: LayerCache) -> None:
@@ -106,7 +120,7 @@ def test_a_second_call_reads_manifest_and_config_only(proxy: Proxy, cache: Layer
     assert [seen.split()[0] for seen in proxy.seen] == ["GET", "GET"]
     assert "/manifests/" in proxy.seen[0]
     assert layers_read(proxy) == 0
-    assert proxy.received < 2_000
+    assert proxy.received < 3_000
 
 
 def test_another_image_upon_the_same_layers_reads_its_own_only(
@@ -121,14 +135,13 @@ def test_another_image_upon_the_same_layers_reads_its_own_only(
     assert layers_read(proxy) == 1
 
 
-def test_an_image_that_was_patched_is_read_down_to_its_installation(proxy: Proxy) -> None:
+def test_bytecode_of_a_layer_below_a_patched_file_counts(proxy: Proxy) -> None:
     pyc = ImageFile(PYC, b"\0", 0, 0, 0o644, 0)
     above = tar([(PATH.lstrip("/"), FILE, "ANSWER = 1\n")])
     reference = push(proxy.upstream, "patched", noise(), installed(pyc), above)
     found = remote(proxy.address, reference).installation([TARGET])
     assert found.files[TARGET].data == b"ANSWER = 1\n"
     assert found.bytecode[TARGET] == (PYC,)
-    assert layers_read(proxy) == 2
 
 
 @pytest.mark.parametrize(
@@ -170,16 +183,9 @@ def test_a_link_below_the_files_is_not_overlooked(registry: str) -> None:
         remote(registry, push(registry, "linked", below, bare)).installation([TARGET])
 
 
-def test_two_installations_in_what_is_read_are_refused(registry: str) -> None:
-    other = [file.path.replace("dist-packages", "site-packages") for file in vllm_files()]
-    second = tar([(path.lstrip("/"), FILE, "__version__ = '1'") for path in other])
-    with pytest.raises(BrokenImage, match="installed twice"):
-        remote(registry, push(registry, "twice", installed(), second)).installation([TARGET])
-
-
 def test_an_image_without_vllm_is_read_to_its_end_and_says_so(proxy: Proxy) -> None:
     reference = push(proxy.upstream, "none", noise(), noise())
-    with pytest.raises(FileAbsent, match="no vLLM is installed"):
+    with pytest.raises(FileAbsent, match="holds no vLLM"):
         remote(proxy.address, reference).installation([TARGET])
     assert layers_read(proxy) == 2
 

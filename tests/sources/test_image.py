@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from patcher.daemon.engine import local_image
-from patcher.errors import FileAbsent, Unreadable
+from patcher.errors import BadSource, FileAbsent, Unreadable
 from patcher.sources.images import ImageSource
 from tests.docker_bases import ROOT, SOURCE, TARGET, Entry, installed, load_base, remove_all
 
@@ -46,19 +47,36 @@ def test_an_image_without_vllm_holds_no_file(source: ImageSource) -> None:
         source.read(TARGET)
 
 
+OTHER = "/opt/venv/lib/python3.12/site-packages"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [[*installed(), *(replace(each, data=b"x = 1\n") for each in installed(OTHER))]],
+    indirect=True,
+)
+def test_two_vllms_are_two_sources_and_no_single_file(source: ImageSource) -> None:
+    copies = source.copies([TARGET])
+    assert [copy.label for copy in copies] == [f"vllm:local {OTHER}", f"vllm:local {ROOT}"]
+    assert [copy.read(TARGET) for copy in copies] == [b"x = 1\n", SOURCE]
+    with pytest.raises(Unreadable, match=f"--root {OTHER}"):
+        source.read(TARGET)
+    assert replace(source, root=ROOT).read(TARGET) == SOURCE
+    with pytest.raises(BadSource, match=f"one in: {OTHER}, {ROOT}"):
+        replace(source, root="/elsewhere").read(TARGET)
+
+
 @pytest.mark.parametrize(
     "source",
     [
-        [*installed(), *installed("/opt/venv/lib/python3.12/site-packages")],
-        [Entry(f"{ROOT}/vllm/_version.py", b"import os")],
+        [Entry(f"{ROOT}/vllm/_version.py", text), Entry(f"{ROOT}/{TARGET}", SOURCE)]
+        for text in (b"import os", b"__version__ = '0." + b"9" * 50_000 + b"'")
     ],
     indirect=True,
 )
-def test_an_image_that_contradicts_itself_is_unreadable(source: ImageSource) -> None:
-    with pytest.raises(Unreadable):
-        source.read(TARGET)
-    with pytest.raises(Unreadable):
-        source.version()
+def test_a_file_is_judged_though_the_version_cannot_be_told(source: ImageSource) -> None:
+    assert source.read(TARGET) == SOURCE
+    assert source.version() is None
 
 
 def test_an_image_that_is_gone_is_unreadable(
