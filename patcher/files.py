@@ -1,32 +1,76 @@
-"""Writing a file so that a reader sees the old bytes or the new ones, never a part."""
+"""Writing files so that a reader sees the old bytes or the new ones, and nobody else's are touched.
+
+Every write goes through a descriptor of its folder, into a new file beside the old one, which then
+takes its name. A symbolic link at that name is replaced, never written through: the file that it
+leads to may be shared, or be one that somebody wants overwritten.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import re
 import secrets
 import stat
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from patcher.errors import Unwritable
 
+# A partial file without a writer is removed when it is older than this, in seconds: a new one is
+# for a moment not locked yet.
+_ORPHANED = 600.0
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` into `path` in one step, with an existing file's mode and owner.
+_RIGHTS = 0o777
 
-    The new bytes go to a temporary file beside it, reach the disk, and take its name. A symbolic
-    link is followed to the file it names. A hard link is cut, not written through: package
-    managers link site-packages to a cache that other environments share.
-    Raises `Unwritable`; then, and on an interrupt, the old file is whole and no other is left.
+_NEXT = "Check its permissions and the free space, or write elsewhere."
+
+
+def write_atomically(
+    path: Path, data: bytes, *, within: Path | None = None, expected: bytes | None = None
+) -> None:
+    """Put `data` into `path` in one step. See `replacing`."""
+    with replacing(path, within=within, expected=expected) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(
+    path: Path, *, within: Path | None = None, expected: bytes | None = None
+) -> Iterator[BinaryIO]:
+    """A new file that takes the name `path` when the block ends without an error.
+
+    An existing file's owner, mode, ACL and other extended attributes are kept. What has the name
+    as a symbolic or hard link is cut loose: package managers link site-packages to a cache that
+    other environments share. Below the folder `within` no symbolic link is followed at all, and
+    missing folders are made. `expected` are the bytes that the name must still have at the end.
+    Raises `Unwritable`; then, and on an interrupt, the name leads to what it led to before and
+    no other file is left.
     """
+    folder = -1
     try:
-        # The first of these is all that a symlink loop raises before Python 3.13.
-        _replace(path.resolve(), data)
-    except (RuntimeError, OSError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise Unwritable(
-            f"{path} cannot be written: {reason}",
-            next_step="Check its permissions and the free space, or write elsewhere.",
-        ) from error
+        folder = _open_folder(path.parent, within)
+        _clear_orphans(folder, path.name)
+        with _partial(folder, path.name) as (partial, file):
+            yield file
+            file.flush()
+            _keep_attributes(folder, path.name, file.fileno())
+            os.fsync(file.fileno())
+            if expected is not None and _content(folder, path.name) != expected:
+                raise OSError("it was changed meanwhile")
+            os.rename(partial, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        # Makes the new name survive a power cut. FUSE, CIFS and 9p mounts refuse it; the write
+        # is done all the same.
+        with contextlib.suppress(OSError):
+            os.fsync(folder)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        if folder >= 0:
+            os.close(folder)
 
 
 def make_directory(path: Path) -> None:
@@ -39,50 +83,119 @@ def make_directory(path: Path) -> None:
         ) from error
 
 
-def _replace(real: Path, data: bytes) -> None:
-    old = _stat(real)
-    partial = real.with_name(f".{real.name[:100]}.{secrets.token_hex(8)}.tmp")
-    # Not tempfile: it knows only mode 600, and a new file's mode is the umask's to say.
+def _unwritable(path: Path, error: OSError) -> Unwritable:
+    return Unwritable(f"{path} cannot be written: {error.strerror or error}", next_step=_NEXT)
+
+
+def _open_folder(path: Path, within: Path | None) -> int:
+    """A descriptor of a folder, which stays the same one whatever its path becomes."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    if within is None:
+        return os.open(path, flags)
+    here = os.open(within, flags)
+    for part in path.relative_to(within).parts:
+        above = here
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(part, dir_fd=above)
+            here = os.open(part, flags | os.O_NOFOLLOW, dir_fd=above)
+        except OSError as error:
+            if stat.S_ISLNK(os.stat(part, dir_fd=above, follow_symlinks=False).st_mode):
+                raise OSError(f"{part} is a symbolic link") from error
+            raise
+        finally:
+            os.close(above)
+    return here
+
+
+@contextlib.contextmanager
+def _partial(folder: int, name: str) -> Iterator[tuple[str, BinaryIO]]:
+    """A new file beside `name`, locked as long as somebody writes it; removed after an error.
+
+    Not `tempfile`: that knows only mode 600, and a new file's mode is the umask's to say.
+    """
+    partial = f".{name[:100]}.{secrets.token_hex(8)}.tmp"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with partial.open("xb") as file:
-            file.write(data)
-            file.flush()
-            if old is not None:
-                _copy_owner_and_mode(file.fileno(), old)
-            os.fsync(file.fileno())
-        partial.replace(real)
+        with os.fdopen(os.open(partial, flags, 0o666, dir_fd=folder), "wb") as file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield partial, file
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            os.unlink(partial, dir_fd=folder)
         raise
-    _sync_directory(real.parent)
 
 
-def _stat(real: Path) -> os.stat_result | None:
-    """What is there; None for nothing. Only a regular file may be replaced."""
+def _clear_orphans(folder: int, name: str) -> None:
+    """Remove the partial files of this name that a killed run has left."""
+    orphan = re.compile(rf"\.{re.escape(name[:100])}\.[0-9a-f]{{16}}\.tmp")
+    for partial in filter(orphan.fullmatch, os.listdir(folder)):
+        with contextlib.suppress(OSError):
+            left = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            try:
+                fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - os.fstat(left).st_mtime > _ORPHANED:
+                    os.unlink(partial, dir_fd=folder)
+            finally:
+                os.close(left)
+
+
+def _keep_attributes(folder: int, name: str, new: int) -> None:
+    """Give the new file what an old one of the name has: owner, mode, ACL, SELinux label."""
     try:
-        old = real.stat()
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISLNK(found.st_mode):
+            _copy_mode(new, os.stat(name, dir_fd=folder), _RIGHTS)
+            return
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("it is not a regular file")
+    # Owner first: changing it clears set-user-id. The ACL last: with one, the mode's group bits
+    # are its mask, and on their own would give the group what the ACL denies.
+    _copy_mode(new, found, 0o7777)
+    old = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        # By /proc: a descriptor that may not read the file can still tell its attributes.
+        _copy_extended(f"/proc/self/fd/{old}", new)
+    finally:
+        os.close(old)
+
+
+def _copy_mode(new: int, old: os.stat_result, bits: int) -> None:
+    own = os.fstat(new)
+    if (own.st_uid, own.st_gid) != (old.st_uid, old.st_gid):
+        os.fchown(new, old.st_uid, old.st_gid)
+    os.fchmod(new, stat.S_IMODE(old.st_mode) & bits)
+
+
+def _copy_extended(old: str, new: int) -> None:
+    try:
+        names = os.listxattr(old)
+    except OSError:
+        return  # a file system without them, or no /proc
+    for name in names:
+        value = os.getxattr(old, name)
+        if _has(new, name, value):
+            continue
+        os.setxattr(new, name, value)
+
+
+def _has(new: int, name: str, value: bytes) -> bool:
+    """A security module may have given the new file the same label, and refuse another write."""
+    try:
+        return os.getxattr(new, name) == value
+    except OSError:
+        return False
+
+
+def _content(folder: int, name: str) -> bytes | None:
+    try:
+        with os.fdopen(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder), "rb") as file:
+            return file.read()
     except FileNotFoundError:
         return None
-    if not stat.S_ISREG(old.st_mode):
-        raise OSError("it is not a regular file")
-    return old
-
-
-def _copy_owner_and_mode(descriptor: int, old: os.stat_result) -> None:
-    new = os.fstat(descriptor)
-    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
-        os.fchown(descriptor, old.st_uid, old.st_gid)
-    # After the owner: a change of owner clears set-user-id.
-    os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the new name survive a power cut, not only the new bytes."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def data_path(name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import py_compile
 import subprocess
@@ -238,6 +239,39 @@ def test_a_failed_write_leaves_every_byte(venv: Path) -> None:
     assert (ran.returncode, ran.stdout) == (3, "")
     assert "error: " in ran.stderr
     assert {path: path.read_bytes() for path in venv.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("fault", ["OSError(22, 'Invalid argument')", "KeyboardInterrupt()"])
+def test_cut_after_the_rename_the_tree_is_new_or_old_and_never_mixed(
+    venv: Path, fault: str
+) -> None:
+    """The folder's sync comes after the new file has its name: what is said must fit."""
+    [source] = venv.rglob("mla_attention.py")
+    old = source.read_bytes()
+    stale = Path(importlib.util.cache_from_source(str(source)))
+    unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    py_compile.compile(str(source), str(stale), invalidation_mode=unchecked)
+    program = (
+        "import os, stat, sys\n"
+        "real, armed = os.fsync, [True]\n"
+        "def sync(fd):\n"
+        "    if stat.S_ISDIR(os.fstat(fd).st_mode) and armed.pop():\n"
+        "        armed.append(False)\n"
+        f"        raise {fault}\n"
+        "    real(fd)\n"
+        "os.fsync = sync\n"
+        "from patcher.__main__ import main\n"
+        f"sys.argv = ['vllm-patcher', 'patch', {str(venv)!r}, '--in-place']\n"
+        "main()\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    if ran.returncode == 0:
+        assert b"hasattr" in source.read_bytes()
+        assert not stale.exists(), "Python would run it and not look at the source"
+    else:
+        assert ran.returncode == 130
+        assert (source.read_bytes(), stale.exists()) == (old, True)
+    assert list(venv.rglob("*.tmp")) == list(venv.rglob("*.removed")) == []
 
 
 def test_the_shipped_lock_is_whole() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import stat
+import struct
 from pathlib import Path
 
 import pytest
 
 from patcher.errors import Unwritable
 from patcher.files import write_atomically
+from tests.conftest import missing
 
 NOBODY = 65534
 
@@ -45,15 +49,92 @@ def test_an_existing_file_keeps_its_owner(tmp_path: Path) -> None:
     assert (path.stat().st_uid, path.stat().st_gid) == (NOBODY, NOBODY)
 
 
-def test_a_symbolic_link_stays_and_its_file_is_written(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    real, link = tmp_path / "real" / "file.py", tmp_path / "link.py"
-    real.write_bytes(b"old")
-    link.symlink_to(real)
+def test_a_symbolic_link_is_cut_and_its_file_keeps_the_old_bytes(tmp_path: Path) -> None:
+    shared = tmp_path / "shared.py"
+    shared.write_bytes(b"old")
+    shared.chmod(0o4640)
+    link = tmp_path / "installed.py"
+    link.symlink_to(shared)
     write_atomically(link, b"new")
-    assert link.is_symlink()
-    assert real.read_bytes() == b"new"
-    assert sorted(tmp_path.iterdir()) == [link, real.parent]
+    assert not link.is_symlink()
+    assert (link.read_bytes(), shared.read_bytes()) == (b"new", b"old")
+    assert stat.S_IMODE(link.stat().st_mode) == 0o640, "a set-user-id bit is not inherited"
+
+
+def test_below_a_folder_of_ours_no_link_is_followed(tmp_path: Path) -> None:
+    box, elsewhere = tmp_path / "box", tmp_path / "elsewhere"
+    box.mkdir()
+    elsewhere.mkdir()
+    (box / "blobs").symlink_to(elsewhere)
+    with pytest.raises(Unwritable, match="blobs is a symbolic link"):
+        write_atomically(box / "blobs" / "sha256" / "x", b"new", within=box)
+    assert list(elsewhere.iterdir()) == []
+    write_atomically(box / "made" / "on" / "the" / "way", b"new", within=box)
+    assert (box / "made/on/the/way").read_bytes() == b"new"
+
+
+def acl(*entries: tuple[int, int, int]) -> bytes:
+    """A POSIX ACL as the kernel keeps it (linux/posix_acl_xattr.h): tag, rights, id."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def test_acl_and_other_attributes_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "old.py"
+    path.write_bytes(b"old")
+    any_id = 2**32 - 1
+    denied = acl((1, 7, any_id), (2, 7, 1000), (4, 0, any_id), (16, 7, any_id), (32, 0, any_id))
+    try:
+        os.setxattr(path, "system.posix_acl_access", denied)
+        os.setxattr(path, "user.note", b"kept")
+    except OSError as error:
+        missing(f"this file system has no ACL: {error}")
+    write_atomically(path, b"new")
+    assert os.getxattr(path, "system.posix_acl_access") == denied, "the group still has nothing"
+    assert os.getxattr(path, "user.note") == b"kept"
+
+
+def test_a_file_that_was_changed_meanwhile_keeps_the_change(tmp_path: Path) -> None:
+    path = tmp_path / "edited.py"
+    path.write_bytes(b"an edit")
+    with pytest.raises(Unwritable, match="it was changed meanwhile"):
+        write_atomically(path, b"new", expected=b"as it was read")
+    assert path.read_bytes() == b"an edit"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.EINVAL, "Invalid argument"), KeyboardInterrupt()])
+def test_after_the_new_name_nothing_makes_it_a_failed_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException
+) -> None:
+    path = tmp_path / "old.py"
+    path.write_bytes(b"old")
+    real = os.fsync
+
+    def of_a_folder(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise fault
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_a_folder)
+    with contextlib.suppress(KeyboardInterrupt):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_run_left_is_cleared_and_what_another_writes_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    left, written, other = (
+        tmp_path / f".{name}.tmp"
+        for name in ("a.py.0123456789abcdef", "a.py.fedcba9876543210", "b.py.0123456789abcdef")
+    )
+    for partial in (left, written, other):
+        partial.write_bytes(b"a part")
+        os.utime(partial, (0, 0))
+    with written.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write_atomically(path, b"new")
+    assert sorted(tmp_path.iterdir()) == sorted([path, written, other])
 
 
 def test_a_hard_link_elsewhere_keeps_the_old_bytes(tmp_path: Path) -> None:
@@ -67,14 +148,14 @@ def test_a_hard_link_elsewhere_keeps_the_old_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "fault", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()]
 )
-@pytest.mark.parametrize("step", ["os.fsync", "os.fchmod", "pathlib.Path.replace"])
+@pytest.mark.parametrize("step", ["os.fsync", "os.fchmod", "os.rename"])
 def test_a_failed_or_interrupted_write_leaves_everything_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException, step: str
 ) -> None:
     path = tmp_path / "old.py"
     path.write_bytes(b"old")
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise fault
 
     with monkeypatch.context() as patch:

@@ -15,18 +15,27 @@ from patcher.rules.catalogue import Patch, apply
 from patcher.sources.path import FileSource, PathSource, open_path, stale_bytecode
 
 
-def replace_sources(contents: Mapping[Path, bytes]) -> tuple[Path, ...]:
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A file's bytes as they were read and judged, and what they become."""
+
+    before: bytes
+    after: bytes
+
+
+def replace_sources(edits: Mapping[Path, Edit]) -> tuple[Path, ...]:
     """Write each file's new bytes and remove the bytecode that could run in its place.
 
-    Returns the removed bytecode. Whatever fails, Ctrl-C too, every byte is again as it was.
-    Raises `Unreadable` and `Unwritable`.
+    Returns the removed bytecode. Whatever fails, Ctrl-C too, every byte is again as it was: each
+    step is entered for undoing before it is taken, since an interrupt can come right after it.
+    Killed between the two, the old source is there without its bytecode, which Python makes anew.
+    Raises `Unreadable`, and `Unwritable`, also for a file that was changed since it was read.
     """
     with contextlib.ExitStack() as undo:
-        aside = [_set_aside(stale, undo) for path in contents for stale in stale_bytecode(path)]
-        for path, data in contents.items():
-            before = path.read_bytes()
-            write_atomically(path, data)
-            undo.callback(write_atomically, path, before)
+        aside = [_set_aside(stale, undo) for path in edits for stale in stale_bytecode(path)]
+        for path, edit in edits.items():
+            undo.callback(_put_back, path, edit)
+            write_atomically(path, edit.after, expected=edit.before)
         undo.pop_all()
     for moved, _ in aside:
         with contextlib.suppress(OSError):
@@ -34,8 +43,15 @@ def replace_sources(contents: Mapping[Path, bytes]) -> tuple[Path, ...]:
     return tuple(stale for _, stale in aside)
 
 
+def _put_back(path: Path, edit: Edit) -> None:
+    """Take our own bytes back; an edit that somebody else has made since is theirs."""
+    if path.read_bytes() == edit.after:
+        write_atomically(path, edit.before, expected=edit.after)
+
+
 def _set_aside(stale: Path, undo: contextlib.ExitStack) -> tuple[Path, Path]:
     moved = stale.with_name(f"{stale.name}.{os.getpid()}.removed")
+    undo.callback(_rename_back, moved, stale)
     try:
         stale.rename(moved)
     except OSError as error:
@@ -43,8 +59,12 @@ def _set_aside(stale: Path, undo: contextlib.ExitStack) -> tuple[Path, Path]:
             f"{stale} cannot be removed: {error.strerror}",
             next_step="Check the folder's permissions; nothing was changed.",
         ) from error
-    undo.callback(moved.rename, stale)
     return moved, stale
+
+
+def _rename_back(moved: Path, stale: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        moved.rename(stale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +90,13 @@ def patch_path(path: Path, patches: Sequence[Patch], output: Path | None) -> tup
     Raises what reading and rewriting raise, and `Unwritable`; then nothing was written.
     """
     source = open_path(path)
+    originals: dict[str, bytes] = {}
     contents: dict[str, bytes] = {}
     edits: Counter[str] = Counter()
     for patch in patches:
-        before = contents.get(patch.target) or source.read(patch.target)
+        if patch.target not in originals:
+            originals[patch.target] = source.read(patch.target)
+        before = contents.get(patch.target, originals[patch.target])
         try:
             rewritten = apply(patch, before)
         except PatcherError as error:
@@ -86,7 +109,11 @@ def patch_path(path: Path, patches: Sequence[Patch], output: Path | None) -> tup
             make_directory(places[target].parent)
             write_atomically(places[target], data)
         return tuple(Done(places[target], edits[target], ()) for target in contents)
-    changed = {source.locate(target): data for target, data in contents.items() if edits[target]}
+    changed = {
+        source.locate(target): Edit(originals[target], data)
+        for target, data in contents.items()
+        if edits[target]
+    }
     removed = replace_sources(changed)
     return tuple(
         Done(source.locate(target), edits[target], removed if edits[target] else ())

@@ -10,13 +10,12 @@ import contextlib
 import fcntl
 import os
 import re
-import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from patcher.errors import BadReference, BrokenImage, Unreadable, Unwritable
-from patcher.files import make_directory, write_atomically
+from patcher.errors import BadReference, BrokenImage, Unreadable
+from patcher.files import make_directory, replacing, write_atomically
 from patcher.oci.blobs import Moved, Verified
 from patcher.oci.image import StoredImage, load_family
 from patcher.oci.model import (
@@ -64,10 +63,8 @@ class Layout:
         return stream
 
     def put(self, descriptor: Descriptor, data: bytes) -> None:
-        """See `Blobs`."""
-        blob = self._blob(descriptor)
-        make_directory(blob.parent)
-        write_atomically(blob, data)
+        """See `Blobs`. A blob that is there, whole, is left alone."""
+        write_atomically(self._blob(descriptor), data, within=self.path)
 
     def check(self, descriptors: Sequence[Descriptor]) -> None:
         """See `Blobs`. A blob's bytes are read once in this layout's life."""
@@ -99,22 +96,19 @@ class Layout:
 
     def _fetch(self, descriptor: Descriptor, source: Blobs, watch: Watch) -> int:
         """Stream it to a file beside, which takes the blob's name when it is whole."""
-        folder = self.path / "blobs" / "sha256"
-        make_directory(folder)
-        partial = folder / f".{secrets.token_hex(8)}.tmp"
-        try:
-            with source.open(descriptor) as raw:
-                _write(partial, Verified(raw, descriptor), Moved(descriptor, watch))
-            partial.replace(folder / descriptor.digest.removeprefix("sha256:"))
-        finally:
-            partial.unlink(missing_ok=True)
+        moved = Moved(descriptor, watch)
+        with (
+            source.open(descriptor) as raw,
+            replacing(self._blob(descriptor), within=self.path) as file,
+        ):
+            stream = Verified(raw, descriptor)
+            for data in _chunks(stream):
+                file.write(data)
+                moved.add(len(data))
+            stream.finish()
         # Hashed while it was written: to read 9 GB back would prove the disk, not the image.
         self.checked.add(descriptor.digest)
         return descriptor.size
-
-    def remove(self, descriptor: Descriptor) -> None:
-        """Take a blob away."""
-        self._blob(descriptor).unlink(missing_ok=True)
 
     def entries(self) -> tuple[Descriptor, ...]:
         """What index.json leads to; the annotation `REF_NAME` holds a name."""
@@ -132,19 +126,13 @@ class Layout:
         """Let these names lead to `root`, all in one step. Raises `BadReference`, `Unwritable`."""
         for name in names:
             _check_name(name)
-        with self._locked():
+        with _locked(self.path):
             document = parse_json(self._read("index.json"), "index.json")
             entries = document["manifests"]
             for name in names:
                 _set_name(entries, name, root.descriptor)
-            write_atomically(self.path / "index.json", dump_json(document))
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One writer at a time: two that read the same index.json would lose a name."""
-        with (self.path / "oci-layout").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            index = self.path / "index.json"
+            write_atomically(index, dump_json(document), within=self.path)
 
     def _read(self, name: str) -> bytes:
         try:
@@ -209,19 +197,39 @@ def open_image(folder: Path, name: str | None, platform: Platform | None) -> Sto
 def create_layout(path: Path) -> Layout:
     """The layout at a path, created empty if missing.
 
-    Raises `Unwritable`, `BrokenImage`, and `BadReference` for a folder of something else.
+    The marker comes first: cut off between the two files, a second run finds a layout and writes
+    the other. Raises `Unwritable`, `BrokenImage`, and `BadReference` for a folder of something
+    else.
     """
-    if not (path / "oci-layout").exists():
-        make_directory(path)
-        if (path / "index.json").exists():
-            raise BadReference(
-                f"{path} holds an index.json and is not an OCI layout",
-                next_step="Name another folder.",
-            )
-        empty = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
-        write_atomically(path / "index.json", dump_json(empty))
-        write_atomically(path / "oci-layout", dump_json({"imageLayoutVersion": _VERSION}))
+    make_directory(path)
+    marker, index = path / "oci-layout", path / "index.json"
+    with _locked(path):
+        if not marker.exists():
+            if index.exists():
+                raise BadReference(
+                    f"{path} holds an index.json and is not an OCI layout",
+                    next_step="Name another folder.",
+                )
+            version = dump_json({"imageLayoutVersion": _VERSION})
+            write_atomically(marker, version, within=path)
+        if not index.exists():
+            empty = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
+            write_atomically(index, dump_json(empty), within=path)
     return existing_layout(path)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One writer of a layout at a time: two that read the same index.json would lose a name."""
+    try:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def existing_layout(path: Path) -> Layout:
@@ -263,29 +271,9 @@ def _unreadable(path: Path, error: OSError) -> Unreadable:
     )
 
 
-def _write(path: Path, stream: Verified, moved: Moved) -> None:
-    try:
-        with path.open("xb") as file:
-            for data in _chunks(stream):
-                file.write(data)
-                moved.add(len(data))
-            stream.finish()
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
 def _chunks(stream: Verified) -> Iterator[bytes]:
     try:
         while data := stream.read(_CHUNK):
             yield data
     except OSError as error:
         raise Unreadable(f"a blob cannot be read: {error}", next_step="Try again.") from error
-
-
-def _unwritable(path: Path, error: OSError) -> Unwritable:
-    return Unwritable(
-        f"{path.parent} cannot be written to: {error.strerror}",
-        next_step="Free some space there, or name another directory; a second run goes on.",
-    )

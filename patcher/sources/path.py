@@ -244,16 +244,20 @@ def _unreadable(path: Path, reason: Exception | str) -> Unreadable:
 def stale_bytecode(path: Path) -> tuple[Path, ...]:
     """Every .pyc that Python could run in place of a source file.
 
-    Looked for beside the path and, where it is a link, beside the real file: Python goes by the
-    path it imports. Also under PYTHONPYCACHEPREFIX, as far as this process knows it.
-    Raises `Unreadable`.
+    Looked for beside the path, by which Python imports it: where that is a link to a file that
+    others share, theirs is left alone. Also under PYTHONPYCACHEPREFIX, as far as this process
+    knows it. Raises `Unreadable`.
     """
-    found: set[Path] = set()
-    for source in {path.absolute(), path.resolve()}:
-        prefixed = Path(importlib.util.cache_from_source(str(source))).parent
-        for folder in {source.parent / "__pycache__", prefixed}:
-            found.update(folder / name for name in bytecode_names(source.name, _names(folder)))
-    return tuple(sorted(found))
+    source = path.absolute()
+    prefixed = Path(importlib.util.cache_from_source(str(source))).parent
+    folders = {source.parent / "__pycache__", prefixed}
+    return tuple(
+        sorted(
+            folder / name
+            for folder in folders
+            for name in bytecode_names(source.name, _names(folder))
+        )
+    )
 
 
 def _names(folder: Path) -> list[str]:

@@ -19,7 +19,7 @@ from patcher.files import write_atomically
 from patcher.jobs.demo import write_base
 from patcher.oci.image import load_family
 from patcher.oci.installation import ImageFile
-from patcher.oci.layout import existing_layout, open_image
+from patcher.oci.layout import create_layout, existing_layout, open_image
 from patcher.oci.model import OCI_MANIFEST
 from patcher.oci.reference import Platform, host_platform
 from patcher.places.place import Draft
@@ -214,11 +214,49 @@ def test_a_result_that_does_not_validate_gets_no_name(
     before = (path / "index.json").read_bytes()
     real = write_atomically
     monkeypatch.setattr(
-        "patcher.oci.layout.write_atomically", lambda blob, data: real(blob, data + b" ")
+        "patcher.oci.layout.write_atomically",
+        lambda blob, data, **how: real(blob, data + b" ", **how),
     )
     with pytest.raises(BrokenImage):
         bake(path)
     assert (path / "index.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_link_in_a_blobs_place_is_not_written_through(tmp_path: Path, dangling: bool) -> None:
+    """Every digest that will be written can be known before: a layout's author can wait there."""
+    made = base_layout(tmp_path / "made")
+    before = set(snapshot(made))
+    bake(made)
+    path, victim = base_layout(tmp_path / "layout"), tmp_path / "victim"
+    if not dangling:
+        victim.write_bytes(b"theirs")
+    for name in set(snapshot(made)) - before:
+        (path / name).symlink_to(victim)
+    bake(path)
+    assert victim.exists() is not dangling
+    assert dangling or victim.read_bytes() == b"theirs"
+    assert snapshot(path).keys() == snapshot(made).keys()
+    assert not [file for file in path.rglob("*") if file.is_symlink()]
+
+
+def test_a_linked_folder_of_blobs_is_not_written_into(tmp_path: Path) -> None:
+    path = base_layout(tmp_path / "layout")
+    (path / "blobs" / "sha256").rename(tmp_path / "elsewhere")
+    (path / "blobs" / "sha256").symlink_to(tmp_path / "elsewhere")
+    before = snapshot(tmp_path / "elsewhere")
+    with pytest.raises(Unwritable, match="sha256 is a symbolic link"):
+        bake(path)
+    assert snapshot(tmp_path / "elsewhere") == before
+
+
+def test_a_layout_that_was_cut_between_its_first_two_files_is_finished(tmp_path: Path) -> None:
+    create_layout(tmp_path / "whole")
+    (tmp_path / "cut").mkdir()
+    marker = (tmp_path / "whole" / "oci-layout").read_bytes()
+    (tmp_path / "cut" / "oci-layout").write_bytes(marker)
+    assert create_layout(tmp_path / "cut").entries() == ()
+    assert snapshot(tmp_path / "cut") == snapshot(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
