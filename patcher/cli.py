@@ -23,6 +23,7 @@ COMMANDS = {
     "landed": "landed:landed",
     "lock": "upkeep:lock_group",
     "patch": "image:patch",
+    "smoke": "smoke:smoke",
     "summary": "summary:summary",
     "verify": "verify:verify",
 }

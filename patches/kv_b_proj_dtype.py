@@ -151,4 +151,5 @@ if hasattr(self.q_proj, "weight"):
 """,
         ),
     ),
+    smoke=("w4a16", "gptq", "awq", "glm"),
 )

@@ -35,6 +35,7 @@ FLOORS = {
     "patcher.places": 4,
     "patcher.sources": 5,
     "patcher.jobs": 6,
+    "patcher.smoke": 6,
     "patcher.landed": 7,
     "patcher.report": 8,
     "patcher.commands": 9,

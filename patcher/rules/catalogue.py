@@ -57,7 +57,8 @@ class Patch:
     `affected` are the version specifiers (PEP 440) that we claim to need it: a claim, checked by
     content, never used as proof. `upstream` are issue and pull request numbers with what each is.
     `valid` sources are left alone; `invalid` ones become their `after`; both are this patch's
-    tests, as the content of its first target.
+    tests, as the content of its first target. `smoke` are the cases of `vllm-patcher smoke` that
+    it claims to cure.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Patch:
     affected: tuple[str, ...]
     valid: tuple[str, ...]
     invalid: tuple[Example, ...]
+    smoke: tuple[str, ...] = ()
 
     @property
     def target(self) -> str:

@@ -1,0 +1,1 @@
+"""The proof on a GPU: see docs/evidence.md."""

@@ -1,0 +1,102 @@
+"""`vllm-patcher smoke`: what a real engine generates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from patcher.commands.options import json_option, say
+from patcher.errors import UsageError
+from patcher.report.text import as_json
+
+if TYPE_CHECKING:
+    from patcher.smoke.cases import Case
+    from patcher.smoke.run import Run
+
+_EPILOG = """\b
+Exit codes: 0 all of it was generated; 1 an engine that fails; 2 a wrong call;
+3 could not be tried, or the place that matters was not reached."""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("what", required=False, metavar="URL|IMAGE")
+@click.option(
+    "--python",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="An interpreter, or a virtual environment, that has vLLM; in an image's place.",
+)
+@click.option(
+    "--case",
+    "cases",
+    multiple=True,
+    metavar="NAME",
+    help="Only this form of the weights (bf16, w4a16, gptq, awq, glm, int8, fp8-marlin); may be "
+    "repeated. Default: what the image's patches claim to cure, and bf16 as the control.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=600,
+    show_default=True,
+    metavar="SECONDS",
+    help="The limit for one case, or for one answer of a server.",
+)
+@json_option
+@click.pass_context
+def smoke(
+    context: click.Context,
+    what: str | None,
+    python: Path | None,
+    cases: Sequence[str],
+    timeout: float,
+    as_data: bool,
+) -> None:
+    """Let a real engine generate: a green health check proves nothing.
+
+    IMAGE, in the Docker daemon, or --python PATH: a small model made of a config only, with its
+    weights in each form, answers a prompt that must be read in chunks, on this machine's GPU.
+    No checkpoint is needed, and none is loaded.
+    """
+    if (what is None) is (python is None):
+        raise UsageError("say what to try", next_step="Give a URL or an image, or --python PATH.")
+    if python is not None:
+        from patcher.rules.catalogue import catalogue
+        from patcher.smoke.cases import select_cases
+        from patcher.smoke.interpreter import interpreter, run_here
+        from patcher.smoke.run import cases_of
+
+        program = interpreter(python)
+        wanted = select_cases(cases) if cases else cases_of(catalogue())
+        _cases(context, str(python), wanted, lambda *of: run_here(program, *of), timeout, as_data)
+
+
+def _cases(
+    context: click.Context,
+    target: str,
+    cases: Sequence[Case],
+    run: Run,
+    timeout: float,
+    as_data: bool,
+) -> None:
+    from patcher.report.smoke import case_line, cases_summary, traceback_lines
+    from patcher.smoke.cases import exit_of
+    from patcher.smoke.run import run_cases
+
+    say(f"{target}: {len(cases)} case(s), one after the other, some 30 s each on a GPU")
+    outcomes = []
+    for outcome in run_cases(cases, run, timeout):
+        outcomes.append(outcome)
+        for line in traceback_lines(outcome):
+            say(line)
+        if as_data:
+            say(case_line(outcome))
+        else:
+            click.echo(case_line(outcome))
+    if as_data:
+        click.echo(as_json("smoke", target=target, cases=outcomes))
+    say(cases_summary(outcomes))
+    context.exit(exit_of(outcomes))

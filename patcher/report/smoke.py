@@ -1,0 +1,41 @@
+"""The words for what an engine generated, and for why it did not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from patcher.errors import printable
+from patcher.smoke.cases import CONTROL, State
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from patcher.smoke.cases import Outcome
+
+
+def case_line(outcome: Outcome) -> str:
+    """One case: how it ended, and why or with what."""
+    took = "" if outcome.seconds is None else f" ({outcome.seconds:.0f} s)"
+    said = outcome.reason or f"the long prompt was read in chunks and answered{took}"
+    return printable(f"{outcome.case:<11} {outcome.state.value:<12} {said}", 2000)
+
+
+def traceback_lines(outcome: Outcome) -> list[str]:
+    """The engine's own traceback, line by line."""
+    return [printable(line, 2000) for line in (outcome.traceback or "").splitlines()]
+
+
+def cases_summary(outcomes: Sequence[Outcome]) -> str:
+    """What all cases together say, on what."""
+    first = next((each for each in outcomes if each.vllm), None)
+    where = f"vLLM {first.vllm}, {first.device}" if first else "no engine came up"
+    counts = [
+        f"{sum(each.state is state for each in outcomes)} {state.value}"
+        for state in State
+        if any(each.state is state for each in outcomes)
+    ]
+    broken = [each for each in outcomes if each.state is not State.PASSED]
+    control = ""
+    if any(each.case == CONTROL.name for each in broken):
+        control = ". The control has not passed: what the others say is not about the patches"
+    return printable(f"{where}: {', '.join(counts)}{control}", 2000)

@@ -1,0 +1,1 @@
+"""What a real engine generates: a running server's, an image's, an interpreter's."""
