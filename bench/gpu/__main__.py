@@ -79,7 +79,7 @@ def smoke(tree: Tree, case: str) -> Any:
 
 def in_one_piece(tree: Tree, case: str) -> Any:
     """The same prompts with nothing cut: what the tokens are where no context is read."""
-    command = [sys.executable, probe.__file__, case, "4096"]
+    command = [sys.executable, "-P", probe.__file__, case, "4096"]
     try:
         ran = subprocess.run(
             command, env=tree.environment, capture_output=True, text=True, timeout=_LIMIT, cwd="/"
