@@ -150,12 +150,14 @@ def model_config(case: str) -> dict[str, Any]:
     return {**config, "quantization_config": stated} if stated else config
 
 
-def watch_context(reached: list[str]) -> None:
-    """Note each time that the patched file's prefill with context is entered, and with what weight.
+def watch_context() -> None:
+    """Tell each time that the patched file's prefill with context is entered, and with what weight.
 
-    A backend that has a method of its own is not noted: that is other code.
+    A backend that has a method of its own is not watched: that is other code.
     """
     from vllm.model_executor.layers.attention import mla_attention
+
+    reached: list[str] = []
 
     def watched(method: Any) -> Any:
         @functools.wraps(method)
@@ -163,8 +165,7 @@ def watch_context(reached: list[str]) -> None:
             weight = getattr(self.kv_b_proj, "weight", None)
             state = "absent" if weight is None else str(weight.dtype).removeprefix("torch.")
             reached.append(state)
-            if len(reached) == 1:
-                tell(weight=state)
+            tell(weight=state, reads=len(reached))
             return method(self, *args, **kwargs)
 
         return noting
@@ -279,15 +280,14 @@ def run(case: str, budget: int, folder: str) -> None:
     if device is None:
         tell(refused="PyTorch sees no GPU, and this vLLM was not built for a CPU")
         return
-    reached: list[str] = []
     tell(device=device, stage="loading the model")
-    watch_context(reached)
+    watch_context()
     seed_weights()
     engine = open_engine(case, budget, folder)
     tell(stage="a short prompt")
     tell(short=generate(engine, SHORT), stage="a long prompt, read in chunks")
     tokens = generate(engine, LONG)
-    tell(long=tokens, reads=len(reached), stage="done")
+    tell(long=tokens, stage="done")
 
 
 def main() -> None:
