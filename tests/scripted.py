@@ -59,8 +59,13 @@ class Server:
 
 
 @contextmanager
-def serving(script: Script, certificate: Path | None = None) -> Iterator[Server]:
-    """A server on a loopback port; with TLS where a file of key and certificate is given."""
+def serving(
+    script: Script, certificate: Path | None = None, clients: Path | None = None
+) -> Iterator[Server]:
+    """A server on a loopback port; with TLS where a file of key and certificate is given.
+
+    `clients` is the authority of the certificates that it then wants from whoever asks.
+    """
     state = Server(script)
 
     class Handler(_Handler):
@@ -70,7 +75,13 @@ def serving(script: Script, certificate: Path | None = None) -> Iterator[Server]
     if certificate is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
+        if clients is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(clients)
+        # The handshake is each thread's own: a client that refuses it must not end the server.
+        server.socket = context.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
         state.scheme = "https"
     state.host = f"127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
@@ -130,5 +141,5 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(reply.body[: reply.sent])
 
 
-for _method in ("GET", "HEAD", "POST", "PATCH", "PUT"):
+for _method in ("GET", "HEAD", "POST", "PATCH", "PUT", "DELETE"):
     setattr(_Handler, f"do_{_method}", _Handler.answer)

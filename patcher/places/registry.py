@@ -93,7 +93,13 @@ class RepositoryStore:
 
     def fetch(self, descriptors: Sequence[Descriptor], source: Blobs, watch: Watch) -> int:
         """See `Store`: several at a time, mounted where that can be, else streamed through."""
-        return sum(in_order(lambda blob: self._fetch(blob, source, watch), descriptors, AT_ONCE))
+        try:
+            moved = in_order(lambda blob: self._fetch(blob, source, watch), descriptors, AT_ONCE)
+            return sum(moved)
+        except BaseException:
+            # The other threads are still sending what nobody waits for any more.
+            self.registry.cancel_uploads()
+            raise
 
     def _fetch(self, descriptor: Descriptor, source: Blobs, watch: Watch) -> int:
         upload = None

@@ -82,7 +82,7 @@ _ANY = range(200, 600)
 
 # The tags of one repository, in all: vLLM's nightlies are some thousands. Seconds for all pages.
 _MOST_TAGS = 100_000
-_MOST_PAGES = 1000
+_MOST_PAGES = 200
 _TAGS_SECONDS = 300.0
 
 # Tags on one page. A registry that wants fewer says 400 (ECR, ACR and others have limits of 100 to

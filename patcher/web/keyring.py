@@ -113,6 +113,8 @@ def _resolve(config: dict[str, Any], registry: str, repository: str) -> Credenti
     from docker.auth import AuthConfig
 
     sections = ("auths", "credsStore", "credHelpers")
+    if not isinstance(config, dict):
+        raise TypeError(type(config).__name__)
     # ~/.dockercfg was the section `auths` alone.
     config = config if any(key in config for key in sections) else {"auths": config}
     auths = AuthConfig.parse_auth(config.get("auths") or {}, raise_on_error=True)

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import logging
+import socket
 import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -319,6 +322,66 @@ def test_a_challenge_that_cannot_be_met_safely_is_refused(
         registry = open_registry(parse_reference(f"{server.host}/a"), http)
         with pytest.raises(RegistryFailed, match=said):
             registry.tags()
+
+
+def test_where_one_scope_of_two_is_refused_the_repositorys_own_is_asked_for(http: Http) -> None:
+    """The base may be another's, and private: its blobs are copied then, not mounted."""
+
+    def script(seen: Seen) -> Reply:
+        if seen.path.startswith("/token"):
+            wanted = parse_qs(urlsplit(seen.path).query)["scope"]
+            return Reply(403) if len(wanted) > 1 else Reply(body=b'{"token": "t0k3n-of-target"}')
+        if "mount=" in seen.path or seen.headers.get("authorization") != "Bearer t0k3n-of-target":
+            asks = 'scope="repository:to:pull,push repository:from:pull"'
+            challenge = f'Bearer realm="http://{seen.headers["host"]}/token",{asks}'
+            return Reply(401, {"WWW-Authenticate": challenge})
+        return Reply(202 if seen.method == "POST" else 201, {"Location": "/v2/to/blobs/uploads/1"})
+
+    with serving(script) as server:
+        target = open_registry(
+            parse_reference(f"{server.host}/to"), http, push=True, mount_from=("from",)
+        )
+        for _ in range(2):
+            upload = target.mount(CONFIG.descriptor, "from")
+            assert upload is not None
+            target.upload(CONFIG.descriptor, lambda _: io.BytesIO(CONFIG.data), upload)
+        mounts = [seen for seen in server.seen if "mount=" in seen.path]
+        # Once without a token and once with the target's: the second blob is not tried any more.
+        assert len(mounts) == 2
+        assert len([seen for seen in server.seen if seen.path.startswith("/token")]) == 2
+
+
+INWARDS = {
+    "realm": lambda there: Reply(401, {"WWW-Authenticate": f'Bearer realm="{there}/token"'}),
+    "Location": lambda there: Reply(202, {"Location": f"{there}/upload"}),
+    "redirect": lambda there: Reply(307, {"Location": f"{there}/blob"}),
+}
+
+
+@pytest.mark.parametrize("way", INWARDS)
+def test_no_registry_elsewhere_leads_to_services_of_this_machine(
+    way: str, http: Http, certificate: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ghcr.io, which stands here for any name that is not loopback's."""
+    resolve = socket.getaddrinfo
+
+    def resolved(host: str, *rest: Any, **named: Any) -> Any:
+        return resolve("127.0.0.1" if host == "ghcr.io" else host, *rest, **named)
+
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *a, **k: resolved(host, *a, *k.values())
+    )
+    monkeypatch.setenv("NO_PROXY", "ghcr.io")
+    with serving(lambda _: Reply(body=b"{}")) as inside:
+        with serving(lambda _: INWARDS[way](inside.url), certificate) as server:
+            host = f"ghcr.io:{server.host.partition(':')[2]}"
+            docker_config(config, host)
+            registry = open_registry(parse_reference(f"{host}/a"), http, push=True)
+            with pytest.raises(
+                RegistryFailed, match=f"it leads to {inside.host}, which would leave"
+            ):
+                registry.put(CONFIG.descriptor, CONFIG.data)
+        assert inside.seen == []
 
 
 def test_docker_hub_is_asked_as_docker_asks_it(

@@ -6,19 +6,29 @@ import hashlib
 import io
 import json
 import os
+import threading
 import tracemalloc
 from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
+import requests
 
-from patcher.errors import AccessDenied, BrokenImage, NotInRegistry, RegistryFailed, Unreadable
+from patcher.errors import (
+    AccessDenied,
+    BrokenImage,
+    NotInRegistry,
+    RegistryFailed,
+    TagRefused,
+    Unreadable,
+)
 from patcher.oci.blobs import Verified, read_blob
 from patcher.oci.image import load_image, load_index
 from patcher.oci.model import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Part, part
 from patcher.oci.reference import parse_reference
 from patcher.registry.blobs import Upload
 from patcher.registry.repository import Registry, open_registry
+from patcher.threads import in_order
 from patcher.web.http import Http
 from tests.auth_servers import docker_config
 from tests.indexes import add_index
@@ -535,6 +545,288 @@ def test_a_registry_that_is_gone_is_unreadable() -> None:
         pytest.raises(Unreadable, match="the connection broke, 5 times"),
     ):
         at(server.host).manifest("v1")
+
+
+def but(head: Reply) -> Script:
+    """A registry that has MANIFEST and BLOB, and answers a HEAD like this."""
+
+    def script(seen: Seen) -> Reply:
+        if seen.method == "HEAD":
+            return head
+        return with_digest(MANIFEST) if "/manifests/" in seen.path else Reply(body=BLOB.data)
+
+    return script
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 405, 500, 501])
+@pytest.mark.parametrize("push", [True, False])
+def test_a_head_that_is_refused_is_asked_by_get(status: int, push: bool) -> None:
+    challenge: dict[str, str | None] = {"WWW-Authenticate": 'Bearer realm="/nowhere"'}
+    with serving(but(Reply(status, challenge if status == 500 else {}))) as server:
+        there = at(server.host, push=push)
+        if status == 401:
+            with pytest.raises(AccessDenied, match="scheme"):
+                there.head("v1")
+            return
+        assert there.head("v1") == MANIFEST.descriptor
+        assert there.has(BLOB.descriptor)
+        assert there.has(MANIFEST.descriptor)
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405])
+def test_a_head_that_a_storage_refuses_is_asked_by_get(status: int) -> None:
+    def storage(seen: Seen) -> Reply:
+        return Reply(status) if seen.method == "HEAD" else Reply(body=BLOB.data)
+
+    with serving(storage) as behind:
+        there: dict[str, str | None] = {"Location": f"{behind.url}/signed-for-get"}
+        with serving(in_turn(Reply(307, there))) as server:
+            assert at(server.host).has(BLOB.descriptor)
+            assert read(at(server.host)) == BLOB.data
+
+
+def test_a_storages_refusal_is_not_a_missing_login() -> None:
+    said = b'{"errors": [{"code": "DENIED", "message": "signature"}]}'
+    with serving(in_turn(Reply(403, body=said))) as behind:
+        there: dict[str, str | None] = {"Location": f"{behind.url}/signed"}
+        with serving(in_turn(Reply(307, there))) as server:
+            with pytest.raises(RegistryFailed) as raised:
+                read(at(server.host))
+            assert not isinstance(raised.value, AccessDenied)
+            assert "login" not in raised.value.next_step
+            wanted = f"its storage {behind.host} answers HTTP 403 (DENIED: signature), 5 times"
+            assert raised.value.problem == f"{server.host}: {wanted}"
+            # Each attempt gets a new address from the registry: the last one may have expired.
+            assert len(server.seen) == 5
+
+
+class Late:
+    """A registry that shows what was put there only at the `after`-th question."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+        self.put: dict[str, bytes] = {}
+        self.asked: dict[str, int] = {}
+
+    def __call__(self, seen: Seen) -> Reply:
+        name = seen.path.rpartition("/")[2]
+        if seen.method == "POST":
+            return Reply(202, {"Location": "/v2/a/b/blobs/uploads/7"})
+        if seen.method == "PUT":
+            self.put[DIGEST if "digest=" in name else name] = seen.body
+            return Reply(201)
+        self.asked[name] = self.asked.get(name, 0) + 1
+        if name not in self.put or self.asked[name] < self.after:
+            return Reply(404)
+        return Reply(200, {"Content-Type": OCI_MANIFEST}, self.put[name])
+
+
+def test_what_was_written_is_asked_for_again() -> None:
+    for ask in (
+        lambda there: there.head("v1") == MANIFEST.descriptor,
+        lambda there: there.manifest("v1") == MANIFEST,
+        lambda there: there.has(BLOB.descriptor),
+        lambda there: there.has(MANIFEST.descriptor),
+        lambda there: read(there) == BLOB.data,
+    ):
+        waits: list[float] = []
+        with serving(Late(3)) as server:
+            http = Http(wait=waits.append)
+            there = open_registry(parse_reference(f"{server.host}/a/b"), http, push=True)
+            there.put(MANIFEST.descriptor, MANIFEST.data)
+            there.put_manifest("v1", MANIFEST)
+            there.put(BLOB.descriptor, BLOB.data)
+            assert ask(there)
+        assert waits == [0.5, 1.0]
+
+
+def test_what_was_not_written_is_asked_for_once_and_all_ends() -> None:
+    waits: list[float] = []
+    with serving(Late(1000)) as server:
+        http = Http(wait=waits.append)
+        there = open_registry(parse_reference(f"{server.host}/a/b"), http, push=True)
+        assert not there.has(BLOB.descriptor)
+        assert there.head("v1") is None
+        assert waits == []
+        there.put(BLOB.descriptor, BLOB.data)
+        there.put_manifest("v1", MANIFEST)
+        assert not there.has(BLOB.descriptor)
+        assert there.head("v1") is None
+        assert sum(waits) == 63.0
+        with pytest.raises(RegistryFailed, match=r"not to be seen \(HTTP 404\), 8 times"):
+            read(there)
+
+
+def test_an_upload_goes_on_where_the_answer_came_from() -> None:
+    def second(seen: Seen) -> Reply:
+        relative: dict[str, str | None] = {"Location": "/v2/a/b/blobs/uploads/7?x=1"}
+        return Reply(202, relative) if seen.method == "POST" else Reply(201)
+
+    with serving(second) as other:
+        there: dict[str, str | None] = {"Location": f"{other.url}/v2/a/b/blobs/uploads/"}
+        with serving(in_turn(Reply(307, there))) as server:
+            at(server.host, push=True).put(BLOB.descriptor, BLOB.data)
+            assert [seen.method for seen in server.seen] == ["POST"]
+        assert [seen.method for seen in other.seen] == ["POST", "PUT"]
+        assert other.seen[1].body == BLOB.data
+
+
+@pytest.mark.parametrize(("limit", "asked"), [(1000, 1), (100, 2), (0, 3)])
+def test_fewer_tags_are_asked_for_where_a_registry_wants_it(limit: int, asked: int) -> None:
+    def script(seen: Seen) -> Reply:
+        stated = seen.path.partition("n=")[2]
+        return Reply(400) if stated and int(stated) > limit else Reply(body=b'{"tags": ["a"]}')
+
+    with serving(script) as server:
+        assert at(server.host).tags() == ["a"]
+        assert len(server.seen) == asked
+
+
+def test_tags_without_end_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patcher.registry.repository._MOST_TAGS", 50)
+    page = json.dumps({"tags": ["x"] * 20}).encode()
+    with serving(in_turn(Reply(headers={"Link": '<?n=1>; rel="next"'}, body=page))) as server:
+        with pytest.raises(RegistryFailed, match="has no end: 60 were read"):
+            at(server.host).tags()
+        assert len(server.seen) == 3
+
+
+def test_chunks_are_as_long_as_a_registry_wants_them() -> None:
+    stored: list[bytes] = []
+
+    def script(seen: Seen) -> Reply:
+        least = 5 << 20
+        place: dict[str, str | None] = {"Location": "/v2/a/b/blobs/uploads/7"}
+        if seen.method == "POST":
+            stored.clear()
+            return Reply(202, {**place, "OCI-Chunk-Min-Length": str(least)})
+        if seen.method == "PATCH":
+            stored.append(seen.body)
+            return Reply(416 if len(seen.body) < least else 202, place)
+        if seen.method == "PUT" and len(seen.body) <= least:
+            stored.append(seen.body)
+            return Reply(201)
+        return Reply(413 if seen.method == "PUT" else 404)
+
+    blob = part(os.urandom(12 << 20), "application/octet-stream")
+    with serving(script) as server:
+        at(server.host, push=True).upload(blob.descriptor, reader(blob.data))
+    assert b"".join(stored) == blob.data
+    assert [len(data) >> 20 for data in stored] == [5, 5, 2]
+
+
+def test_chunks_that_are_too_long_to_hold_are_refused() -> None:
+    answer = Reply(202, {"Location": "/x", "OCI-Chunk-Min-Length": str(1 << 40)})
+    with (
+        serving(in_turn(answer)) as server,
+        pytest.raises(RegistryFailed, match="too many to hold"),
+    ):
+        at(server.host, push=True).put(BLOB.descriptor, BLOB.data)
+
+
+def refusing(status: int, code: str) -> Script:
+    """A registry whose tags are immutable."""
+
+    def script(seen: Seen) -> Reply:
+        if seen.method == "PUT" and seen.path.endswith("/v1"):
+            said = {"errors": [{"code": code, "message": "the tag is immutable"}]}
+            return Reply(status, body=json.dumps(said).encode())
+        return Reply(201) if seen.method == "PUT" else with_digest(MANIFEST)
+
+    return script
+
+
+@pytest.mark.parametrize("status", [400, 403, 405, 409, 412])
+def test_a_tag_that_is_refused_says_that_the_image_is_there(status: int) -> None:
+    with serving(refusing(status, "TAG_INVALID")) as server:
+        there = at(server.host, push=True)
+        there.put(MANIFEST.descriptor, MANIFEST.data)
+        with pytest.raises(TagRefused, match="does not let the tag v1 lead") as raised:
+            there.put_manifest("v1", MANIFEST)
+    error = raised.value
+    assert (error.tag, error.digest) == ("v1", MANIFEST.descriptor.digest)
+    assert f"HTTP {status} (TAG_INVALID: the tag is immutable)" in error.problem
+    assert f"{server.host}/a/b@{error.digest}" in error.next_step
+    assert "network" not in error.next_step
+
+
+def test_a_manifest_whose_blobs_are_not_seen_yet_is_sent_again() -> None:
+    said = json.dumps({"errors": [{"code": "DIGEST_INVALID"}, {"code": "MANIFEST_BLOB_UNKNOWN"}]})
+    unseen = Reply(400, body=said.encode())
+    with serving(in_turn(unseen, unseen, Reply(201))) as server:
+        at(server.host, push=True).put_manifest("v1", MANIFEST)
+        assert len(server.seen) == 3
+    said_whole = r"\(DIGEST_INVALID; MANIFEST_BLOB_UNKNOWN\), 8 times"
+    with serving(in_turn(unseen)) as server, pytest.raises(RegistryFailed, match=said_whole):
+        at(server.host, push=True).put_manifest("v1", MANIFEST)
+
+
+def test_an_upload_that_fails_is_cancelled(registry: str) -> None:
+    with proxy_of(registry) as proxy:
+        proxy.decide = lambda _, method, __: LOSE if method == "PUT" else PASS
+        with pytest.raises(RegistryFailed, match="the connection broke, 5 times"):
+            at(proxy.address, "cancelled", push=True).put(BLOB.descriptor, BLOB.data)
+        opened = [seen.partition(" ")[2] for seen in proxy.methods("DELETE")]
+        assert len(opened) == len(proxy.methods("POST")) == 5
+    for path in opened:
+        assert requests.get(f"http://{registry}{path}", timeout=30).status_code == 404
+
+
+def test_what_ends_a_publication_ends_its_uploads() -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def script(seen: Seen) -> Reply:
+        if seen.method == "POST":
+            return Reply(202, {"Location": "/v2/a/b/blobs/uploads/7"})
+        if seen.method == "PUT":
+            begun.set()
+            over.wait(30)
+            return HANG_UP
+        over.set()
+        return Reply(204 if seen.method == "DELETE" else 404)
+
+    with serving(script) as server:
+        there = at(server.host, push=True)
+        failed: list[BaseException] = []
+
+        def send() -> None:
+            try:
+                there.put(BLOB.descriptor, BLOB.data)
+            except RegistryFailed as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        assert begun.wait(30)
+        there.cancel_uploads()
+        thread.join(30)
+        assert "the publication was ended" in str(failed[0])
+        methods = [seen.method for seen in server.seen]
+    assert methods[:3] == ["POST", "PUT", "DELETE"]
+    assert methods.count("POST") == 1
+
+
+def test_many_who_publish_one_image_at_once_all_end_well(registry: str) -> None:
+    """docker-registry writes its links in place: another's PUT sees them empty for a moment."""
+    config = part(os.urandom(1000), "application/vnd.oci.image.config.v1+json")
+    layer = part(os.urandom(20_000), "application/vnd.oci.image.layer.v1.tar+gzip")
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": config.descriptor.document,
+        "layers": [layer.descriptor.document],
+    }
+    manifest = part(json.dumps(document).encode(), OCI_MANIFEST)
+
+    def publish(_: int) -> bool:
+        # Its own pauses: what is waited for is another thread's write.
+        there = open_registry(parse_reference(f"{registry}/many"), Http(), push=True)
+        for each in (config, layer, manifest):
+            there.put(each.descriptor, each.data)
+        there.put_manifest("v1", manifest)
+        return there.manifest("v1") == manifest
+
+    assert all(in_order(publish, range(16), 16))
 
 
 def test_a_manifest_is_read_once() -> None:

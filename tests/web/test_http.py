@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import json
 import os
+import socket
+import ssl
+import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
 from patcher.errors import RegistryFailed, UsageError
-from patcher.web.http import Fault, Http, HttpSettings, Request
+from patcher.web.connections import Patience
+from patcher.web.http import Fault, Http, HttpSettings, Request, explanation
 from patcher.web.trust import is_loopback
 from tests.certificates import make_certificate
 from tests.conftest import free_port
@@ -318,6 +325,118 @@ def test_plain_http_is_spoken_only_where_asked() -> None:
 )
 def test_loopback_is_this_machine_alone(host: str, is_it: bool) -> None:
     assert is_loopback(host) is is_it
+
+
+@contextmanager
+def trickling(first: bytes, certificate: Path | None = None) -> Iterator[str]:
+    """The host of a server that sends these bytes, and then one now and then for ever."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    if certificate:
+        context.load_cert_chain(certificate)
+    over = threading.Event()
+
+    def serve() -> None:
+        while not over.is_set():
+            with suppress(OSError):
+                connection, _ = listener.accept()
+                with context.wrap_socket(connection, True) if certificate else connection as client:
+                    client.recv(1 << 16)
+                    client.sendall(first)
+                    while not over.wait(0.01):
+                        client.sendall(b"1")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        over.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+TRICKLES = [b"", HEAD, HEAD + b"Content-Length: 9000000\r\n\r\n"]
+TRICKLES.append(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+
+
+@pytest.mark.parametrize("first", TRICKLES)
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_trickle_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch, certificate: Path, first: bytes, tls: bool
+) -> None:
+    for name in ("_WHOLE", "ALL_ATTEMPTS", "_SILENCE"):
+        monkeypatch.setattr(f"patcher.web.http.{name}", 0.15)
+    waits: list[float] = []
+    http = Http(HttpSettings(certificate.with_name("ca.pem")), wait=waits.append)
+    with trickling(first, certificate if tls else None) as host:
+        request = Request("GET", f"{'https' if tls else 'http'}://{host}/")
+        with pytest.raises(RegistryFailed, match="does not answer in time"):
+            http.ask(request)
+        with pytest.raises(Fault, match="does not answer in time"):
+            list(iter(lambda: http.send(request, stream=True).read(1 << 20), b""))
+    assert len(waits) < 2
+
+
+def test_a_stream_earns_its_time_and_a_reader_may_be_slow() -> None:
+    patience = Patience(10.0, per_byte=0.001)
+    for _ in range(100):
+        patience.spend(1.0, 1000)
+    assert patience.left == 10.0
+    patience.spend(9.0, 1000)
+    assert patience.left == 2.0
+
+
+def test_all_that_a_registry_says_of_an_error_is_shown_and_each_once(http: Http) -> None:
+    unknown = {"code": "MANIFEST_BLOB_UNKNOWN", "message": "unknown", "detail": {"x": 1}}
+    errors = [{"code": "DIGEST_INVALID", "message": "digest"}, unknown, unknown]
+    assert explanation(json.dumps({"errors": errors}).encode()) == (
+        " (DIGEST_INVALID: digest; MANIFEST_BLOB_UNKNOWN: unknown)"
+    )
+    many = [{"code": str(number)} for number in range(1000)]
+    assert explanation(json.dumps({"errors": many}).encode()).endswith("; 7; and 792 more)")
+    assert explanation(b'{"message": "Not Found"}') == " (Not Found)"
+    for nothing in (b"", b"<html>", b"[]", b"3", b'{"errors": 3}', b'{"errors": [3]}'):
+        assert explanation(nothing) == ""
+
+
+def test_what_was_typed_before_a_host_goes_there_alone(http: Http) -> None:
+    with serving(in_turn(OK)) as other:
+        there: dict[str, str | None] = {"Location": f"{other.url}/x"}
+        with serving(in_turn(OK, Reply(302, there))) as server:
+            url = http.named(server.url.replace("//", "//me:hunt%2Fer2@") + "/x")
+            assert "me" not in url
+            for _ in range(2):
+                http.ask(Request("GET", url))
+            sent = [seen.headers["authorization"] for seen in server.seen]
+        assert sent == ["Basic bWU6aHVudC9lcjI="] * 2
+        assert "authorization" not in other.seen[0].headers
+    assert http.keyring.hide("hunt/er2 bWU6aHVudC9lcjI=") == "*** ***"
+
+
+@pytest.mark.parametrize("folder", ["docker", "containers"])
+def test_a_client_certificate_comes_from_certs_d(
+    tmp_path: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    authority, key = certificate.with_name("ca.pem"), certificate.with_name("key.pem")
+    with serving(in_turn(OK), certificate, authority) as server:
+        bare = Http(HttpSettings(authority), wait=lambda _: None)
+        assert bare.base(server.host) == server.url
+        with pytest.raises(RegistryFailed, match=r"no TLS connection|the connection broke"):
+            bare.ask(get(server))
+        certificates = tmp_path / folder / "certs.d" / server.host
+        certificates.mkdir(parents=True)
+        for name, source in (("ca.crt", authority), ("a.cert", authority), ("a.key", key)):
+            (certificates / name).write_bytes(source.read_bytes())
+        http = Http(wait=lambda _: None)
+        assert http.base(server.host) == server.url
+        assert http.ask(get(server)).body == b"fine"
+        (certificates / "a.key").unlink()
+        with pytest.raises(UsageError, match=r"a\.cert cannot be read as a client certificate"):
+            Http().base(server.host)
 
 
 def test_a_fault_that_cannot_pass_is_not_repeated(http: Http, waits: list[float]) -> None:
