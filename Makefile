@@ -10,7 +10,10 @@ PATCHES ?=
 ALLOW_CLEAN ?=
 TO ?=
 
-.PHONY: help image landed demo test lint bench
+# The whole suite also holds the rules, which prove every edit, to a floor of branch coverage.
+FLOOR := --cov --cov-fail-under=97
+
+.PHONY: help image landed demo test quick docs lint bench
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,7 +31,14 @@ demo: $(BIN)/vllm-patcher ## the whole job on the real vLLM 0.23.0, without Dock
 	@$(BIN)/vllm-patcher demo
 
 test: $(BIN)/.dev ## run the tests; what is missing here is skipped with the reason
-	$(BIN)/python -m pytest --numprocesses 2 $(TESTS)
+	$(BIN)/python -m pytest --numprocesses 2 $(if $(TESTS),$(TESTS),$(FLOOR))
+
+quick: $(BIN)/.dev ## the tests that need no other program, daemon, registry or network
+	$(BIN)/python -m pytest --numprocesses 2 -m quick $(TESTS)
+
+docs: $(BIN)/.dev ## the documentation site, into out/site
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/mkdocs build --strict --site-dir out/site
 
 lint: $(BIN)/.dev ## ruff, mypy, and actionlint and zizmor on the workflows
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ Where a part is missing a test is skipped with the reason; with CI=true it fails
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -16,7 +17,8 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from types import CodeType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -31,6 +33,49 @@ settings.register_profile(
     "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
 )
 settings.load_profile("patient")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `quick` what needs this process alone: no other program, daemon, registry, network.
+
+    It is read off the names that a test's code uses, so that nobody keeps a list.
+    """
+    known: dict[object, bool] = {}
+    for item in items:
+        if isinstance(item, pytest.Function):
+            fixtures = item._fixtureinfo.name2fixturedefs.values()
+            functions = [item.function, *(each.func for found in fixtures for each in found)]
+            if not any(_leaves_the_process(function, known) for function in functions):
+                item.add_marker(pytest.mark.quick)
+
+
+def _leaves_the_process(function: Any, known: dict[object, bool]) -> bool:
+    """Whether a function or class of tests/, or one that it names, may run a program or skip."""
+    function = inspect.unwrap(function)
+    if function in (missing, subprocess):
+        return True
+    if not getattr(function, "__module__", "").startswith("tests."):
+        return False
+    if function not in known:
+        known[function] = False  # while it is being read: functions may name each other
+        if inspect.isfunction(function):
+            names = _names(function.__code__)
+            named = [function.__globals__[name] for name in names if name in function.__globals__]
+        else:
+            named = list(vars(function).values()) if inspect.isclass(function) else []
+        known[function] = any(
+            _leaves_the_process(each, known)
+            for each in named
+            if inspect.isroutine(each) or inspect.isclass(each) or each is subprocess
+        )
+    return known[function]
+
+
+def _names(code: CodeType) -> set[str]:
+    """The global names in a function's code, and in that of the functions inside it."""
+    inner = [const for const in code.co_consts if isinstance(const, CodeType)]
+    return set(code.co_names).union(*map(_names, inner))
+
 
 TARGET = "vllm/model_executor/layers/attention/mla_attention.py"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,71 +15,93 @@ import patcher
 ROOT = Path(patcher.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-# Lower is nearer the ground. A module may import its own floor and those below. A file that stands
-# beside the folders is named by itself.
-FLOORS = {
-    "patcher": 0,
-    "patcher.errors": 0,
-    "patcher.diff": 0,
-    "patcher.files": 0,
-    "patcher.threads": 0,
-    "patcher.versions": 0,
-    "patcher.progress": 0,
-    "patcher.rules": 1,
-    "patcher.oci": 1,
-    "patcher.cache": 2,
-    "patcher.layer_cache": 2,
-    "patcher.web": 2,
-    "patcher.daemon": 2,
-    "patcher.registry": 3,
-    "patcher.lock": 4,
-    "patcher.places": 4,
-    "patcher.sources": 5,
-    "patcher.jobs": 6,
-    "patcher.smoke": 6,
-    "patcher.landed": 7,
-    "patcher.report": 8,
-    "patcher.commands": 9,
-}
-TOP = 10
+# A line a floor, from the ground up: a folder may import its own files and the floors below. Files
+# that stand beside the folders are on the floor of the first folder that needs them.
+FLOORS = [
+    {"errors", "files", "threads", "versions", "progress", "diff", "__init__"},
+    {"rules", "oci"},
+    {"cache", "layer_cache", "web", "daemon"},
+    {"registry"},
+    {"lock", "places"},
+    {"sources"},
+    {"jobs", "smoke"},
+    {"landed"},
+    {"report"},
+    {"commands"},
+    {"cli", "__main__"},
+]
+FLOOR_OF = {room: height for height, floor in enumerate(FLOORS) for room in floor}
 
 
 def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
-def floor_of(module: str) -> int:
-    """The floor of the longest prefix that has one; what has none is a command's."""
-    parts = module.split(".")
-    for length in range(len(parts), 1, -1):
-        if ".".join(parts[:length]) in FLOORS:
-            return FLOORS[".".join(parts[:length])]
-    return FLOORS.get(module, TOP)
+def room_of(module: str) -> str:
+    """The folder that a module is in, or the module itself where it stands beside the folders."""
+    return [*module.split("."), "__init__"][1]
+
+
+MODULES = {module_of(file) for file in FILES}
 
 
 def imports_of(path: Path) -> set[str]:
+    """The modules of the package that a file imports, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-    modules = {module_of(file) for file in FILES}
-    return {name for name in found if name in modules and name != "patcher"}
+    return {name for name in found if name in MODULES and name != "patcher"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_nothing_imports_upwards(path: Path) -> None:
-    own = floor_of(module_of(path))
-    assert {name for name in imports_of(path) if floor_of(name) > own} == set()
+    own = FLOOR_OF[room_of(module_of(path))]
+    assert {name for name in imports_of(path) if FLOOR_OF[room_of(name)] > own} == set()
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:
-    graph = {module_of(path): imports_of(path) for path in FILES}
+    assert in_circles({module_of(path): imports_of(path) for path in FILES}) == set()
+
+
+def test_no_folder_imports_itself_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in FILES:
+        graph.setdefault(room_of(module_of(path)), set()).update(map(room_of, imports_of(path)))
+    assert in_circles(graph) == set()
+
+
+def in_circles(graph: dict[str, set[str]]) -> set[str]:
+    """What is left when all that needs nothing, or only what has gone, is taken away."""
     done: set[str] = set()
     while ready := {name for name, needs in graph.items() if needs - {name} <= done} - done:
         done |= ready
-    assert set(graph) - done == set()
+    return set(graph) - done
+
+
+def test_contributing_shows_the_folders_as_they_are() -> None:
+    text = (ROOT.parent / "CONTRIBUTING.md").read_text()
+    tree = text.partition("## The tree")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `([\w/]+)/` \|", tree, re.MULTILINE)
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert {each.partition("/")[2] for each in listed if each.startswith("patcher/")} == packages
+    tracked = subprocess.run(
+        ["git", "-c", f"safe.directory={ROOT.parent}", "ls-files"],
+        cwd=ROOT.parent, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    folders = {name.partition("/")[0] for name in tracked if "/" in name}
+    shown = {each for each in listed if "/" not in each}
+    assert shown == {name for name in folders if not name.startswith(".")} - {"patcher"}
+    heights = [FLOOR_OF[each.partition("/")[2]] for each in listed if each.startswith("patcher/")]
+    assert heights == sorted(heights, reverse=True)
+
+
+def test_the_files_that_contributing_names_are_there() -> None:
+    text = (ROOT.parent / "CONTRIBUTING.md").read_text()
+    for name in re.findall(r"`((?:patcher|tests|docs|patches)/[\w./]+)`", text):
+        assert (ROOT.parent / name).exists() or name == "patches/your_name.py", name
 
 
 # Two readings of "guarded" prove nothing together once they share a line of code.
