@@ -34,7 +34,7 @@ test: $(BIN)/.dev ## run the tests; what is missing here is skipped with the rea
 	$(BIN)/python -m pytest --numprocesses 2 $(if $(TESTS),$(TESTS),$(FLOOR))
 
 quick: $(BIN)/.dev ## the tests that need no other program, daemon, registry or network
-	$(BIN)/python -m pytest --numprocesses 2 -m quick $(TESTS)
+	$(BIN)/python -m pytest --numprocesses 2 -m quick --hypothesis-profile quick $(TESTS)
 
 docs: $(BIN)/.dev ## the documentation site, into out/site
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
