@@ -1,0 +1,47 @@
+"""Python files of vLLM's releases, out of their wheels, kept outside the tree."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+FOLDER = Path.home() / ".cache" / "vllm-patcher-bench" / "releases"
+
+# When each release's wheel was uploaded to PyPI.
+DATES = {
+    version: datetime.fromisoformat(day).replace(tzinfo=UTC)
+    for version, day in {
+        "0.20.0": "2026-04-27",
+        "0.20.1": "2026-05-04",
+        "0.20.2": "2026-05-10",
+        "0.21.0": "2026-05-15",
+        "0.22.0": "2026-05-29",
+        "0.22.1": "2026-06-05",
+        "0.23.0": "2026-06-15",
+        "0.24.0": "2026-06-30",
+        "0.25.0": "2026-07-11",
+        "0.25.1": "2026-07-14",
+        "0.26.0": "2026-07-25",
+        "0.27.0": "2026-08-10",
+        "0.27.1": "2026-08-11",
+        "0.28.0": "2026-08-26",
+    }.items()
+}
+
+
+def release_file(version: str, path: str) -> bytes | None:
+    """A file of a release; None where the release has none of that path."""
+    from patcher.errors import FileAbsent
+    from patcher.sources.wheel import open_release
+
+    kept = FOLDER / version / path
+    if not kept.exists():
+        if (FOLDER / version / ".done").exists():
+            return None
+        try:
+            data = open_release(version).read(path)
+        except FileAbsent:
+            return None
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(data)
+    return kept.read_bytes()

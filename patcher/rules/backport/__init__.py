@@ -1,0 +1,1 @@
+"""Upstream's fixed function, merged into the one that an image has."""

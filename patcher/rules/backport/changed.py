@@ -1,0 +1,103 @@
+"""Which scopes differ between two versions of a file, and their two sides."""
+
+from __future__ import annotations
+
+import ast
+
+from patcher.rules.backport.merging.cut import Cut, sha256
+from patcher.rules.backport.scope import IMPORTS, MODULE, Scope, Sides
+
+
+def changed_scopes(path: str, before: bytes, after: bytes) -> list[Sides]:
+    """Every scope whose code differs, in the order of `after`; comments alone do not count.
+
+    Imports count where `after` has one that `before` has not. Raises `NotPython`.
+    """
+    old, new = Cut(before), Cut(after)
+    defined = defined_names(after)
+    found: list[Sides] = []
+    gone: set[str] = set()
+    for name in [*old.spans, *new.spans]:
+        parent = name.rpartition(".")[0]
+        if parent in gone or name in gone:
+            gone.add(name)  # within a class that comes or goes as a whole
+        elif (name in old.spans) != (name in new.spans):
+            gone.add(name)
+            found.append(_read(path, name, old, new, defined))
+    shared = [name for name in new.spans if name in old.spans]
+    for name in [IMPORTS, MODULE, *shared]:
+        sides = _read(path, name, old, new, defined)
+        if sides.before is None or sides.after is None:
+            texts = [_all_texts(file, name) for file in (old, new)]
+            if texts[0] != texts[1]:
+                found.append(sides)
+        elif name == IMPORTS:
+            if set(sides.after.splitlines()) - set(sides.before.splitlines()):
+                found.append(sides)
+        elif _shape(_shared(sides.before, old, new, name)) != _shape(
+            _shared(sides.after, old, new, name)
+        ):
+            found.append(sides)
+    order = {name: at for at, name in enumerate([IMPORTS, MODULE, *new.spans])}
+    return sorted(found, key=lambda each: order.get(each.scope.name, len(order)))
+
+
+def read_sides(path: str, name: str, before: bytes | None, after: bytes | None) -> Sides:
+    """A scope's two sides out of two versions of its file. Raises `NotPython`."""
+    old, new = Cut(before or b""), Cut(after or b"")
+    return _read(path, name, old, new, defined_names(after or b""))
+
+
+def _read(path: str, name: str, old: Cut, new: Cut, defined: frozenset[str]) -> Sides:
+    whole = name not in (IMPORTS, MODULE) and (name in old.spans) != (name in new.spans)
+    before, after = old.text(name, whole=whole), new.text(name, whole=whole)
+    scope = Scope(path, name, sha256(before), sha256(after))
+    follows: tuple[str, ...] = ()
+    if before is None and name in new.spans:
+        siblings = [span.name for span in new.children(new.spans[name][0].parent)]
+        follows = tuple(reversed(siblings[: siblings.index(name)]))
+    return Sides(scope, before, after, follows, defined)
+
+
+def defined_names(source: bytes) -> frozenset[str]:
+    """The functions, classes, and attributes of self that a file defines."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            if isinstance(node.value, ast.Name) and node.value.id == "self":
+                names.add(node.attr)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+    return frozenset(names)
+
+
+def _all_texts(file: Cut, name: str) -> list[bytes]:
+    return [b"".join(file.lines[span.first : span.end]) for span in file.spans.get(name, [])]
+
+
+def _shared(text: bytes, old: Cut, new: Cut, name: str) -> bytes:
+    """A class's or module's own text without the stubs that one side lacks."""
+    spans = [span for file in (old, new) for span in file.children(name)]
+    lone = {span.stub for span in spans if (span.name in old.spans) != (span.name in new.spans)}
+    return b"".join(line for line in text.splitlines(keepends=True) if line.strip() not in lone)
+
+
+def _shape(text: bytes) -> str:
+    """A scope's syntax, without its docstrings and comments."""
+    indented = text.lstrip(b"\r\n")[:1] in (b" ", b"\t")
+    tree = ast.parse(b"if 1:\n" + text if indented else text)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and _is_string(body[0]):
+            del body[0]
+    return ast.dump(tree)
+
+
+def _is_string(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )

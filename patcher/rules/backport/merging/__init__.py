@@ -1,0 +1,1 @@
+"""Where a fix goes, and what a file becomes. Shares no code with `proving`."""

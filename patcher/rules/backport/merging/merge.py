@@ -1,0 +1,358 @@
+"""A fix's scopes merged into a file: what each says of the fix, and the file's new bytes."""
+
+from __future__ import annotations
+
+import ast
+import enum
+import io
+import re
+import tokenize
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from patcher.rules.backport.merging.cut import Cut, Item
+from patcher.rules.backport.merging.three_way import Kind, Region, merge
+from patcher.rules.backport.scope import IMPORTS, MODULE, Scope, Sides
+
+
+class State(enum.StrEnum):
+    """What one scope of a file says about a fix."""
+
+    NEEDED = "needed"
+    LANDED = "landed"
+    ABSENT = "absent"
+    UNKNOWN = "unknown"
+    NEUTRAL = "neutral"  # comments, imports: nothing that a verdict could rest on
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One scope's state, why, and its line in the file (from 1) where it has one."""
+
+    scope: Scope
+    state: State
+    reason: str = ""
+    line: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A file's scopes, and its bytes with the fix in all that need it."""
+
+    found: tuple[Found, ...]
+    data: bytes
+
+
+def merge_file(data: bytes, sides: Sequence[Sides]) -> Merged:
+    """Merge the sides of one file's scopes into it. Raises `NotPython` for what is no source.
+
+    Every scope is merged by itself; what is in none of them keeps its bytes.
+    """
+    file = Cut(data)
+    edits: list[tuple[int, int, list[bytes]]] = []
+    found = []
+    for each in sides:
+        state, change = _merge_scope(file, each)
+        found.append(state)
+        edits += change
+    if any(each.state is State.UNKNOWN for each in found):
+        return Merged(tuple(found), data)
+    lines = list(file.lines)
+    # From the end, so that what is before an edit keeps its place. Of two at one place the later
+    # named goes in first, and stays behind.
+    edits.reverse()
+    edits.sort(key=lambda edit: edit[:2], reverse=True)
+    for first, end, new in edits:
+        lines[first:end] = new
+    return Merged(tuple(found), b"".join(lines))
+
+
+Edits = list[tuple[int, int, list[bytes]]]
+
+
+def _merge_scope(file: Cut, sides: Sides) -> tuple[Found, Edits]:
+    name = sides.scope.name
+    spans = file.spans.get(name, [])
+    if len(spans) > 1:
+        lines = " and ".join(str(span.first + 1) for span in spans)
+        return Found(sides.scope, State.UNKNOWN, f"there are several {name}: lines {lines}"), []
+    if name == IMPORTS:
+        return _merge_imports(file, sides)
+    if sides.before is None:
+        return _add(file, sides)
+    if name != MODULE and not spans:
+        if sides.after is None:
+            return Found(sides.scope, State.LANDED), []
+        return Found(sides.scope, State.ABSENT, f"there is no {name}"), []
+    if sides.after is None:
+        return _remove(file, sides)
+    if name == MODULE or spans[0].is_class:
+        return _merge_own_lines(file, sides)
+    span = spans[0]
+    ours = file.lines[span.first : span.end]
+    items = [Item(line.rstrip(b"\r\n"), (line,)) for line in ours]
+    found, new = _merge_items(file, sides, items, span.first)
+    if new is None:
+        return found, []
+    # The last line of a file may have no end; it keeps having none.
+    if not ours[-1].endswith((b"\n", b"\r")):
+        new[-1] = new[-1].rstrip(b"\r\n")
+    return found, [(span.first, span.end, new)]
+
+
+def _merge_items(
+    file: Cut, sides: Sides, items: list[Item], first: int
+) -> tuple[Found, list[bytes] | None]:
+    """Merge a scope's lines; None for the new ones where there is nothing to write."""
+    before, after = _keys(sides.before), _keys(sides.after)
+    is_idle_before, is_idle_after = _idle(sides.before), _idle(sides.after)
+    ours = [item.key for item in items]
+    regions = list(merge(before, ours, after))
+
+    def is_idle(region: Region) -> bool:
+        """Whether the fix changes nothing there but comments, docstrings and blank lines."""
+        return all(is_idle_before[at] for at in region.base) and all(
+            is_idle_after[at] for at in region.theirs
+        )
+
+    kinds = {region.kind for region in regions if not is_idle(region)}
+    line = first + 1
+    if Kind.CONFLICT in kinds:
+        at = next(r for r in regions if r.kind is Kind.CONFLICT and not is_idle(r)).ours.start
+        reason = f"conflict at line {first + at + 1}: it was rewritten there, by the fix or since"
+        return Found(sides.scope, State.UNKNOWN, reason, line), None
+    if {Kind.THEIRS, Kind.SAME} <= kinds:
+        reason = f"half of the fix is in {sides.scope.name}"
+        return Found(sides.scope, State.UNKNOWN, reason, line), None
+    if Kind.THEIRS not in kinds:
+        state = State.LANDED if Kind.SAME in kinds else State.NEUTRAL
+        return Found(sides.scope, state, "", line), None
+    new: list[bytes] = []
+    for region in regions:
+        if region.kind is Kind.THEIRS:
+            new += _theirs(file, region, items, after)
+        else:
+            for at in region.ours:
+                new += [*items[at].lines, *items[at].carried]
+    return Found(sides.scope, State.NEEDED, "", line), _ended(new, file.newline)
+
+
+def _theirs(file: Cut, region: Region, items: list[Item], after: list[bytes]) -> list[bytes]:
+    """The fix's lines of a region; a stub among them stands for the file's own function."""
+    own = {item.key: item for item in items if item.stands_for}
+    new: list[bytes] = []
+    for at in region.theirs:
+        there = own.get(after[at])
+        new += there.lines if there else [after[at] + file.newline]
+    for at in region.ours:
+        new += items[at].carried
+    return new
+
+
+def _ended(lines: list[bytes], newline: bytes) -> list[bytes]:
+    """Lines of which only the last may lack an end."""
+    body = [line if line.endswith((b"\n", b"\r")) else line + newline for line in lines[:-1]]
+    return [*body, *lines[-1:]]
+
+
+def _merge_own_lines(file: Cut, sides: Sides) -> tuple[Found, Edits]:
+    """Merge a class's or module's own lines; functions that one side lacks take no part."""
+    name = sides.scope.name
+    before, after = _stubs(sides.before), _stubs(sides.after)
+    ours = {item.key for item in file.items(name) if item.stands_for}
+    shared = before & after & ours
+    dropped = frozenset((before | after | ours) - shared)
+    plain = Sides(sides.scope, _without(sides.before, dropped), _without(sides.after, dropped))
+    items = file.items(name, dropped)
+    span = None if name == MODULE else file.spans[name][0]
+    first, end = (span.first, span.end) if span else (0, len(file.lines))
+    found, new = _merge_items(file, plain, items, first)
+    if new is None:
+        return found, []
+    if len(new) and not file.lines[end - 1].endswith((b"\n", b"\r")):
+        new[-1] = new[-1].rstrip(b"\r\n")
+    return found, _own_edits(file, first, end, new)
+
+
+def _own_edits(file: Cut, first: int, end: int, new: list[bytes]) -> Edits:
+    """Only the lines that change, so that functions between them can be edited beside."""
+    from difflib import SequenceMatcher
+
+    codes = SequenceMatcher(None, file.lines[first:end], new, autojunk=False).get_opcodes()
+    return [(first + a, first + b, new[c:d]) for tag, a, b, c, d in codes if tag != "equal"]
+
+
+_STUB = re.compile(rb"\s*(?:def \w+\(\)|class \w+): \.\.\.")
+
+
+def _stubs(text: bytes | None) -> set[bytes]:
+    """The keys of stubs in a class's or module's own text."""
+    return {key for key in _keys(text) if _STUB.fullmatch(key)}
+
+
+def _without(text: bytes | None, dropped: frozenset[bytes]) -> bytes:
+    return b"".join(key + b"\n" for key in _keys(text) if key not in dropped)
+
+
+def _add(file: Cut, sides: Sides) -> tuple[Found, Edits]:
+    """A function or class that the fix brings."""
+    name, after = sides.scope.name, sides.after or b""
+    there = file.text(name, whole=True)
+    if there is not None:
+        line = file.spans[name][0].first + 1
+        if _keys(there) == _keys(after):
+            return Found(sides.scope, State.LANDED, "", line), []
+        reason = f"the fix brings {name}, and another one is there"
+        return Found(sides.scope, State.UNKNOWN, reason, line), []
+    parent = name.rpartition(".")[0] or MODULE
+    if parent != MODULE and len(file.spans.get(parent, [])) != 1:
+        return Found(sides.scope, State.ABSENT, f"there is no {parent}"), []
+    at = next((file.spans[each][0].end for each in sides.follows if each in file.spans), None)
+    if at is None:
+        at = len(file.lines) if parent == MODULE else file.spans[parent][0].end
+    blanks = [file.newline] * (2 if parent == MODULE else 1)
+    lines = [key + file.newline for key in _keys(after)]
+    if at and not file.lines[at - 1].endswith((b"\n", b"\r")):
+        blanks = [file.newline, *blanks]
+    return Found(sides.scope, State.NEEDED, "", at), [(at, at, [*blanks, *lines])]
+
+
+def _remove(file: Cut, sides: Sides) -> tuple[Found, Edits]:
+    """A function or class that the fix takes away."""
+    name = sides.scope.name
+    span = file.spans[name][0]
+    if _keys(file.text(name, whole=True)) != _keys(sides.before):
+        reason = f"the fix takes {name} away, and another one is there"
+        return Found(sides.scope, State.UNKNOWN, reason, span.first + 1), []
+    first = span.first
+    while first and not file.lines[first - 1].strip():
+        first -= 1
+    return Found(sides.scope, State.NEEDED, "", span.first + 1), [(first, span.end, [])]
+
+
+def _merge_imports(file: Cut, sides: Sides) -> tuple[Found, Edits]:
+    """Add what the fix imports and the file does not; an import is never taken away."""
+    there = _bindings(file.imports)
+    before = _bindings(_parsed_imports(sides.before))
+    edits: Edits = []
+    after = _parsed_imports(sides.after)
+    for at, node in enumerate(after):
+        new = [alias for alias, key in _aliases(node) if key not in before and key not in there]
+        if not new:
+            continue
+        clashing = [alias for alias in new if (alias.asname or alias.name) in _bound(file)]
+        if clashing:
+            names = ", ".join(alias.asname or alias.name for alias in clashing)
+            reason = f"the fix imports {names}, and something else has that name"
+            return Found(sides.scope, State.UNKNOWN, reason), []
+        place = _place(file, node, after[:at])
+        text = ast.unparse(_only(node, new)).encode() + file.newline
+        edits.append((place, place, [text]))
+    return Found(sides.scope, State.NEUTRAL), edits
+
+
+def _only(node: ast.Import | ast.ImportFrom, aliases: list[ast.alias]) -> ast.stmt:
+    if isinstance(node, ast.Import):
+        return ast.Import(aliases)
+    return ast.ImportFrom(node.module, aliases, node.level)
+
+
+def _place(file: Cut, node: ast.stmt, earlier: Sequence[ast.stmt]) -> int:
+    """After the file's last import of the same module, else of one that the fix has before it."""
+    ends = {ast.unparse(each): each.end_lineno or 0 for each in file.imports}
+    module = getattr(node, "module", None)
+    same = [each for each in file.imports if module and getattr(each, "module", None) == module]
+    if same:
+        return same[-1].end_lineno or 0
+    for each in reversed(earlier):
+        if ast.unparse(each) in ends:
+            return ends[ast.unparse(each)]
+    return max(ends.values(), default=0)
+
+
+Key = tuple[str, str, str]
+
+
+def _aliases(node: ast.Import | ast.ImportFrom) -> list[tuple[ast.alias, Key]]:
+    module = "" if isinstance(node, ast.Import) else "." * node.level + (node.module or "")
+    return [(alias, (module, alias.name, alias.asname or "")) for alias in node.names]
+
+
+def _bindings(nodes: Sequence[ast.Import | ast.ImportFrom]) -> set[Key]:
+    return {key for node in nodes for _, key in _aliases(node)}
+
+
+def _bound(file: Cut) -> set[str]:
+    names = {
+        (alias.asname or alias.name).partition(".")[0]
+        for node in file.imports
+        for alias in node.names
+    }
+    return names | {span.name for span in file.children(MODULE)}
+
+
+def _parsed_imports(text: bytes | None) -> list[ast.Import | ast.ImportFrom]:
+    body = ast.parse(text or b"").body
+    return [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def _keys(text: bytes | None) -> list[bytes]:
+    """Lines as they are compared: without their ends."""
+    return [line.rstrip(b"\r\n") for line in (text or b"").splitlines(keepends=True)]
+
+
+def _idle(text: bytes | None) -> list[bool]:
+    """For each line of a scope, whether it is blank, a comment, or part of a docstring."""
+    plain = (text or b"").decode(errors="replace").replace("\r\n", "\n")
+    count = len(_keys(text))
+    wrapped, shift = (f"if 1:\n{plain}", 1) if plain.lstrip("\n")[:1] in (" ", "\t") else (plain, 0)
+    busy: set[int] = set()
+    try:
+        docstrings = {
+            (node.lineno, node.col_offset)
+            for node in ast.walk(ast.parse(wrapped))
+            if isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        }
+        for token in tokenize.generate_tokens(io.StringIO(wrapped).readline):
+            if token.type not in _SILENT and token.start not in docstrings:
+                busy.update(range(token.start[0] - 1 - shift, token.end[0] - shift))
+    except (tokenize.TokenError, SyntaxError):
+        return [False] * count
+    return [line not in busy for line in range(count)]
+
+
+_SILENT = frozenset(
+    {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    }
+)
+
+
+def overall(found: Sequence[Found]) -> Found:
+    """What all scopes of a fix say together: all of it, or none, or it is not known."""
+    by_state: Mapping[State, list[Found]] = {
+        state: [each for each in found if each.state is state] for state in State
+    }
+    if by_state[State.UNKNOWN]:
+        return by_state[State.UNKNOWN][0]
+    needed, landed, absent = (
+        by_state[state] for state in (State.NEEDED, State.LANDED, State.ABSENT)
+    )
+    if absent and (needed or landed):
+        part = (needed or landed)[0]
+        reason = f"{absent[0].reason}, but {part.scope} is {part.state}"
+        return Found(absent[0].scope, State.UNKNOWN, reason)
+    if needed and landed:
+        reason = f"half of the fix: {landed[0].scope} has it, {needed[0].scope} lacks it"
+        return Found(needed[0].scope, State.UNKNOWN, reason)
+    for some in (needed, landed, absent):
+        if some:
+            return some[0]
+    return Found(found[0].scope, State.UNKNOWN, "nothing in it tells whether the fix is there")

@@ -1,0 +1,1 @@
+"""What a merged file must pass. Shares no code with `merging`."""

@@ -1,0 +1,225 @@
+"""Whether one tree was changed as another was: exactly the same came and went, at its place.
+
+Four trees: upstream's before and after a fix, and an image's before and after it was patched.
+Lists (blocks of statements, arguments, elements) are aligned here anew, by syntax and not by
+lines; nothing of the merge is believed.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+Node = ast.AST
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One step of an alignment: an element of the old list, of the new one, or of both."""
+
+    old: int | None
+    new: int | None
+    is_kept: bool = False
+
+
+class Account:
+    """Compares four trees. `problem` says in words where they disagree; None where they do not."""
+
+    def __init__(self) -> None:
+        self._dumps: dict[int, tuple[object, str]] = {}
+
+    def problem(
+        self, before: object, after: object, original: object, result: object
+    ) -> str | None:
+        """None when `original` became `result` by just what made `before` into `after`."""
+        if self._same(before, after):
+            return None if self._same(original, result) else self._at(result, "changed undeclared")
+        if self._same(original, before):
+            return None if self._same(result, after) else self._at(result, "is not the fix's")
+        four = (before, after, original, result)
+        if all(isinstance(each, list) for each in four):
+            return self._lists(*four)  # type: ignore[arg-type]
+        kinds = {type(each) for each in four}
+        if len(kinds) != 1 or not isinstance(before, ast.AST):
+            return self._at(result, "the fix and the image changed the same")
+        if isinstance(before, ast.Dict):
+            return self._lists(*(_pairs(each) for each in four))
+        for name in before._fields:
+            found = self.problem(*(getattr(each, name, None) for each in four))
+            if found is not None:
+                return found
+        return None
+
+    def _lists(
+        self,
+        before: Sequence[Node],
+        after: Sequence[Node],
+        original: Sequence[Node],
+        result: Sequence[Node],
+    ) -> str | None:
+        fix, made = self._align(before, after), self._align(original, result)
+        own = self._align(before, original)
+        counterpart: dict[int | None, int | None] = {step.old: step.new for step in own}
+        declared = [at for at, step in enumerate(fix) if not step.is_kept]
+        done = [at for at, step in enumerate(made) if not step.is_kept]
+        if len(declared) != len(done):
+            if len(done) > len(declared) and result:
+                return self._at(result[0], "more changed near it than the fix declares")
+            return "a part of the fix is missing"
+        for here, there in zip(declared, done, strict=True):
+            one, other = fix[here], made[there]
+            if (one.old is None, one.new is None) != (other.old is None, other.new is None):
+                return "a change is of another kind than the fix's"
+            found = self._step(one, other, before, after, original, result)
+            if found is None and not self._placed(fix, here, made, there, counterpart):
+                new = result[other.new] if other.new is not None else original[other.old or 0]
+                found = self._at(new, "is not where the fix has it")
+            if found is not None:
+                return found
+        return None
+
+    def _step(
+        self,
+        one: _Step,
+        other: _Step,
+        before: Sequence[Node],
+        after: Sequence[Node],
+        original: Sequence[Node],
+        result: Sequence[Node],
+    ) -> str | None:
+        if one.old is not None and one.new is not None:
+            return self.problem(
+                before[one.old], after[one.new], original[other.old or 0], result[other.new or 0]
+            )
+        if one.old is not None:
+            same = self._same(before[one.old], original[other.old or 0])
+            return None if same else self._at(original[other.old or 0], "went and is not the fix's")
+        same = self._same(after[one.new or 0], result[other.new or 0])
+        return None if same else self._at(result[other.new or 0], "came and is not the fix's")
+
+    def _placed(
+        self,
+        fix: list[_Step],
+        here: int,
+        made: list[_Step],
+        there: int,
+        counterpart: dict[int | None, int | None],
+    ) -> bool:
+        """Whether a change stands between the same elements, as upstream's and the image's match.
+
+        An element that goes or is modified must be the counterpart itself.
+        """
+        if fix[here].old is not None:
+            return counterpart.get(fix[here].old) == made[there].old
+        for step in (-1, 1):
+            one, other = _neighbour(fix, here, step), _neighbour(made, there, step)
+            if (one is None) != (other is None):
+                return False
+            if one is not None and counterpart.get(one) != other:
+                return False
+        return True
+
+    def _align(self, old: Sequence[Node], new: Sequence[Node]) -> list[_Step]:
+        """Pair what is equal, then what has the same head, then what is of the same type."""
+        steps: list[_Step] = []
+        self._pair(old, new, (0, len(old)), (0, len(new)), 0, steps)
+        return steps
+
+    def _pair(
+        self,
+        old: Sequence[Node],
+        new: Sequence[Node],
+        olds: tuple[int, int],
+        news: tuple[int, int],
+        level: int,
+        steps: list[_Step],
+    ) -> None:
+        if level == 3:
+            steps += [_Step(at, None) for at in range(*olds)]
+            steps += [_Step(None, at) for at in range(*news)]
+            return
+        key = (self._dump, self._head, lambda node: type(node).__name__)[level]
+        matcher = SequenceMatcher(
+            None,
+            [key(node) for node in old[slice(*olds)]],
+            [key(node) for node in new[slice(*news)]],
+            autojunk=False,
+        )
+        for tag, a, b, c, d in matcher.get_opcodes():
+            if tag == "equal":
+                pairs = zip(range(olds[0] + a, olds[0] + b), range(news[0] + c, news[0] + d))  # noqa: B905
+                steps += [_Step(i, j, self._same(old[i], new[j])) for i, j in pairs]
+            else:
+                inner = (olds[0] + a, olds[0] + b), (news[0] + c, news[0] + d)
+                self._pair(old, new, *inner, level + 1, steps)
+
+    def _head(self, node: Node) -> str:
+        """What a statement or argument is known by when its inside has changed."""
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                head: object = node.name
+            case ast.If() | ast.While():
+                head = node.test
+            case ast.For() | ast.AsyncFor():
+                head = node.target
+            case ast.Assign():
+                head = node.targets[0]
+            case ast.AnnAssign() | ast.AugAssign():
+                head = node.target
+            case ast.Expr(value=ast.Call(func=func)):
+                head = func
+            case ast.Call():
+                head = node.func
+            case ast.keyword() | ast.arg():
+                head = node.arg
+            case ast.Tuple(elts=[first, _]):
+                head = first
+            case _:
+                return type(node).__name__ + self._dump(node)
+        return type(node).__name__ + (head if isinstance(head, str) else self._dump(head))
+
+    def _same(self, one: object, other: object) -> bool:
+        return self._dump(one) == self._dump(other)
+
+    def _dump(self, value: object) -> str:
+        kept = self._dumps.get(id(value))
+        if kept is not None and kept[0] is value:
+            return kept[1]
+        if isinstance(value, ast.AST):
+            text = ast.dump(value)
+        elif isinstance(value, list):
+            text = f"[{','.join(map(self._dump, value))}]"
+        else:
+            text = f"{type(value).__name__} {value!r}"
+        if isinstance(value, ast.AST | list):
+            self._dumps[id(value)] = (value, text)
+        return text
+
+    def _at(self, node: object, words: str) -> str:
+        if isinstance(node, list) and node:
+            node = node[0]
+        line = getattr(node, "lineno", None)
+        text = ast.unparse(node).splitlines()[0] if isinstance(node, ast.AST) else str(node)
+        return f"{f'line {line}: ' if line else ''}{text[:80]!r} {words}"
+
+
+def _neighbour(steps: list[_Step], at: int, step: int) -> int | None:
+    """The old list's element before or after a change, past others that came; None at an end."""
+    at += step
+    while 0 <= at < len(steps):
+        if steps[at].old is not None:
+            return steps[at].old
+        at += step
+    return None
+
+
+def _pairs(node: object) -> list[ast.AST]:
+    """A dict's entries, each as one."""
+    if not isinstance(node, ast.Dict):
+        return []
+    return [
+        ast.Tuple([key or ast.Constant(...), value], ast.Load())
+        for key, value in zip(node.keys, node.values, strict=True)
+    ]

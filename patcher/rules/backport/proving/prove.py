@@ -1,0 +1,318 @@
+"""The proof of a merged file, on every run, by syntax alone.
+
+1. Outside the named scopes every byte is the original's, and nothing moved.
+2. In each scope exactly the statements came and went that differ between the two sides.
+3. Every name that the new statements read is defined.
+4. `compile` accepts it.
+
+Comments, docstrings and blank lines within a scope are not statements; each of the result's lines
+there must be the original's or the fix's.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
+
+from patcher.errors import ProofFailed
+from patcher.rules.backport.proving.account import Account
+from patcher.rules.backport.scope import IMPORTS, MODULE, Sides
+
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def prove(original: bytes, result: bytes, sides: Sequence[Sides]) -> None:
+    """Return when all four hold for one file. Raises `ProofFailed`, saying what does not."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            old, new = ast.parse(original), ast.parse(result)
+            compile(result, "<patched>", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise _failed(f"Python does not compile the result: {error}") from error
+    named = {each.scope.name: each for each in sides}
+    _check_outside(original, result, old, new, named)
+    for each in sides:
+        _check_scope(each, old, new)
+    _check_lines(original, result, sides)
+    _check_names((original, old), (result, new), sides)
+
+
+def _failed(problem: str) -> ProofFailed:
+    return ProofFailed(
+        f"the merged file failed its proof: {problem}",
+        next_step="Nothing was written; the fix has to be taken over by hand here.",
+    )
+
+
+# ---- 1. outside the scopes
+
+
+def _check_outside(
+    original: bytes, result: bytes, old: ast.Module, new: ast.Module, named: dict[str, Sides]
+) -> None:
+    """Every line that no named scope owns is there, in the same order, and no other."""
+    before, after = (
+        list(_outside(data, tree, named)) for data, tree in ((original, old), (result, new))
+    )
+    comes_or_goes = any(each.before is None or each.after is None for each in named.values())
+    if comes_or_goes:
+        # A function brings its blank lines or takes them along; they are its parent's.
+        before, after = ([line for line in lines if line[1].strip()] for lines in (before, after))
+    for one, other in zip(before, after, strict=False):
+        if one != other:
+            raise _failed(f"outside the fix's functions, {other[1][:80]!r} in {other[0]} changed")
+    if len(before) != len(after):
+        raise _failed("outside the fix's functions, lines came or went")
+
+
+def _outside(data: bytes, tree: ast.Module, named: dict[str, Sides]) -> Iterator[tuple[str, bytes]]:
+    """Each line with its owner's name, without the lines that named scopes own."""
+    lines = data.splitlines(keepends=True)
+    owners = [MODULE] * len(lines)
+    for name, node in _definitions(tree):
+        first = min([node.lineno, *(each.lineno for each in node.decorator_list)]) - 1
+        owners[first : node.end_lineno] = [name] * ((node.end_lineno or 0) - first)
+    imports = {
+        line
+        for node in tree.body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for line in range(node.lineno - 1, node.end_lineno or 0)
+    }
+    for at, (owner, line) in enumerate(zip(owners, lines, strict=True)):
+        if at in imports:
+            if IMPORTS not in named:
+                yield IMPORTS, line
+        elif owner not in named and not _within_whole(owner, named):
+            yield owner, line.rstrip(b"\r\n") if at == len(lines) - 1 else line
+
+
+def _within_whole(owner: str, named: dict[str, Sides]) -> bool:
+    """Whether a function stands in a class that comes or goes as a whole."""
+    parts = owner.split(".")
+    above = (named.get(".".join(parts[:count])) for count in range(1, len(parts)))
+    return any(each and (each.before is None or each.after is None) for each in above)
+
+
+def _definitions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, _Definition]]:
+    """Functions and classes by qualified name, outer before inner; not those within functions."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, _Definition):
+            yield prefix + node.name, node
+            if isinstance(node, ast.ClassDef):
+                yield from _definitions(node, f"{prefix}{node.name}.")
+        elif not isinstance(node, ast.expr):
+            yield from _definitions(node, prefix)
+
+
+# ---- 2. the scopes
+
+
+def _check_scope(sides: Sides, old: ast.Module, new: ast.Module) -> None:
+    name = sides.scope.name
+    if name == IMPORTS:
+        _check_imports(sides, old, new)
+        return
+    before, after = _side(sides.before), _side(sides.after)
+    original, result = _find(old, name), _find(new, name)
+    if before is None or after is None:
+        if original is not None and before is None:
+            raise _failed(f"{name} was there already")
+        if not _equal(original, before) or not _equal(result, after):
+            raise _failed(f"{name} is not what the fix brings or takes away")
+        return
+    if original is None or result is None:
+        raise _failed(f"there is no one {name}")
+    four: list[ast.AST] = [before, after, original, result]
+    if not isinstance(before, _Function):
+        lone = _lone_children(before, after, original, result)
+        four = [_own(each, lone) for each in four]
+        before, after, original, result = four
+    problem = Account().problem(*map(_silent, four))
+    if problem is not None:
+        raise _failed(f"in {name}, {problem}")
+
+
+def _side(text: bytes | None) -> ast.AST | None:
+    """The tree of a side's text, which may be indented."""
+    if text is None:
+        return None
+    if text.lstrip(b"\r\n")[:1] in (b" ", b"\t"):
+        body: list[ast.stmt] = ast.parse(b"if 1:\n" + text).body[0].body  # type: ignore[attr-defined]
+    else:
+        body = ast.parse(text).body
+    if len(body) == 1 and isinstance(body[0], _Definition):
+        return body[0]
+    return ast.Module(body, [])
+
+
+def _find(tree: ast.Module, name: str) -> ast.AST | None:
+    if name == MODULE:
+        return tree
+    found = [node for each, node in _definitions(tree) if each == name]
+    if len(found) > 1:
+        raise _failed(f"there are several {name}")
+    return found[0] if found else None
+
+
+def _equal(one: ast.AST | None, other: ast.AST | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return ast.dump(_silent(one)) == ast.dump(_silent(other))
+
+
+def _lone_children(*nodes: ast.AST) -> set[str]:
+    """Names of functions and classes that not all of the trees have."""
+    names = [{name for name, _ in _definitions(node) if "." not in name} for node in nodes]
+    everywhere = names[0].intersection(*names[1:])
+    return names[0].union(*names[1:]) - everywhere
+
+
+def _own(node: ast.AST, lone: set[str]) -> ast.AST:
+    """A class or module with each function or class in it as a stub, without `lone` ones."""
+
+    class Stubs(ast.NodeTransformer):
+        depth = 0
+
+        def _stub(self, inner: _Definition) -> ast.AST | None:
+            if inner.name in lone:
+                return None
+            return ast.ClassDef(inner.name, [], [], [ast.Pass()], [])
+
+        def visit_FunctionDef(self, inner: ast.FunctionDef) -> ast.AST | None:
+            return self._stub(inner)
+
+        def visit_AsyncFunctionDef(self, inner: ast.AsyncFunctionDef) -> ast.AST | None:
+            return self._stub(inner)
+
+        def visit_ClassDef(self, inner: ast.ClassDef) -> ast.AST | None:
+            return self._stub(inner)
+
+    copied = copy.deepcopy(node)
+    if isinstance(copied, ast.Module):
+        copied.body = [
+            each for each in copied.body if not isinstance(each, ast.Import | ast.ImportFrom)
+        ]
+    return Stubs().generic_visit(copied)
+
+
+def _silent(node: ast.AST) -> ast.AST:
+    """A tree without docstrings, and without what only says where a type is meant."""
+    copied = copy.deepcopy(node)
+    for each in ast.walk(copied):
+        body = getattr(each, "body", None)
+        if isinstance(body, list):
+            kept = [
+                statement
+                for statement in body
+                if not (
+                    isinstance(statement, ast.Expr)
+                    and isinstance(statement.value, ast.Constant)
+                    and isinstance(statement.value.value, str)
+                )
+            ]
+            each.body = kept  # type: ignore[attr-defined]
+    return copied
+
+
+def _check_imports(sides: Sides, old: ast.Module, new: ast.Module) -> None:
+    before, after = (_imported(ast.parse(text or b"")) for text in (sides.before, sides.after))
+    original, result = _imported(old), _imported(new)
+    if not original <= result:
+        raise _failed(f"an import went: {min(original - result)}")
+    if not result - original <= after - before:
+        raise _failed(f"an import came that is not the fix's: {min(result - original)}")
+
+
+def _imported(tree: ast.Module) -> set[tuple[str, str, str]]:
+    found = set()
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            found |= {("", alias.name, alias.asname or "") for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            found |= {(module, alias.name, alias.asname or "") for alias in node.names}
+    return found
+
+
+def _check_lines(original: bytes, result: bytes, sides: Sequence[Sides]) -> None:
+    """No line is of the merge's own making, but for imports."""
+    known = {line.rstrip(b"\r\n") for line in original.splitlines()}
+    for each in sides:
+        known |= {line.rstrip(b"\r\n") for line in (each.after or b"").splitlines()}
+    for at, line in enumerate(result.splitlines(), 1):
+        if line not in known and not line.startswith((b"from ", b"import ")):
+            raise _failed(f"line {at} is neither the file's nor the fix's: {line[:80]!r}")
+
+
+# ---- 3. names
+
+
+_Read = tuple[bytes, ast.Module]
+
+
+def _check_names(old: _Read, new: _Read, sides: Sequence[Sides]) -> None:
+    """Nothing is read that the fix's file defines and this one does not."""
+    missing = _unbound(*new) - _unbound(*old)
+    if missing:
+        raise _failed(f"{', '.join(sorted(missing))} is not defined in this file")
+    defined = frozenset().union(*(each.defined for each in sides))
+    here, used, used_before = _defined(new[1]), _attributes(new[1]), _attributes(old[1])
+    lost = (used - used_before) & defined - here
+    if lost:
+        raise _failed(f"{', '.join(sorted(lost))} is what only the fixed version's file defines")
+
+
+def _unbound(source: bytes, tree: ast.Module) -> set[str]:
+    """Names that some function or the module reads and that nothing binds."""
+    import symtable
+
+    bound = set(dir(builtins)) | {"__file__", "__name__", "__path__", "__class__", "__spec__"}
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                bound.add(node.name)
+            case ast.Import() | ast.ImportFrom():
+                bound |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+    table = symtable.symtable(source, "<file>", "exec")  # type: ignore[arg-type]
+    bound |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned()}
+    if "*" in bound:
+        return set()
+    found: set[str] = set()
+    pending = [table]
+    while pending:
+        scope = pending.pop()
+        pending += scope.get_children()
+        found |= {s.get_name() for s in scope.get_symbols() if s.is_global() and s.is_referenced()}
+        if scope is table:
+            found |= {s.get_name() for s in scope.get_symbols() if s.is_referenced()}
+        bound |= {s.get_name() for s in scope.get_symbols() if s.is_declared_global()}
+    return found - bound
+
+
+def _defined(tree: ast.Module) -> set[str]:
+    names = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                names.add(node.name)
+            case ast.Attribute(ctx=ast.Store(), value=ast.Name(id="self")):
+                names.add(node.attr)
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                names.add(name)
+    return names
+
+
+def _attributes(tree: ast.Module) -> set[str]:
+    """Attributes of self that are read."""
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    }

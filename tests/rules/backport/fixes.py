@@ -1,0 +1,185 @@
+"""A small module before and after fixes of every kind, and mutations of what became of it."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import random
+
+from patcher.errors import ProofFailed
+from patcher.rules.backport.changed import changed_scopes
+from patcher.rules.backport.merging.merge import Found, merge_file, overall
+from patcher.rules.backport.proving.prove import prove
+from patcher.rules.backport.scope import Sides
+
+PATH = "vllm/engine.py"
+
+BEFORE = '''\
+"""An engine."""
+
+import os
+from collections import (
+    deque,
+)
+
+
+def width(layer):
+    return layer.width
+
+
+class Drafter:
+    """Proposes tokens."""
+
+    limit = 4
+
+    def __init__(self, model):
+        self.model = model
+        self.queue = deque()
+
+    def share(self, target):
+        # Whether the target's embeddings fit.
+        if self.model.embeds:
+            drafted = width(self.model)
+            if drafted != width(target):
+                raise ValueError("widths differ")
+            self.model.embeds = target.embeds
+        log(
+            "shared",
+            target=target,
+        )
+        for layer in target.layers:
+            self.queue.append(layer)
+        return self.model
+
+
+class Verifier:
+    limit = 4
+
+    def share(self, target):
+        # Whether the target's embeddings fit.
+        if self.model.embeds:
+            drafted = width(self.model)
+            if drafted != width(target):
+                raise ValueError("widths differ")
+            self.model.embeds = target.embeds
+        return self.model
+
+
+def log(text, **more):
+    os.write(1, text.encode())
+'''
+
+FIXES = {
+    "condition": [("if self.model.embeds:\n", "if self.model.embeds and target.embeds:\n")],
+    "inserted": [
+        (
+            "            drafted = width(self.model)\n",
+            "            drafted = width(self.model)\n            drafted += 1\n",
+        )
+    ],
+    "deleted": [("            self.queue.append(layer)\n", "            pass\n")],
+    "argument": [
+        ("            target=target,\n", "            target=target,\n            force=True,\n")
+    ],
+    "two places": [
+        (
+            "        for layer in target.layers:\n",
+            "        for layer in reversed(target.layers):\n",
+        ),
+        ('raise ValueError("widths differ")', 'raise TypeError("widths differ")'),
+    ],
+    "import": [
+        ("import os\n", "import os\nimport math\n"),
+        ("            drafted = width(self.model)\n", "            drafted = math.floor(1.5)\n"),
+    ],
+    "calls": [
+        (
+            "            self.model.embeds = target.embeds\n        log(\n",
+            "            log('embeds')\n"
+            "            self.model.embeds = target.embeds\n        log(\n",
+        )
+    ],
+    "own line": [("    limit = 4\n\n    def __init__", "    limit = 5\n\n    def __init__")],
+    "new method": [
+        (
+            "    def share(self, target):\n",
+            "    def wide(self):\n        return width(self.model)\n\n"
+            "    def share(self, target):\n",
+        ),
+        ("            drafted = width(self.model)\n", "            drafted = self.wide()\n"),
+    ],
+    "method gone": [
+        (
+            "    def __init__(self, model):\n        self.model = model\n"
+            "        self.queue = deque()\n\n",
+            "",
+        )
+    ],
+}
+
+
+def fixed(name: str, source: str = BEFORE) -> str:
+    for old, new in FIXES[name]:
+        assert old in source
+        source = source.replace(old, new, 1)
+    return source
+
+
+def sides_of(name: str) -> list[Sides]:
+    return changed_scopes(PATH, BEFORE.encode(), fixed(name).encode())
+
+
+def verdict(source: str | bytes, sides: list[Sides]) -> Found:
+    data = source.encode() if isinstance(source, str) else source
+    return overall(merge_file(data, sides).found)
+
+
+def is_proven(original: bytes, result: bytes, sides: list[Sides]) -> bool:
+    try:
+        prove(original, result, sides)
+    except ProofFailed:
+        return False
+    return True
+
+
+def mutants(result: bytes, random_: random.Random, count: int) -> list[tuple[str, bytes]]:
+    """Other files: a statement more, less, moved, changed, or in the wrong place of two."""
+    tree = ast.parse(result)
+    lines = result.decode().splitlines(keepends=True)
+    statements = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.stmt) and not isinstance(getattr(node, "value", None), ast.Constant)
+    ]
+    found = []
+    for _ in range(count * 20):
+        node, other = random_.choice(statements), random_.choice(statements)
+        first, end = node.lineno - 1, node.end_lineno or 0
+        indent = lines[first][: node.col_offset]
+        kind = random_.choice(["more", "less", "moved", "changed"])
+        new = list(lines)
+        if kind == "more":
+            new[first:first] = [f"{indent}surplus = None\n"]
+        elif kind == "less":
+            new[first:end] = [f"{indent}pass\n"]
+        elif kind == "moved":
+            taken = new[first:end]
+            shift = len(lines[other.lineno - 1][: other.col_offset]) - len(indent)
+            moved = [" " * max(0, shift) + line if shift >= 0 else line[-shift:] for line in taken]
+            new[first:end] = [f"{indent}pass\n"] * len(taken)
+            new[other.lineno - 1 : other.lineno - 1] = moved
+        else:
+            new[first] = new[first].replace("self", "target", 1).replace("4", "7", 1)
+        text = "".join(new).encode()
+        if _differs(tree, text):
+            found.append((kind, text))
+        if len(found) == count:
+            break
+    return found
+
+
+def _differs(tree: ast.Module, text: bytes) -> bool:
+    try:
+        return ast.dump(ast.parse(text)) != ast.dump(copy.deepcopy(tree))
+    except SyntaxError:
+        return False

@@ -1,0 +1,137 @@
+"""Fixes of every kind, merged into files that moved on by themselves."""
+
+from __future__ import annotations
+
+import pytest
+
+from patcher.errors import NotPython
+from patcher.rules.backport.merging.merge import State, merge_file
+from tests.rules.backport.fixes import BEFORE, FIXES, PATH, fixed, is_proven, sides_of, verdict
+
+# What an image's file may have that upstream's had not when the fix was made.
+DRIFTS = {
+    "none": [],
+    "another function above": [("def width", "def other():\n    return 1\n\n\ndef width")],
+    "another line in the same function": [
+        ("target.embeds\n        log(", "target.embeds\n        count = 0\n        log(")
+    ],
+    "another statement before": [
+        ("        # Whether the", "        assert target\n        # Whether the")
+    ],
+    "its neighbour renamed": [("class Verifier", "class Checker")],
+    "more imports": [("import os\n", "import sys\nimport os\n")],
+    "the file's docstring": [('"""An engine."""', '"""A machine."""')],
+}
+
+
+def drifted(name: str, source: str) -> str:
+    for old, new in DRIFTS[name]:
+        assert old in source
+        source = source.replace(old, new, 1)
+    return source
+
+
+@pytest.mark.parametrize("drift", DRIFTS)
+@pytest.mark.parametrize("fix", FIXES)
+def test_the_merged_file_is_the_drifted_one_with_the_fix(fix: str, drift: str) -> None:
+    sides, own = sides_of(fix), drifted(drift, BEFORE)
+    merged = merge_file(own.encode(), sides)
+    assert verdict(own, sides).state is State.NEEDED
+    assert merged.data.decode() == drifted(drift, fixed(fix))
+    assert is_proven(own.encode(), merged.data, sides)
+
+
+@pytest.mark.parametrize("drift", DRIFTS)
+@pytest.mark.parametrize("fix", FIXES)
+def test_a_fixed_file_has_landed_and_is_left_alone(fix: str, drift: str) -> None:
+    own = drifted(drift, fixed(fix)).encode()
+    assert verdict(own, sides_of(fix)).state is State.LANDED
+    assert merge_file(own, sides_of(fix)).data == own
+
+
+@pytest.mark.parametrize("fix", FIXES)
+def test_windows_line_ends_and_a_missing_last_one_are_kept(fix: str) -> None:
+    own = BEFORE.replace("\n", "\r\n").rstrip().encode()
+    merged = merge_file(own, sides_of(fix))
+    assert merged.data == fixed(fix).replace("\n", "\r\n").rstrip().encode()
+    assert is_proven(own, merged.data, sides_of(fix))
+
+
+def test_the_places_are_the_scopes_that_differ() -> None:
+    names = {fix: [each.scope.name for each in sides_of(fix)] for fix in FIXES}
+    assert names["condition"] == ["Drafter.share"]
+    assert names["import"] == ["<imports>", "Drafter.share"]
+    assert names["own line"] == ["Drafter"]
+    assert names["new method"] == ["Drafter.wide", "Drafter.share"]
+    assert names["method gone"] == ["Drafter.__init__"]
+    assert {each.scope.path for each in sides_of("import")} == {PATH}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "state", "reason"),
+    [
+        ("if self.model.embeds:", "if self.model.shared:", State.UNKNOWN, "conflict at line 24"),
+        ("class Drafter", "class Proposer", State.ABSENT, "there is no Drafter.share"),
+        ("def share", "def lend", State.ABSENT, "there is no Drafter.share"),
+        (
+            "class Verifier",
+            "class Drafter:\n    def share(self): pass\n\n\nclass Verifier",
+            State.UNKNOWN,
+            "there are several Drafter.share: lines 22 and 39",
+        ),
+    ],
+)
+def test_what_cannot_be_told_is_said_with_its_reason(
+    old: str, new: str, state: State, reason: str
+) -> None:
+    own = BEFORE.replace(old, new, 1)
+    found = verdict(own, sides_of("condition"))
+    assert (found.state, found.reason.startswith(reason)) == (state, True), found
+    assert merge_file(own.encode(), sides_of("condition")).data == own.encode()
+
+
+def test_half_of_a_fix_is_unknown_and_not_completed() -> None:
+    whole = fixed("two places")
+    half = BEFORE.replace(*FIXES["two places"][0], 1)
+    assert verdict(whole, sides_of("two places")).state is State.LANDED
+    found = verdict(half, sides_of("two places"))
+    assert (found.state, found.reason) == (State.UNKNOWN, "half of the fix is in Drafter.share")
+    assert merge_file(half.encode(), sides_of("two places")).data == half.encode()
+
+
+def test_half_of_a_fix_over_two_functions_names_both() -> None:
+    half = BEFORE.replace(*FIXES["new method"][0], 1)
+    found = verdict(half, sides_of("new method"))
+    assert found.state is State.UNKNOWN
+    assert "Drafter.wide has it" in found.reason
+    assert "Drafter.share lacks it" in found.reason
+
+
+def test_the_same_method_of_another_class_is_never_touched() -> None:
+    """patch(1) with fuzz put vLLM's PR 45417 into a class with the same lines."""
+    start = BEFORE.index("class Drafter")
+    own = BEFORE[:start] + BEFORE[BEFORE.index("class Verifier") :]
+    assert verdict(own, sides_of("condition")).state is State.ABSENT
+
+
+def test_a_comment_or_docstring_of_the_fix_does_not_stand_in_its_way() -> None:
+    from patcher.rules.backport.changed import changed_scopes
+
+    after = fixed("inserted").replace("# Whether the target's", "# If the target's")
+    sides = changed_scopes(PATH, BEFORE.encode(), after.encode())
+    own = BEFORE.replace("# Whether the target's", "# Do its")
+    merged = merge_file(own.encode(), sides)
+    assert b"# Do its embeddings" in merged.data
+    assert b"drafted += 1" in merged.data
+    assert is_proven(own.encode(), merged.data, sides)
+
+
+def test_an_import_whose_name_is_taken_is_refused() -> None:
+    own = BEFORE.replace("import os\n", "import os\nfrom numpy import floor as math\n")
+    found = verdict(own, sides_of("import"))
+    assert (found.state, "math" in found.reason) == (State.UNKNOWN, True)
+
+
+def test_what_is_not_python_is_said_to_be_so() -> None:
+    with pytest.raises(NotPython):
+        merge_file(b"def f(:\n", sides_of("condition"))
