@@ -21,7 +21,7 @@ COMMANDS = {
     "diff": "verify:diff",
     "image": "image:image",
     "landed": "landed:landed",
-    "lock": "upkeep:lock_group",
+    "lock": "lock:lock_group",
     "patch": "image:patch",
     "smoke": "smoke:smoke",
     "summary": "summary:summary",

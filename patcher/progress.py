@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Say = Callable[[str], None]
-"""Told each step of a job, a line at a time."""
+"""Called with each step of a job, a line at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One step of a pull or push, as the daemon tells it.
+    """One step of a pull or push, as the daemon reports it.
 
     `layer` is the layer's short id, None for what concerns the whole image. `current` and
     `total` are bytes, None where the daemon states none.
@@ -33,7 +33,7 @@ class Progress:
 
 
 Tell = Callable[[int, int], None]
-"""Told the bytes that have moved, and those that are known to have to."""
+"""Called with the bytes moved so far and the total known so far."""
 
 _MINUTE = 60.0
 
@@ -62,6 +62,18 @@ def _bar(doing: str, console: Console) -> Iterator[Tell]:
     with Progress(*columns, console=console, transient=True) as bars:
         task = bars.add_task(doing, total=None, visible=False)
         yield lambda done, total: bars.update(task, completed=done, total=total, visible=True)
+
+
+@contextlib.contextmanager
+def counting(doing: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how many of several things are done, on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(doing, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 def each_minute(doing: str, clock: Callable[[], float] = time.monotonic) -> Tell:

@@ -20,7 +20,7 @@ PATCH = select([])[0]
 ReleaseFile = Callable[[str], bytes]
 COMMANDS = [
     [], ["verify"], ["diff"], ["patch"], ["image"], ["demo"],
-    ["lock"], ["lock", "add"], ["lock", "list"], ["lock", "check"],
+    ["lock"], ["lock", "add"], ["lock", "list"], ["lock", "check"], ["lock", "remove"],
 ]  # fmt: skip
 
 
@@ -142,7 +142,43 @@ def test_a_second_image_of_a_locked_version_is_mentioned(tmp_path: Path) -> None
     digest = "sha256:" + "0" * 64
     for name in ("a.example/vllm", "b.example/vllm"):
         ran = run("lock", "add", "0.23.0", f"{name}@{digest}", "--offline", cwd=tmp_path)
-    assert f"note: 0.23.0 is locked as a.example/vllm@{digest} too" in ran.stderr
+    others = f"a.example/vllm@{digest}, docker.io/vllm/vllm-openai:v0.23.0"
+    assert f"note: 0.23.0 is locked as {others} too" in ran.stderr
+    assert f"note: 0.23.0 means b.example/vllm@{digest}; name a reference" in ran.stderr
+
+
+def test_a_nightly_under_a_version_that_is_not_its_own_is_mentioned(tmp_path: Path) -> None:
+    reference = f"a.example/vllm:nightly-{'0' * 40}@sha256:{'0' * 64}"
+    ran = run("lock", "add", "0.24.1rc1", reference, "--offline", cwd=tmp_path)
+    assert ran.returncode == 0
+    assert "note: 0.24.1rc1 sorts above all its nightlies" in ran.stderr
+
+
+def test_an_image_is_dropped_from_the_lock_by_a_name_that_fits_it_alone(tmp_path: Path) -> None:
+    digest = "sha256:" + "0" * 64
+    run("lock", "add", "0.23.0", f"a.example/vllm@{digest}", "--offline", cwd=tmp_path)
+    before = (tmp_path / "images.lock").read_bytes()
+    ran = run("lock", "remove", "0.24.0", "0.23.0", cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert f"fits several images: a.example/vllm@{digest}, docker.io/vllm/" in ran.stderr
+    assert (tmp_path / "images.lock").read_bytes() == before
+    ran = run("lock", "remove", "0.24.0", f"a.example/vllm@{digest}", cwd=tmp_path)
+    assert (ran.returncode, ran.stderr) == (0, "removed 2 of images.lock\n")
+    assert digest in ran.stdout
+    listed = run("lock", "list", cwd=tmp_path).stdout
+    assert "a.example" not in listed
+    assert "v0.24.0" not in listed
+    assert "docker.io/vllm/vllm-openai:v0.23.0" in listed
+
+
+def test_a_shipped_pin_is_dropped_from_a_lock_of_ones_own(tmp_path: Path) -> None:
+    shipped = len(json.loads(run("lock", "list", "--json").stdout)["images"])
+    assert run("lock", "remove", "vllm/vllm-openai:v0.23.0", cwd=tmp_path).returncode == 0
+    listed = json.loads(run("lock", "list", "--json", cwd=tmp_path).stdout)["images"]
+    assert len(listed) == shipped - 1
+    ran = run("lock", "remove", "nothing", cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "'nothing' is not in images.lock" in ran.stderr
 
 
 def test_an_error_is_json_too_where_json_was_asked(tmp_path: Path) -> None:
@@ -279,7 +315,11 @@ def test_the_shipped_lock_is_whole() -> None:
     assert (ran.returncode, ran.stdout) == (0, "")
     listed = run("lock", "list", "--json")
     assert len(json.loads(listed.stdout)["images"]) == 47
-    assert "0.23.1rc1.dev672+g93d8f834d" in run("lock", "list").stdout
+    header, *rows = run("lock", "list").stdout.splitlines()
+    assert header.split() == ["VERSION", "PIN", "DIGEST", "REFERENCE"]
+    pins = [pin for image in json.loads(listed.stdout)["images"] for pin in image["pins"]]
+    assert [row.split()[1:3] for row in rows] == [[pin["kind"], pin["digest"]] for pin in pins]
+    assert any(row.startswith("0.23.1rc1.dev672+g93d8f834d ") for row in rows)
 
 
 def test_a_reference_with_a_digest_is_locked_as_it_is(tmp_path: Path) -> None:

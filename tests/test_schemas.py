@@ -122,6 +122,8 @@ def test_images_and_their_lock(registry: str, tmp_path: Path) -> None:
     said("lock", "add", "0.23.0", f"{place}:v0.23.0", cwd=tmp_path)
     assert len(said("lock", "update", cwd=tmp_path)["added"]) == 1
     assert len(said("lock", "list", cwd=tmp_path)["images"]) == 2
+    (tmp_path / "other").mkdir()
+    assert len(said("lock", "remove", "0.23.0", cwd=tmp_path / "other")["removed"]) == 1
     target = f"{registry}/schemas/patched"
     tried = said("image", "0.23.0", "--to", target, "--dry-run", cwd=tmp_path)
     done = said("image", "0.23.0", "--to", target, cwd=tmp_path)

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,13 +18,13 @@ from patcher.commands.options import json_option, lock_option, lock_path, patch_
 from patcher.errors import Exit, UsageError
 from patcher.files import write_atomically
 from patcher.landed import Scope
+from patcher.progress import counting
 from patcher.report.text import as_json
 from patcher.rules.catalogue import Patch, Status, select
 
 if TYPE_CHECKING:
     from packaging.version import Version
 
-    from patcher.landed import Watch
     from patcher.report.landed import Answer
 
 EPILOG = """\b
@@ -146,7 +146,7 @@ def _surveyed(patches: Sequence[Patch], scope: Scope, check: bool) -> Answer:
 
     if scope.releases and scope.since is None:
         scope = dataclasses.replace(scope, since=claims.oldest_claimed(patches))
-    with _watching("reading") as watch:
+    with counting("reading") as watch:
         findings = survey(patches, scope, say, watch)
     lines = timelines(patches, findings)
     return Answer(lines, tuple(claims.check(line) for line in lines) if check else ())
@@ -159,7 +159,7 @@ def _walked(patches: Sequence[Patch], spec: str, bisect: bool) -> Answer:
     from patcher.sources.git import open_git
 
     source = open_git(spec)
-    with contextlib.closing(source.clone), _watching("walking") as watch:
+    with contextlib.closing(source.clone), counting("walking") as watch:
         histories = [
             history(patch, source.clone, source.commit, watch, bisect=bisect) for patch in patches
         ]
@@ -223,22 +223,6 @@ def _version(text: str | None) -> Version | None:
     if version is None:
         raise UsageError(f"{text!r} is no version", next_step="Write it as PEP 440 does: 0.23.0.")
     return version
-
-
-@contextlib.contextmanager
-def _watching(verb: str) -> Iterator[Watch]:
-    """A bar on stderr, where somebody watches."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(verb, total=None)
-
-        def watch(done: int, total: int) -> None:
-            bars.update(task, completed=done, total=total)
-
-        yield watch
 
 
 @click.group("cache", epilog=COMMON_EPILOG)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,10 +20,19 @@ from patcher.commands.options import (
     say,
 )
 from patcher.errors import Exit, printable
+from patcher.progress import counting
 from patcher.report.text import as_json
 
-offline_option = click.option("--offline", is_flag=True, help="Ask no registry.")
+_HERE = Path("images.lock")
 
+offline_option = click.option("--offline", is_flag=True, help="Ask no registry.")
+own_lock_option = click.option(
+    "--lock",
+    type=click.Path(path_type=Path),
+    default=_HERE,
+    show_default="./images.lock",
+    help="The lock file.",
+)
 
 _EPILOG = """\b
 Exit codes: 0 as wanted; 1 something is doubtful, moved or gone;
@@ -37,7 +48,11 @@ def lock_group() -> None:
 @lock_option
 @json_option
 def lock_list(lock: Path | None, as_data: bool) -> None:
-    """List the locked images: version, what is pinned, reference."""
+    """List what is locked: a line for each version, platform or index, digest and reference.
+
+    `unknown` is the digest of an index or of one platform, it is not known which. On a terminal
+    digests are cut to twelve digits.
+    """
     from patcher.lock.file import load
     from patcher.report.text import entry_json, lock_table
 
@@ -45,7 +60,7 @@ def lock_list(lock: Path | None, as_data: bool) -> None:
     if as_data:
         click.echo(as_json("lock list", images=[entry_json(entry) for entry in entries]))
     elif entries:
-        click.echo("\n".join(lock_table(entries)))
+        click.echo("\n".join(lock_table(entries, short=sys.stdout.isatty())))
 
 
 @lock_group.command("add", epilog=EPILOG)
@@ -70,24 +85,63 @@ def lock_add(
     Write a nightly's whole version: 0.23.1rc1.dev672+g93d8f834d, not 0.23.1rc1, which would sort
     above all of them. With --offline a digest (...@sha256:...) is taken at its word.
     """
-    from patcher.lock.upkeep import add_to_lock, others_of
+    from patcher.lock.file import load
+    from patcher.lock.picking import meant_by
+    from patcher.lock.upkeep import Kind, add_to_lock
     from patcher.report.text import entry_json, lock_table
 
     settings = None if offline else http_settings(ca_file, plain_http)
-    path = lock or Path("images.lock")
-    # Where no other file is named, the one here takes the place of the one that is shipped.
-    start = path if lock else lock_path(None)
+    path, start = _own(lock)
     is_new = not path.exists()
-    others = others_of(path if path.exists() else start, version, reference)
     entry = add_to_lock(path, start, version, reference, settings)
     if is_new and start != path:
         say(f"made {path}, with the pins that came with the program")
-    for other in others:
-        say(f"note: {version} is locked as {other} too; a name picks one of them")
+    if Kind.NIGHTLY.has(entry.original.reference) and not entry.locked.version.is_devrelease:
+        say(f"note: {version} sorts above all its nightlies; a nightly's own version has .devN")
+    known = load(path)
+    others = [
+        str(other.original.reference)
+        for other in known.entries
+        if other.locked.version == entry.locked.version and other.key != entry.key
+    ]
+    if others:
+        meant = meant_by(known, version)
+        say(f"note: {version} is locked as {', '.join(others)} too")
+        if meant is not None:
+            say(f"note: {version} means {meant.original.reference}; name a reference for another")
     if as_data:
         click.echo(as_json("lock add", image=entry_json(entry)))
     else:
         click.echo("\n".join(lock_table([entry])))
+
+
+@lock_group.command("remove", epilog=EPILOG)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@lock_option
+@json_option
+def lock_remove(names: Sequence[str], lock: Path | None, as_data: bool) -> None:
+    """Drop images from the lock: each NAME is a version, a reference or a commit in it.
+
+    A name that fits several images is refused, and nothing is dropped.
+    """
+    from patcher.lock.upkeep import remove_from_lock
+    from patcher.report.text import entry_json, lock_table
+
+    path, start = _own(lock)
+    gone = remove_from_lock(path, start, names)
+    if as_data:
+        click.echo(as_json("lock remove", removed=[entry_json(entry) for entry in gone]))
+    else:
+        click.echo("\n".join(lock_table(gone)))
+    say(f"removed {len(gone)} of {path}")
+
+
+def _own(lock: Path | None) -> tuple[Path, Path]:
+    """The lock file to change, and the one that it begins with where it is not there yet.
+
+    Where no other file is named, the one here takes the place of the one that is shipped.
+    """
+    return (lock, lock) if lock else (_HERE, lock_path(None))
 
 
 @lock_group.command("check", epilog=_EPILOG)
@@ -111,11 +165,17 @@ def lock_check(
     """
     from patcher.lock.entries import check
     from patcher.lock.file import load
-    from patcher.lock.upkeep import drifts_of
+    from patcher.lock.upkeep import Drift, Drifted, check_pins
+    from patcher.registry.repository import open_registry
+    from patcher.web.http import Http
 
     found = load(lock_path(lock))
     flaws = check(found)
-    drifts = () if offline else drifts_of(found, http_settings(ca_file, plain_http))
+    drifts: list[Drifted] = []
+    if not offline:
+        open_at = functools.partial(open_registry, http=Http(http_settings(ca_file, plain_http)))
+        with counting("asking the registries") as watch:
+            drifts = list(check_pins(found, open_at, watch))
     if as_data:
         entries = len(found.entries)
         click.echo(as_json("lock check", entries=entries, flaws=flaws, drifts=drifts))
@@ -123,9 +183,100 @@ def lock_check(
         said = [(one.image, one.problem) for one in flaws] + [(d.image, d.problem) for d in drifts]
         for image, problem in said:
             click.echo(f"{printable(image)}: {printable(problem)}")
-    asked = "no registry was asked" if offline else f"{len(drifts)} drifts"
-    say(f"{len(found.entries)} images: {len(flaws)} flaws, {asked}")
-    unknown = [drift for drift in drifts if drift.drift == "unknown"]
+    unknown = [drift for drift in drifts if drift.drift is Drift.UNKNOWN]
+    asked = f"{len(drifts) - len(unknown)} drifted, {len(unknown)} not reached"
+    registries = "no registry was asked" if offline else asked
+    say(f"{len(found.entries)} images: {len(flaws)} with flaws, {registries}")
     if flaws or len(unknown) < len(drifts):
         context.exit(Exit.FINDING)
     context.exit(Exit.UNDECIDED if unknown else Exit.OK)
+
+
+@lock_group.command("update", epilog=EPILOG)
+@click.argument("names", nargs=-1, metavar="[REPOSITORY]...")
+@own_lock_option
+@ca_file_option
+@plain_http_option
+@json_option
+@click.pass_context
+def lock_update(
+    context: click.Context,
+    names: Sequence[str],
+    lock: Path,
+    ca_file: Path | None,
+    plain_http: Sequence[str],
+    as_data: bool,
+) -> None:
+    """Lock what is newer in the registries. Drops nothing; prints Markdown for a pull request.
+
+    It looks in the repositories that the lock has images of, or only in the named ones
+    (vllm/vllm-openai). Newer is a release (v0.23.0), a nightly (nightly-COMMIT) or a dated build
+    (2026070501) above the newest locked one of its kind. A release's version is its tag. That of
+    the others is read out of the image: the layers above vLLM and its own are streamed, once.
+
+    An image that cannot be read is reported, and the others are locked all the same; then the
+    exit code is 3.
+    """
+    from patcher.layer_cache import LayerCache, default_folder
+    from patcher.lock.entries import add
+    from patcher.lock.file import edit, load
+    from patcher.lock.upkeep import update
+    from patcher.report.summary import update_markdown
+    from patcher.report.text import entry_json
+    from patcher.web.http import Http
+
+    http = Http(http_settings(ca_file, plain_http), say=say)
+    done = update(load(lock), names, http, LayerCache(default_folder()), say)
+    if done.added:
+        edit(lock, lock, lambda known: functools.reduce(add, done.added, known))
+    if as_data:
+        added = [entry_json(entry) for entry in done.added]
+        said = {"repositories": done.repositories, "added": added, "unread": done.unread}
+        click.echo(as_json("lock update", **said))
+    else:
+        click.echo(update_markdown(done), nl=False)
+    context.exit(Exit.UNDECIDED if done.unread else Exit.OK)
+
+
+@lock_group.command("prune", epilog=EPILOG)
+@own_lock_option
+@ca_file_option
+@plain_http_option
+@json_option
+@click.pass_context
+def lock_prune(
+    context: click.Context,
+    lock: Path,
+    ca_file: Path | None,
+    plain_http: Sequence[str],
+    as_data: bool,
+) -> None:
+    """Drop the digests that are gone upstream, and say which. Prints Markdown.
+
+    A tag that moved or went drops nothing, as its digest can still be pulled. Nor does a registry
+    that does not answer; then the exit code is 3.
+    """
+    from patcher.lock.file import load, save
+    from patcher.lock.upkeep import prune
+    from patcher.report.summary import prune_markdown
+    from patcher.report.text import entry_json
+    from patcher.web.http import Http
+
+    http = Http(http_settings(ca_file, plain_http), say=say)
+    with counting("asking the registries") as watch:
+        done = prune(load(lock), http, watch)
+    if done.gone:
+        save(lock, done.lock)
+    if as_data:
+        gone = [
+            {
+                "image": entry_json(each.entry),
+                "digests": [pin.digest for _, pin in each.pins],
+                "whole": each.whole,
+            }
+            for each in done.gone
+        ]
+        click.echo(as_json("lock prune", gone=gone, unread=done.unread))
+    else:
+        click.echo(prune_markdown(done), nl=False)
+    context.exit(Exit.UNDECIDED if done.unread else Exit.OK)

@@ -24,7 +24,7 @@ from patcher.jobs.base import (
     judge_all,
 )
 from patcher.jobs.naming import BASE_LABELS, annotations_of, is_fixed, names
-from patcher.lock.whole import FIRST, Standing
+from patcher.lock.picking import FIRST, Standing
 from patcher.places.place import Draft, Outline, Place, Plan, Sent
 from patcher.rules.catalogue import Patch, Status, Verdict
 

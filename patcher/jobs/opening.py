@@ -16,8 +16,7 @@ from patcher.jobs.base import Base
 from patcher.jobs.image import Order, Report, make_image
 from patcher.layer_cache import LayerCache, default_folder
 from patcher.lock.file import load
-from patcher.lock.picking import resolve
-from patcher.lock.whole import Standing, standing, whole
+from patcher.lock.picking import Standing, resolve, standing, whole
 from patcher.oci.image import StoredImage, load_family
 from patcher.oci.layout import existing_layout, only_named, split_spec
 from patcher.oci.reference import Platform, Reference, host_platform, parse_reference

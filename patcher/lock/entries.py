@@ -2,8 +2,7 @@
 
 One entry for each build. What was asked (`Original`) and what it is pinned to (`Locked`) stand
 apart, so that an entry can be asked again. A pin is a statement until a pull by its digest proves
-it: `stated_by` counts the independent projects whose public files state it. lockfile.py reads and
-writes the file, picking.py finds the entry that a name means.
+it: `stated_by` counts the independent projects whose public files state it.
 """
 
 from __future__ import annotations
@@ -89,6 +88,16 @@ class Entry:
         """What no two entries share, and the order of the file."""
         return self.locked.version, str(self.original.reference)
 
+    @property
+    def is_asked(self) -> bool:
+        """Did a person lock it? What comes from public files says how many of them state it."""
+        return all(pin.stated_by is None for _, pin in self.locked.pins())
+
+    @property
+    def rank(self) -> tuple[Version, bool, str]:
+        """The higher one is picked: the newer version; of one version what a person locked."""
+        return self.locked.version, self.is_asked, str(self.original.reference)
+
 
 @dataclass(frozen=True, slots=True)
 class Lock:
@@ -114,7 +123,7 @@ def entry_for(version: str, reference: Reference, answer: Answer | None = None) 
     """
     known = parsed(version)
     if known is None:
-        raise UsageError(f"{version!r} is no version", next_step="Write it as 0.23.0 (PEP 440).")
+        raise UsageError(f"{version!r} is not a version", next_step="Write it as 0.23.0 (PEP 440).")
     original = Original(version, reference)
     commit = _tag_commit(reference) or _version_commit(known)
     if answer is not None:
@@ -154,7 +163,7 @@ def check(lock: Lock) -> tuple[Flaw, ...]:
     flaws = [flaw for entry in lock.entries for flaw in _doubts(entry)]
     for before, after in zip(lock.entries, lock.entries[1:], strict=False):
         if after.key < before.key:
-            flaws.append(_flaw(after, f"stands after {before.original.reference}: not sorted"))
+            flaws.append(_flaw(after, f"is after {before.original.reference}: not sorted"))
     if len(lock.entries) > _MOST_JOBS:
         problem = f"{len(lock.entries)} images: a workflow's matrix takes {_MOST_JOBS} at most"
         flaws.append(Flaw("images.lock", problem))

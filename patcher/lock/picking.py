@@ -6,15 +6,19 @@ A name is one of:
 - one build's version, its local part left out or not: `0.23.1rc1.dev672`;
 - an image reference as it stands in the lock: `vllm/vllm-openai:v0.23.0`;
 - a commit of vLLM, or its first seven digits and more: `93d8f834d`.
+
+Of several images of one version, what a person has locked goes before what came with the program.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from patcher.errors import BadReference, NotLocked
-from patcher.oci.reference import parse_reference
+from patcher.oci.reference import Platform, host_platform, parse_reference
 from patcher.versions import base, near, parsed, same_commit
 
 if TYPE_CHECKING:
@@ -23,12 +27,32 @@ if TYPE_CHECKING:
     from packaging.version import Version
 
     from patcher.lock.entries import Entry, Lock
-    from patcher.oci.reference import Platform
 
 _COMMIT = re.compile(r"g?([0-9a-f]{7,40})")
 
+# What vLLM is published for. An entry that states no platforms may have either.
+_USUAL = (Platform("linux", "amd64"), Platform("linux", "arm64"))
+
 # An entry, and whether the name can mean no other build.
 _Match = tuple["Entry", bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A build's place among the locked ones of its version.
+
+    `suffix` is the one platform that its tags must name, since the plain ones belong to a build
+    that has more; None where they are its own. `newest`: the moving tag is its to have. Where it
+    is not, `holder` is the build that has it, None where the version means no single build.
+    """
+
+    suffix: Platform | None
+    newest: bool
+    holder: Entry | None = field(default=None, compare=False)
+
+
+FIRST = Standing(None, newest=True)
+"""Where no lock compares an image with others."""
 
 
 def resolve(lock: Lock, name: str, platform: Platform) -> tuple[Entry, str]:
@@ -36,7 +60,7 @@ def resolve(lock: Lock, name: str, platform: Platform) -> tuple[Entry, str]:
 
     Raises `NotLocked`, naming what is locked near it or for other platforms.
     """
-    matches = _by_version(lock, name) or _by_reference(lock, name) or _by_commit(lock, name)
+    matches = _matches(lock, name)
     if not matches:
         raise _unknown(lock, name)
     usable = [
@@ -46,8 +70,84 @@ def resolve(lock: Lock, name: str, platform: Platform) -> tuple[Entry, str]:
     ]
     if not usable:
         raise _without_platform(lock, name, platform, [entry for entry, _ in matches])
-    entry, pin = max(usable, key=lambda pair: pair[0].key)
+    entry, pin = max(usable, key=lambda pair: pair[0].rank)
     return entry, pin.digest
+
+
+def whole(lock: Lock, name: str, platform: Platform | None) -> tuple[Entry, str]:
+    """The newest build that the name means, and the digest of all its platforms.
+
+    Without a platform a build whose index is pinned goes before one that has a single platform's
+    manifest. Raises `NotLocked`.
+    """
+    stated = {known for entry in lock.entries for known in entry.locked.platforms}
+    found = []
+    for each in [platform] if platform else sorted(stated.union(_USUAL), key=str):
+        with contextlib.suppress(NotLocked):
+            found.append(resolve(lock, name, each))
+    if not found:
+        return resolve(lock, name, platform or host_platform())
+    indexed = [pair for pair in found if pair[0].locked.index]
+    entry, digest = max(indexed or found, key=lambda pair: pair[0].rank)
+    # One platform that a person locked goes before the index of that version from public files.
+    asked = [pair for pair in found if pair[0].rank[:2] == (entry.locked.version, True)]
+    if asked and not entry.is_asked:
+        entry, digest = max(asked, key=lambda pair: pair[0].rank)
+    if entry.locked.index:
+        return entry, entry.locked.index.digest
+    if platform is None and len(entry.locked.platforms) > 1:
+        there = ", ".join(sorted(map(str, entry.locked.platforms)))
+        raise NotLocked(
+            f"{name!r} is locked for {there} one by one, without an index",
+            next_step="Give one of them as --platform.",
+        )
+    return entry, digest
+
+
+def standing(lock: Lock, entry: Entry, platform: Platform | None) -> Standing:
+    """Which tags a build of the lock has, published whole or for one platform.
+
+    `0.23.1rc1-patched` is what `0.23.1rc1` means: the newest build with an index, if there is one.
+    A newer one for DGX Spark alone is the newest for its platform, `0.23.1rc1-patched-arm64`.
+    """
+    version = str(base(entry.locked.version))
+    holder = meant_by(lock, version)
+    if platform is None and holder is not None and holder.key == entry.key:
+        return FIRST
+    alone = platform or _only_platform(entry)
+    if alone is not None:
+        holder = meant_by(lock, version, alone)
+    newest = alone is not None and holder is not None and holder.key == entry.key
+    return Standing(alone, newest, None if newest else holder)
+
+
+def meant_by(lock: Lock, name: str, platform: Platform | None = None) -> Entry | None:
+    """The build that a name means; None where it means no single one."""
+    try:
+        return whole(lock, name, platform)[0]
+    except NotLocked:
+        return None
+
+
+def named(lock: Lock, name: str) -> Entry:
+    """The only entry that a name fits. Raises `NotLocked` where it fits none or several."""
+    matches = _matches(lock, name)
+    found = [entry for entry, exact in matches if exact] or [entry for entry, _ in matches]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise _unknown(lock, name)
+    there = ", ".join(str(entry.original.reference) for entry in found)
+    raise NotLocked(f"{name!r} fits several images: {there}", next_step="Name one of them.")
+
+
+def _matches(lock: Lock, name: str) -> list[_Match]:
+    return _by_version(lock, name) or _by_reference(lock, name) or _by_commit(lock, name)
+
+
+def _only_platform(entry: Entry) -> Platform | None:
+    platforms = () if entry.locked.index else tuple(entry.locked.platforms)
+    return platforms[0] if len(platforms) == 1 else None
 
 
 def _by_version(lock: Lock, name: str) -> list[_Match]:

@@ -1,15 +1,18 @@
-"""What is newer in the registries than images.lock has it.
+"""images.lock and the registries: adding a pin, what is newer, what has moved, what is gone.
 
 A repository's tags say what it offers, in three spellings:
 
 - `v0.23.0`: a release, whose version is the tag. Every bake proves it on the image's content.
 - `nightly-COMMIT`: a build of one commit of vLLM; its version is in the image only.
-- `2026070501`: a day and the build of that day; so is its version.
+- `2026070501`: a day and the build of that day; its version too is in the image only.
 
-Newer is: than the newest locked build of the same spelling in the same repository; a spelling of
-which nothing is locked is not looked for. What a build's labels state is read first, since it
-costs a manifest and a config; only a build that they do not show to be old is opened, its layers
-streamed down to vLLM, whose own version is what is locked.
+Newer means newer than the newest locked build of the same spelling in the same repository; a
+spelling of which nothing is locked is not looked for. What a build's labels state is read first,
+since it costs a manifest and a config; only a build that they do not show to be old is opened, its
+layers streamed down to vLLM, whose own version is what is locked.
+
+A digest never means other bytes; it can only be gone, as a nightly is after 14 newer ones. A tag
+can move: the pin is as good as before then, and the entry no longer says where its name leads.
 """
 
 from __future__ import annotations
@@ -19,12 +22,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from patcher.errors import BrokenImage, NotLocked, PatcherError
-from patcher.lock.drift import Drifted, check_pins
-from patcher.lock.entries import Entry, Lock, add, entry_for
-from patcher.lock.file import edit, load
+from patcher.errors import BrokenImage, NotLocked, PatcherError, RegistryFailed
+from patcher.lock.entries import Entry, Lock, Pin, add, entry_for
+from patcher.lock.file import edit
+from patcher.lock.picking import named
+from patcher.oci.model import INDEXES, parse_index
 from patcher.oci.reference import parse_reference
 from patcher.registry.image import ask_registry, open_remote
 from patcher.registry.repository import open_registry
@@ -38,10 +42,50 @@ if TYPE_CHECKING:
     from packaging.version import Version
 
     from patcher.layer_cache import LayerCache
-    from patcher.oci.reference import Reference
+    from patcher.oci.model import Descriptor
+    from patcher.oci.reference import Platform, Reference
+    from patcher.registry.repository import Registry
     from patcher.web.http import HttpSettings
 
 Say = Callable[[str], None]
+Watch = Callable[[int, int], None]
+"""Called with the entries that have been asked about, and how many there are."""
+
+_Said = TypeVar("_Said")
+
+
+def _nobody(done: int, total: int) -> None:  # noqa: ARG001
+    return
+
+
+def add_to_lock(
+    path: Path, start: Path, version: str, reference: str, settings: HttpSettings | None
+) -> Entry:
+    """Lock a version to an image, as its registry has it; no `settings`: nobody is asked.
+
+    A lock that is not there yet begins with what `start` has: a new one must hide no pin.
+    """
+    asked = parse_reference(reference)
+    answer = ask_registry(asked, Http(settings)) if settings else None
+    entry = entry_for(version, asked, answer)
+    edit(path, start, lambda known: add(known, entry))
+    return entry
+
+
+def remove_from_lock(path: Path, start: Path, names: Sequence[str]) -> list[Entry]:
+    """Drop the entries that the names fit, all or none; gives them.
+
+    A lock that is not there yet begins with what `start` has. Raises `NotLocked`.
+    """
+    gone: list[Entry] = []
+
+    def without(known: Lock) -> Lock:
+        gone.extend({entry.key: entry for entry in (named(known, name) for name in names)}.values())
+        return Lock(tuple(entry for entry in known.entries if entry not in gone))
+
+    edit(path, start, without)
+    return gone
+
 
 # What vLLM's own builds state; images made from others inherit labels that mean something else.
 _BUILD_COMMIT = "ai.vllm.build.commit"
@@ -65,7 +109,7 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """An image, or a whole repository, that no answer was got for."""
+    """An image, or a whole repository, that could not be read."""
 
     image: str
     problem: str
@@ -130,7 +174,7 @@ def _repositories(lock: Lock, names: Sequence[str]) -> list[Reference]:
 
 
 def repository_of(entry: Entry) -> Reference:
-    """Where an entry's image lies."""
+    """The repository of an entry's image."""
     return _bare(entry.original.reference)
 
 
@@ -246,30 +290,202 @@ def _contradiction(problem: str) -> BrokenImage:
     )
 
 
-def add_to_lock(
-    path: Path, start: Path, version: str, reference: str, settings: HttpSettings | None
-) -> Entry:
-    """Lock a version to an image, as its registry has it; no `settings`: nobody is asked.
+class Drift(enum.StrEnum):
+    """What a registry says that the lock does not."""
 
-    A lock that is not there yet begins with what `start` has: a new one must hide no pin.
+    GONE = "gone"  # a digest that the registry no longer has: nothing can be built upon it
+    WRONG = "wrong"  # a digest that is no index, or not the one for its platform
+    MOVED = "moved"  # a tag that leads elsewhere, or nowhere
+    UNKNOWN = "unknown"  # the registry did not answer
+
+
+@dataclass(frozen=True, slots=True)
+class Drifted:
+    """One thing about an entry that a person should look at. `image` is its reference."""
+
+    image: str
+    drift: Drift
+    problem: str
+
+
+def check_pins(
+    lock: Lock, open_at: Callable[[Reference], Registry], watch: Watch = _nobody
+) -> Iterator[Drifted]:
+    """Ask for every tag and digest of the lock; entry by entry, in its order.
+
+    `open_at` gives the repository of a reference. A registry that does not answer is reported, and
+    the others are asked all the same.
     """
-    asked = parse_reference(reference)
-    answer = ask_registry(asked, Http(settings)) if settings else None
-    entry = entry_for(version, asked, answer)
-    edit(path, start, lambda known: add(known, entry))
-    return entry
+    for entry, said in _ask_all(lock, open_at, partial(_drifts, lock), watch):
+        if isinstance(said, PatcherError):
+            yield _drifted(entry, Drift.UNKNOWN, said.problem)
+        else:
+            yield from said
 
 
-def others_of(path: Path, version: str, reference: str) -> tuple[str, ...]:
-    """Other references that the lock has for a version: a name can mean but one of them."""
-    if not path.exists():
-        return ()
-    asked = str(parse_reference(reference))
-    known = [entry for entry in load(path).entries if entry.original.version == version]
-    references = [str(entry.original.reference) for entry in known]
-    return tuple(other for other in references if other != asked)
+def _ask_all(
+    lock: Lock,
+    open_at: Callable[[Reference], Registry],
+    question: Callable[[Entry, Registry], _Said],
+    watch: Watch,
+) -> Iterator[tuple[Entry, _Said | PatcherError]]:
+    """Each entry with its registry's answer, or why there is none.
+
+    A host that gave no answer is not asked again: waiting for it takes 8 s an image.
+    """
+    opened: dict[Reference, Registry] = {}
+    silent: dict[str, PatcherError] = {}
+    for done, entry in enumerate(lock.entries, start=1):
+        repository = repository_of(entry)
+        said: _Said | PatcherError
+        if repository.registry in silent:
+            said = silent[repository.registry]
+        else:
+            try:
+                if repository not in opened:
+                    opened[repository] = open_at(repository)
+                said = question(entry, opened[repository])
+            except PatcherError as error:
+                said = error
+                if type(error) is RegistryFailed:  # not a refusal, nor what is not there
+                    silent[repository.registry] = error
+        yield entry, said
+        watch(done, len(lock.entries))
 
 
-def drifts_of(lock: Lock, settings: HttpSettings) -> tuple[Drifted, ...]:
-    """What the registries say of the lock's pins today."""
-    return tuple(check_pins(lock, partial(open_registry, http=Http(settings))))
+def _drifts(lock: Lock, entry: Entry, registry: Registry) -> list[Drifted]:
+    found = []
+    there = {pin.digest: registry.head(pin.digest) for _, pin in entry.locked.pins()}
+    tag = entry.original.reference.tag
+    tagged = registry.head(tag) if tag else None
+    for kind, pin in entry.locked.pins():
+        if there[pin.digest] is None:
+            left = _left(entry, there, tagged, registry, lock)
+            problem = f"{kind} {pin.digest} is gone. There is still: {left}"
+            found.append(_drifted(entry, Drift.GONE, problem))
+    found += _wrong(entry, there, registry)
+    if tag and tagged is None:
+        found.append(_drifted(entry, Drift.MOVED, f"the tag {tag} is gone"))
+    elif tagged and not _is_locked(tagged, entry, registry):
+        found.append(_drifted(entry, Drift.MOVED, f"the tag {tag} leads to {tagged.digest} now"))
+    return found
+
+
+def _left(
+    entry: Entry,
+    there: Mapping[str, Descriptor | None],
+    tagged: Descriptor | None,
+    registry: Registry,
+    lock: Lock,
+) -> str:
+    """What of the build still exists, or else the newest locked build that does."""
+    kinds = {pin.digest: kind for kind, pin in entry.locked.pins()}
+    left = [f"{kinds[digest]} {digest}" for digest, found in there.items() if found]
+    if tagged:
+        left.append(f"the tag {entry.original.reference.tag} ({tagged.digest})")
+    return ", ".join(left) or _newest_there(entry, registry, lock)
+
+
+def _newest_there(entry: Entry, registry: Registry, lock: Lock) -> str:
+    name = entry.original.reference.name
+    beside = [other for other in lock.entries if other.original.reference.name == name]
+    for other in sorted(beside, key=lambda each: each.key, reverse=True):
+        if any(registry.head(pin.digest) for _, pin in other.locked.pins()):
+            return f"{other.locked.version} ({other.original.reference})"
+    return f"nothing that is locked in {name}"
+
+
+def _wrong(
+    entry: Entry, there: Mapping[str, Descriptor | None], registry: Registry
+) -> Iterator[Drifted]:
+    """Pins whose digest is there, and is another thing than the lock says."""
+    index = there.get(entry.locked.index.digest) if entry.locked.index else None
+    if index and index.media_type not in INDEXES:
+        yield _drifted(entry, Drift.WRONG, f"index {index.digest} is one platform's manifest")
+    if not index or index.media_type not in INDEXES:
+        return
+    stated = _platforms(index, registry)
+    for platform, pin in entry.locked.platforms.items():
+        if stated.get(platform, pin.digest) != pin.digest:
+            problem = f"{platform} {pin.digest} is locked, and the index has {stated[platform]}"
+            yield _drifted(entry, Drift.WRONG, problem)
+
+
+def _platforms(index: Descriptor, registry: Registry) -> dict[Platform, str]:
+    found = parse_index(registry.manifest(index.digest).data, index.media_type)
+    return {image.platform: image.digest for image in found.images if image.platform}
+
+
+def _is_locked(tagged: Descriptor, entry: Entry, registry: Registry) -> bool:
+    """Is what a tag leads to locked, or is it the index of a manifest that is, where the index
+    itself is not?
+    """
+    digests = {pin.digest for _, pin in entry.locked.pins()}
+    if tagged.digest in digests or entry.locked.index or tagged.media_type not in INDEXES:
+        return tagged.digest in digests
+    return not digests.isdisjoint(_platforms(tagged, registry).values())
+
+
+def _drifted(entry: Entry, drift: Drift, problem: str) -> Drifted:
+    return Drifted(str(entry.original.reference), drift, problem)
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The pins of an entry that its registry no longer has. `whole`: no other is left."""
+
+    entry: Entry
+    pins: tuple[tuple[str, Pin], ...]
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """A lock without what is gone. What could not be asked after stays in it."""
+
+    lock: Lock
+    gone: tuple[Gone, ...]
+    unread: tuple[Unread, ...]
+
+
+def prune(lock: Lock, http: Http, watch: Watch = _nobody) -> Pruned:
+    """Drop the pins whose digest is gone, and the entries that have no other.
+
+    A tag that moved or went drops nothing: what it named can still be pulled. Nothing is dropped
+    where a registry does not answer or denies access.
+    """
+    kept: list[Entry] = []
+    gone: list[Gone] = []
+    unread: list[Unread] = []
+    for entry, lost in _ask_all(lock, partial(open_registry, http=http), _lost, watch):
+        if isinstance(lost, PatcherError):
+            unread.append(Unread(str(entry.original.reference), lost.problem))
+            kept.append(entry)
+            continue
+        left = _without(entry, lost)
+        if lost:
+            gone.append(Gone(entry, lost, whole=left is None))
+        if left is not None:
+            kept.append(left)
+    return Pruned(Lock(tuple(kept)), tuple(gone), tuple(unread))
+
+
+def _lost(entry: Entry, registry: Registry) -> tuple[tuple[str, Pin], ...]:
+    return tuple(
+        (kind, pin) for kind, pin in entry.locked.pins() if registry.head(pin.digest) is None
+    )
+
+
+def _without(entry: Entry, lost: Sequence[tuple[str, Pin]]) -> Entry | None:
+    """The entry with the pins that are left; None for none."""
+    digests = {pin.digest for _, pin in lost}
+
+    def left(pin: Pin | None) -> Pin | None:
+        return None if pin is None or pin.digest in digests else pin
+
+    locked = entry.locked
+    platforms = {key: pin for key, pin in locked.platforms.items() if left(pin)}
+    rest = replace(
+        locked, index=left(locked.index), unknown=left(locked.unknown), platforms=platforms
+    )
+    return replace(entry, locked=rest) if any(rest.pins()) else None

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from patcher.lock.entries import Entry
-    from patcher.lock.pruning import Pruned
-    from patcher.lock.upkeep import Unread, Update
+    from patcher.lock.upkeep import Pruned, Unread, Update
 
 PUBLISHED = "published"
 THERE = "already there"

@@ -162,18 +162,15 @@ def _platform_json(image: ImageReport) -> dict[str, Any]:
     return {**plain, "platform": str(image.platform), "files": files}
 
 
-def lock_table(entries: Sequence[Entry]) -> list[str]:
-    """The lock, a line an entry: version, what is pinned, reference."""
-    rows = [
-        (
-            str(entry.locked.version),
-            ",".join(kind for kind, _ in entry.locked.pins()),
-            str(entry.original.reference),
-        )
-        for entry in entries
-    ]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
-    return [f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}" for row in rows]
+def lock_table(entries: Sequence[Entry], *, short: bool = False) -> list[str]:
+    """The lock under a header, a line for each pin; `short` cuts digests to twelve digits."""
+    rows = [("VERSION", "PIN", "DIGEST", "REFERENCE")]
+    for entry in entries:
+        for kind, pin in entry.locked.pins():
+            digest = pin.digest.partition(":")[2][:12] if short else pin.digest
+            rows.append((str(entry.locked.version), kind, digest, str(entry.original.reference)))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return ["  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows]
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from patcher.errors import (
 )
 from patcher.jobs.base import Base
 from patcher.jobs.image import Order, Report, make_image
-from patcher.lock.whole import Standing
+from patcher.lock.picking import Standing
 from patcher.oci.image import StoredImage, load_family
 from patcher.oci.layout import Layout, create_layout
 from patcher.oci.model import INDEXES, Part

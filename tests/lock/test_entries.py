@@ -55,7 +55,7 @@ def test_the_commit_is_read_from_the_tag_or_the_version(
 
 @pytest.mark.parametrize("version", ["", "latest", "0.23.0\n", "0.23.0 ", "v\x1b[31m", "1" * 200])
 def test_what_is_no_version_is_refused(version: str) -> None:
-    with pytest.raises(UsageError, match="no version"):
+    with pytest.raises(UsageError, match="not a version"):
         entry_for(version, NIGHTLY.pinned(digest(1)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,19 @@ from hypothesis import strategies as st
 
 import patcher
 from patcher.errors import NotLocked
-from patcher.lock.entries import Lock
+from patcher.lock.entries import Entry, Lock
 from patcher.lock.file import load
-from patcher.lock.picking import resolve
+from patcher.lock.picking import Standing, meant_by, resolve, standing, whole
 from patcher.oci.reference import Platform
 from tests.locks import AMD64, ARM64, LOCKS, digest, entry
+
+
+def stated(known: Entry) -> Entry:
+    """The entry as public files state it."""
+    locked = known.locked
+    index = replace(locked.index, stated_by=2) if locked.index else None
+    return replace(known, locked=replace(locked, index=index))
+
 
 S390X = Platform("linux", "s390x")
 LOCK = Lock(
@@ -142,3 +151,29 @@ def test_the_shipped_lock_answers_the_names_that_people_use(
 ) -> None:
     found, _ = resolve(SHIPPED, name, platform)
     assert (str(found.locked.version), found.original.reference.repository) == (version, repository)
+
+
+OURS = entry("0.23.0", "our.io/v:1", amd64=9)
+PUBLIC = stated(entry("0.23.0", "docker.io/vllm/v:v0.23.0", index=1))
+NEWER = stated(entry("0.23.1rc1.dev9", "docker.io/vllm/v:n", index=2))
+
+
+def test_what_a_person_locked_goes_before_what_public_files_state() -> None:
+    lock = Lock((PUBLIC, OURS))
+    assert resolve(lock, "0.23.0", AMD64) == (OURS, digest(9))
+    assert resolve(lock, "0.23.0", ARM64) == (PUBLIC, digest(1))
+    assert whole(lock, "0.23.0", None) == (OURS, digest(9))
+    assert whole(lock, "docker.io/vllm/v:v0.23.0", None) == (PUBLIC, digest(1))
+    assert standing(lock, OURS, None) == Standing(None, newest=True)
+    held = standing(lock, PUBLIC, None)
+    assert (held, held.holder) == (Standing(None, newest=False), OURS)
+
+
+def test_of_several_versions_the_newest_is_meant_whoever_locked_it() -> None:
+    mine = entry("0.23.1rc1.dev8", "our.io/v:2", index=3)
+    lock = Lock((mine, NEWER))
+    assert whole(lock, "0.23.1rc1", None) == (NEWER, digest(2))
+    held = standing(lock, mine, None)
+    assert (held, held.holder) == (Standing(None, newest=False), NEWER)
+    assert meant_by(lock, "0.23.1rc1") == NEWER
+    assert meant_by(lock, "0.23.2") is None

@@ -14,8 +14,7 @@ from packaging.version import Version
 from patcher.errors import BadReference, NotLocked
 from patcher.layer_cache import LayerCache
 from patcher.lock.entries import Entry, Lock, Locked, Original, Pin, add, entry_for
-from patcher.lock.pruning import Pruned, prune
-from patcher.lock.upkeep import Update, update
+from patcher.lock.upkeep import Pruned, Update, prune, update
 from patcher.oci.reference import Platform, parse_reference
 from patcher.registry.image import ask_registry
 from patcher.report.summary import prune_markdown, update_markdown

@@ -6,7 +6,7 @@ import pytest
 
 from patcher.errors import NotLocked
 from patcher.lock.entries import Entry, Lock, Locked, Original, Pin
-from patcher.lock.whole import Standing, standing, whole
+from patcher.lock.picking import Standing, standing, whole
 from patcher.oci.reference import Platform, parse_platform, parse_reference
 from patcher.versions import parsed
 

@@ -10,8 +10,8 @@ import pytest
 import requests
 from packaging.version import Version
 
-from patcher.lock.drift import Drift, Drifted, check_pins
 from patcher.lock.entries import Entry, Lock, Locked, Original, Pin, entry_for
+from patcher.lock.upkeep import Drift, Drifted, check_pins
 from patcher.oci.reference import Platform, parse_reference
 from patcher.registry.image import ask_registry
 from patcher.registry.repository import open_registry
@@ -169,3 +169,23 @@ def test_each_repository_is_opened_once(registry: str, count: int) -> None:
 
     assert list(check_pins(Lock((entry,) * count), open_at)) == []
     assert opened == [f"{registry}/check/once"]
+
+
+def test_a_host_that_gave_no_answer_is_not_asked_again(registry: str) -> None:
+    publish(registry, "check/beside", "v1")
+    away = f"127.0.0.1:{free_port()}"
+    silent = [
+        entry_for(f"0.2.{number}", parse_reference(f"{away}/{name}@sha256:{number:064}"))
+        for number, name in enumerate(["a", "b", "a"])
+    ]
+    waits: list[float] = []
+    http = Http(wait=waits.append)
+    seen: list[tuple[int, int]] = []
+    lock = Lock((*silent, locked("0.24.0", f"{registry}/check/beside:v1")))
+    found = list(check_pins(lock, partial(open_registry, http=http), lambda *at: seen.append(at)))
+    assert [each.drift for each in found] == [Drift.UNKNOWN] * 3
+    assert len({each.problem for each in found}) == 1
+    once: list[float] = []
+    list(check_pins(Lock(tuple(silent[:1])), partial(open_registry, http=Http(wait=once.append))))
+    assert len(waits) == len(once)
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
