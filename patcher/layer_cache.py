@@ -70,6 +70,7 @@ class LayerCache:
             sorted(wanted.targets),
             sorted(wanted.paths),
             sorted(wanted.scripts),
+            sorted(wanted.packages),
             sorted(map(_text, wanted.mentions)),
         ]
         key = json.dumps([_FORM, layer.digest, looked_for]).encode()

@@ -81,7 +81,7 @@ def _names(code: CodeType) -> set[str]:
 TARGET = "vllm/model_executor/layers/attention/mla_attention.py"
 
 # What the tests' containers run, and what Python itself loads at its start.
-_MODULES = "encodings, importlib.util, json, py_compile, runpy, site, stat"
+_MODULES = "encodings.ascii, importlib.util, json, py_compile, runpy, site, stat"
 
 _LIST_FILES = (
     f"import {_MODULES}, sys, json\n"

@@ -43,11 +43,11 @@ _MOST_INTERPRETERS = 256
 
 
 class _Unseen(Exception):
-    """A file is asked for whose bytes were not kept."""
+    """Something is asked for that was not kept: the layers must be read for more."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        super().__init__(path)
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        super().__init__()
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ def find_installation(
         try:
             return _Search(files, start, tuple(targets), wanted).answer(root)
         except _Unseen as unseen:
-            wanted = replace(wanted, paths=wanted.paths | {unseen.path})
+            wanted = unseen.wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +162,8 @@ class _Search:
                     for above in parents([f"{folder}/any"]):
                         self.files.directory(above)
                 packages.append(folder)
+            if PACKAGE in names and basename(folder) != "bin":
+                self._expect_known(f"{folder}/{PACKAGE}")
             if basename(folder).startswith(f"{PACKAGE}-") and "direct_url.json" in names:
                 self._note_editable(f"{folder}/direct_url.json")
         if len(pythons) > _MOST_INTERPRETERS:
@@ -175,6 +177,14 @@ class _Search:
         return any(self.files.kind(f"{folder}/{path}") is not None for path in inner) or any(
             real(self.files, f"{folder}/{path}") is not None for path in inner
         )
+
+    def _expect_known(self, path: str) -> None:
+        """Where a link gives the package its name, the folder it leads to is read as vLLM's."""
+        there, kind = resolve(self.files, path)
+        if there == path or basename(there) == PACKAGE or kind is Kind.FILE:
+            return
+        if there not in self.wanted.packages:
+            raise _Unseen(replace(self.wanted, packages=self.wanted.packages | {there}))
 
     def _note_editable(self, path: str) -> None:
         """An install that leads to a folder (PEP 610), which may be mounted when it runs."""
@@ -250,6 +260,9 @@ class _Search:
         for site in sites:
             if site not in self.sites:
                 self.sites[site] = site_places(self.files, site)
+                for place in self.sites[site]:
+                    if place.is_package:
+                        self._expect_known(f"{place.path}/.")
             places += self.sites[site]
         return places
 
@@ -333,7 +346,7 @@ class _Search:
         if isinstance(entry, ImageFile):
             return replace(entry, path=path)
         if there != path and there not in self.wanted.paths:
-            raise _Unseen(there)
+            raise _Unseen(replace(self.wanted, paths=self.wanted.paths | {there}))
         if self.files.kind(path) is Kind.LINK:
             raise broken(f"{path} is a link to nothing, or in a circle")
         raise broken(f"{path} is no regular file")
@@ -346,7 +359,7 @@ class _Search:
         if cache is None:
             return ()
         if basename(cache) != "__pycache__" and cache not in self.wanted.paths:
-            raise _Unseen(cache)
+            raise _Unseen(replace(self.wanted, paths=self.wanted.paths | {cache}))
         there = [
             name for name in self.files.names(cache) if self.files.bytecode.get(f"{cache}/{name}")
         ]

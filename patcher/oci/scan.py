@@ -21,7 +21,7 @@ from patcher.oci.blobs import Verified
 from patcher.oci.installation import ImageDirectory, ImageFile
 from patcher.oci.layer import OPAQUE, WHITEOUT
 from patcher.oci.model import broken
-from patcher.oci.tarball import TarStream, damage
+from patcher.oci.tarball import BZ2_DAMAGE, TarStream, damage
 from patcher.oci.tree import MOST_PATH_BYTES
 
 if TYPE_CHECKING:
@@ -56,12 +56,21 @@ class Wanted:
 
     Of `scripts` (names in any `bin`) the first lines are kept; `paths` are absolute: files, and
     folders of bytecode. A Python file of a package that has one of `mentions` is kept too.
+    `packages` are folders of other names that links call `vllm`.
     """
 
     targets: tuple[str, ...]
     paths: frozenset[str] = frozenset()
     scripts: frozenset[str] = frozenset()
     mentions: tuple[bytes, ...] = ()
+    packages: frozenset[str] = frozenset()
+
+    def in_package(self, folder: str) -> str:
+        """The folder's path, as if a package that has its name from a link had it itself."""
+        for package in self.packages:
+            if f"{folder}/".startswith(f"{package}/"):
+                return f"{posixpath.dirname(package)}/vllm{folder[len(package) :]}"
+        return folder
 
     def bytes_of(self, folder: str, name: str) -> int:
         """How much of a file is kept: all of it for a target, a bit for others."""
@@ -239,6 +248,8 @@ def _scan(stream: TarStream, wanted: Wanted) -> Traces:
     except damage() as error:
         raise broken(f"a layer cannot be read: {error}") from error
     except OSError as error:
+        if str(error) == BZ2_DAMAGE:
+            raise broken(f"a layer cannot be read: {error}") from error
         raise Unreadable(f"a layer cannot be read: {error}", next_step="Try again.") from error
     traces.others = array("Q", sorted(traces.others))
     return traces
@@ -268,7 +279,7 @@ def _note_entry(
     traces: Traces, path: str, header: tarfile.TarInfo, stream: TarStream, wanted: Wanted
 ) -> None:
     folder, name = posixpath.split(path)
-    folder = folder.rstrip("/")
+    folder = wanted.in_package(folder.rstrip("/"))
     if header.isdir():
         # One that stands where a file is looked for hides what lower layers have there.
         file = wanted.bytes_of(folder, name) or wanted.named(folder, name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from posixpath import basename, dirname, join, normpath
 
 from patcher.oci.model import expect, texts
@@ -100,7 +100,7 @@ def started(tree: Tree, start: Start) -> Started | None:
         for name in ("python3", "python"):
             path = _which(tree, start, name)
             if path is not None:
-                return Started(path, start.folder, known=False)
+                return replace(_of_python(tree, start, path, ["-c"]), known=False)
     return found
 
 

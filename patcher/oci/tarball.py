@@ -166,6 +166,10 @@ def _records(payload: bytes) -> dict[str, str]:
 _SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
 
 
+BZ2_DAMAGE = "Invalid data stream"
+"""What bz2 says of damage, in an error of the kind that a disk's or a network's are of."""
+
+
 def decompressed(blob: io.RawIOBase) -> BinaryIO:
     """The stream's tar. The first bytes tell the compression: media types are sometimes wrong."""
     buffered = io.BufferedReader(blob, 1 << 16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from patcher.errors import BadSource, FileAbsent, Unreadable
+from patcher.rules.catalogue import select
+from patcher.sources.everywhere import everywhere
 from patcher.sources.path import FileSource, TreeSource, open_path, stale_bytecode
 from tests.conftest import TARGET
 
@@ -277,3 +280,91 @@ def test_no_cache_is_no_bytecode_and_a_closed_one_is_unreadable(
     request.getfixturevalue("unprivileged")
     with pytest.raises(Unreadable, match="Permission denied"):
         stale_bytecode(source)
+
+
+# --- What Python would run.
+
+
+def environment(path: Path) -> Path:
+    """The site-packages of an empty virtual environment."""
+    site = path / "lib" / "python3.12" / "site-packages"
+    site.mkdir(parents=True)
+    (path / "pyvenv.cfg").write_text("home = /usr/bin\n")
+    return site
+
+
+def test_an_editable_install_is_followed(tmp_path: Path) -> None:
+    site, clone = environment(tmp_path / "env"), tmp_path / "clone"
+    install(clone)
+    (site / "__editable__.vllm-0.23.0.pth").write_text(f"{clone}\n")
+    source = open_path(tmp_path / "env")
+    assert isinstance(source, TreeSource)
+    assert source.root == clone
+
+
+def test_an_editable_install_with_a_finder_is_followed(tmp_path: Path) -> None:
+    site, clone = environment(tmp_path / "env"), tmp_path / "clone"
+    install(clone)
+    (site / "__editable___vllm_finder.py").write_text(
+        f"MAPPING: dict[str, str] = {{'vllm': {str(clone / 'vllm')!r}}}\n"
+    )
+    start = "import __editable___vllm_finder; __editable___vllm_finder.install()"
+    (site / "__editable__.vllm.pth").write_text(start)
+    source = open_path(tmp_path / "env")
+    assert isinstance(source, TreeSource)
+    assert source.root == clone
+
+
+MODULE = "vllm/model_executor/layers/attention/mla_attention"
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [f"{MODULE}/__init__.py", f"{MODULE}.abi3.so", f"{MODULE}.so", "vllm/model_executor.so"],
+)
+def test_what_runs_in_a_files_place_is_named_and_nothing_is_judged(
+    tmp_path: Path, beside: str
+) -> None:
+    """Python itself says what it would run: the other file."""
+    site = install(tmp_path / "site-packages")
+    target = site / f"{MODULE}.py"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(b"x = 1\n")
+    assert open_path(site).read(f"{MODULE}.py") == b"x = 1\n"
+    (site / beside).parent.mkdir(parents=True, exist_ok=True)
+    (site / beside).write_bytes(b"")
+    with pytest.raises(Unreadable, match=f"Python runs {re.escape(str(site / beside))}"):
+        open_path(site).read(f"{MODULE}.py")
+    if beside.startswith(MODULE):
+        ask = f"import importlib.util as u; print(u.find_spec({MODULE.replace('/', '.')!r}).origin)"
+        environment = {"PYTHONPATH": str(site)}
+        said = subprocess.run(
+            [sys.executable, "-c", ask], capture_output=True, text=True, check=True, env=environment
+        )
+        assert said.stdout.strip() == str(site / beside)
+
+
+def test_an_extension_module_of_another_python_is_passed_over(tmp_path: Path) -> None:
+    site = environment(tmp_path)
+    install(site)
+    target = site / f"{MODULE}.py"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(b"x = 1\n")
+    Path(f"{site}/{MODULE}.cpython-39-x86_64-linux-gnu.so").write_bytes(b"")
+    assert open_path(tmp_path).read(f"{MODULE}.py") == b"x = 1\n"
+    Path(f"{site}/{MODULE}.cpython-312-x86_64-linux-gnu.so").write_bytes(b"")
+    with pytest.raises(Unreadable, match="cpython-312"):
+        open_path(tmp_path).read(f"{MODULE}.py")
+
+
+def test_plugins_beside_vllm_are_named(tmp_path: Path) -> None:
+    site = install(tmp_path)
+    read = b"import vllm\nclass A:\n def f(self): return self.kv_b_proj.weight.dtype\n"
+    for path, data in (("vllm_metax/a.py", read), ("atom/b.py", read), ("other/c.py", read[12:])):
+        (site / path).parent.mkdir()
+        (site / path).write_bytes(data)
+    found = everywhere(site, select(["kv-b-proj-dtype"])[0])
+    assert [(notice.path, notice.line) for notice in found] == [
+        ("atom/b.py", 3),
+        ("vllm_metax/a.py", 3),
+    ]
