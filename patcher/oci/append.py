@@ -95,6 +95,8 @@ def _new_config(image: Image, change: Change, diff_id: str) -> bytes:
         # A config may lack history; where it has one, it must mention each layer.
         created = {key: old.document[key] for key in ("created",) if key in old.document}
         new["history"] = [*old.history, {**created, "created_by": _CREATED_BY}]
+    else:
+        new.pop("history", None)
     return dump_json(new)
 
 

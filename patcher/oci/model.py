@@ -98,7 +98,10 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What an image runs with. `diff_ids` are the digests of its layers' tars, uncompressed."""
+    """What an image runs with. `diff_ids` are the digests of its layers' tars, uncompressed.
+
+    `history` fits the layers, or is empty: see `_history`.
+    """
 
     document: Json
     platform: Platform
@@ -162,25 +165,35 @@ def _parse(
 
 
 def parse_config(data: bytes) -> Config:
-    """An image's config. Raises `BrokenImage`, also where history and layers disagree."""
+    """An image's config. Raises `BrokenImage`."""
     document = parse_json(data, "config")
     rootfs = expect(document.get("rootfs"), dict, "config: rootfs")
     diff_ids = tuple(
         _digest(value) for value in expect(rootfs.get("diff_ids"), list, "config: diff_ids")
     )
-    history = document.get("history") or []
-    steps = [expect(step, dict, "config: history") for step in expect(history, list, "history")]
-    made = sum(not step.get("empty_layer", False) for step in steps)
-    if steps and made != len(diff_ids):
-        raise broken(f"config: history tells of {made} layers, diff_ids of {len(diff_ids)}")
     run = expect(document.get("config") or {}, dict, "config: config")
     return Config(
         document,
         read_platform(document, "config"),
         texts(run.get("Labels"), "config: Labels"),
         diff_ids,
-        tuple(steps),
+        _history(document.get("history"), len(diff_ids)),
     )
+
+
+def _history(value: object, layers: int) -> tuple[Json, ...]:
+    """The steps, made whole where they tell of too few layers; none where of too many.
+
+    It is for people, and runtimes run an image whatever it says; but what is built here has one
+    that fits, or none: docker refuses to load another.
+    """
+    steps = value if isinstance(value, list) else []
+    if not all(isinstance(step, dict) for step in steps):
+        return ()
+    lacking = layers - sum(not step.get("empty_layer", False) for step in steps)
+    if not steps or lacking < 0:
+        return ()
+    return (*steps, *[{"created_by": "not told by the base"}] * lacking)
 
 
 def _digest(value: object) -> str:
