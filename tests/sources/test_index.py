@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,9 @@ from patcher.errors import PatcherError, Unreadable, UsageError
 from patcher.sources import index as index_module
 from patcher.sources.index import Release, choose_wheel, releases
 from patcher.sources.wheel import open_listed, open_wheel
-from patcher.web.http import Http
+from patcher.web.http import Http, HttpSettings
+from tests import scripted
+from tests.certificates import make_certificate
 from tests.conftest import TARGET, missing
 from tests.wheelhouse import CLEAN, NEEDED, Site, name_of, serving, wheel, wheels_asked
 
@@ -88,6 +91,29 @@ def test_a_plus_is_sent_encoded_and_read_encoded(http: Http) -> None:
         assert open_listed(release, http).read(TARGET) == CLEAN
     assert release.version == Version(NIGHTLY)
     assert not any("+" in path for path in site.asked)
+
+
+def test_an_index_and_its_wheels_are_trusted_as_registries_are(tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path)
+    body = json.dumps({"meta": {"api-version": "1.0"}, "name": "vllm", "files": []}).encode()
+    reply = scripted.Reply(headers={"Content-Type": JSON}, body=body)
+    with scripted.serving(lambda _: reply, certificate) as server:
+        trusting = Http(HttpSettings(certificate.with_name("ca.pem")))
+        assert releases(f"{server.url}/simple", trusting) == ()
+        assert len(server.seen) == 1
+        with pytest.raises(Unreadable, match="certificate is not trusted") as raised:
+            releases(f"{server.url}/simple", Http())
+        assert "--ca-file" in raised.value.next_step
+        assert len(server.seen) == 1
+
+
+def test_an_index_that_is_away_for_a_moment_is_asked_again(http: Http) -> None:
+    body = json.dumps({"meta": {"api-version": "1.0"}, "name": "vllm", "files": []}).encode()
+    away = scripted.Reply(503, {"Retry-After": "1"})
+    there = scripted.Reply(headers={"Content-Type": JSON}, body=body)
+    with scripted.serving(scripted.in_turn(away, away, there)) as server:
+        assert releases(f"{server.url}/simple", http) == ()
+        assert len(server.seen) == 3
 
 
 def page(*files: tuple[str, str | bool]) -> ProjectPage:

@@ -439,6 +439,15 @@ def test_a_client_certificate_comes_from_certs_d(
             Http().base(server.host)
 
 
+def test_a_server_that_is_silent_is_tried_once_more(http: Http, waits: list[float]) -> None:
+    def once() -> None:
+        raise Fault("it does not answer in time", silent=True)
+
+    with pytest.raises(RegistryFailed, match="it does not answer in time, 2 times"):
+        http.persist("https://x/", once)
+    assert waits == [0.5]
+
+
 def test_a_fault_that_cannot_pass_is_not_repeated(http: Http, waits: list[float]) -> None:
     def once() -> None:
         raise Fault("no", transient=False)
