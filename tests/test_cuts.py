@@ -1,0 +1,122 @@
+"""Cut off before any call that changes a file, what is there is the old or the new, and a second
+run finishes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import py_compile
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.conftest import TARGET
+from tests.cutting import FATES, snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+NEEDED = b"class MLA:\n    def dtype(self):\n        return self.kv_b_proj.weight.dtype\n"
+
+
+def cuts(folder: Path, *command: str | Path, step: int = 1) -> Iterator[dict[str, Any]]:
+    """What came of each cut; at least one of each fate."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.cutting", str(step), folder, *map(str, command)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "XDG_CACHE_HOME": f"{folder}.cache"},
+    )
+    lines = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert {line["fate"] for line in lines} == set(FATES)
+    yield from lines
+
+
+def whole(there: dict[str, str]) -> dict[str, str]:
+    """Without what a kill may leave: partial files and bytecode under a name Python never runs."""
+    return {path: data for path, data in there.items() if not path.endswith((".tmp", ".removed"))}
+
+
+def test_patch_in_place(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    source = tree / TARGET
+    source.parent.mkdir(parents=True)
+    for package in (source.parent, *source.parent.parents[:2]):
+        (package / "__init__.py").touch()
+    (tree / "vllm" / "__init__.py").touch()
+    source.write_bytes(NEEDED)
+    unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    py_compile.compile(str(source), invalidation_mode=unchecked)
+    stale = str(Path(importlib.util.cache_from_source(str(source))).relative_to(tree))
+    old = snapshot(tree)
+    for cut in cuts(tree, "patch", tree, "--in-place"):
+        there = cut["there"]
+        if there[TARGET] != old[TARGET]:
+            assert stale not in there, f"Python would run the old bytecode: {cut}"
+        if cut["ended"] == 3:
+            assert there == old, cut
+        elif cut["ended"] == 130:
+            assert whole(there) in (old, whole(cut["then"])), cut
+        else:
+            assert cut["ended"] in (0, "SIGKILL")
+        assert cut["again"] == 0
+        assert cut["then"][TARGET] != old[TARGET]
+        assert stale not in cut["then"], cut
+
+
+def test_adding_to_the_lock(tmp_path: Path) -> None:
+    folder = tmp_path / "locks"
+    folder.mkdir()
+    lock = folder / "images.lock"
+    digest = "sha256:" + "0" * 64
+    command: list[str | Path] = [
+        "lock",
+        "add",
+        "0.23.0",
+        f"example.com/vllm@{digest}",
+        "--offline",
+        "--lock",
+        lock,
+    ]
+    states = set()
+    for cut in cuts(folder, *command):
+        states.add(whole(cut["there"]).get("images.lock"))
+        assert cut["again"] == 0
+        assert list(whole(cut["then"])) == ["images.lock"]
+        states.add(cut["then"]["images.lock"])
+    assert len(states) == 2, "no lock, or the whole one"
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_layout(tmp_path: Path, fresh: bool) -> None:
+    from patcher.jobs.demo import write_base
+    from patcher.oci.layout import Layout, existing_layout
+    from patcher.oci.model import REF_NAME
+    from patcher.oci.reference import Platform
+    from tests.installations import installed_file
+
+    target = tmp_path / "target"
+    base = tmp_path / "base" if fresh else target
+    stated = installed_file("vllm/_version.py", b"__version__ = version = '0.23.0'\n")
+    files = [stated, installed_file(TARGET, NEEDED)]
+    write_base(base, files, Platform("linux", "amd64"), {}, "base")
+    target.mkdir(exist_ok=True)
+    to = ["--to", f"oci:{target}"] if fresh else []
+    digests = set()
+    for cut in cuts(target, "image", f"oci:{base}:base", *to, step=4):
+        assert cut["again"] == 0, cut
+        blobs = {path: digest for path, digest in cut["there"].items() if "/sha256/" in path}
+        for path, digest in whole(blobs).items():
+            assert path.endswith(digest), "a blob under its name is whole"
+        digests.add(json.dumps(whole(cut["then"])))
+    assert len(digests) == 1, "every second run comes to the same layout"
+    layout: Layout = existing_layout(target)
+    assert {entry.annotations[REF_NAME] for entry in layout.entries()} >= {"0.23.0-patched"}
