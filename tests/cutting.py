@@ -3,8 +3,9 @@
     python -m tests.cutting STEP FOLDER COMMAND...
 
 runs `vllm-patcher COMMAND...` in a fork for each cut: killed, with a full disk, with Ctrl-C; of the
-last two only every STEP-th. FOLDER is put back before each. One JSON line a cut: how it ended, what FOLDER then held, how a second run
-ended, and what it then held. Python's audit events tell the calls (PEP 578).
+last two only every STEP-th. FOLDER is put back before each. One JSON line a cut: how it ended, what
+FOLDER then held, how a second run ended, and what it then held. Python's audit events show the
+calls (PEP 578).
 """
 
 from __future__ import annotations
