@@ -1,47 +1,83 @@
 """What was learnt of content that never changes, kept in the user's cache directory.
 
-An entry is found by the hash of its key, so no third-party text becomes a path, and begins with
-a checksum over key and content: one that is damaged, cut off or moved is no entry, and what it
-held is read again. Entries appear in one step, so two processes can share the folder. A cache
-that cannot be read or written is none, and one line says so.
+Two kinds: verdicts by content (`Cache`), and what a layer of an image says (`LayerCache`): a layer
+of 3 GB is streamed once for a file of 100 KB.
+
+An entry is found by the hash of its key, so no third-party text becomes a path, and begins with a
+checksum over key and content: one that is damaged, cut off or moved is ignored, and what it held is
+read again. Entries appear in one step, so two processes can share the folder.
+
+What an entry says is believed, also for a file that is then patched, since a layer's digest cannot
+be computed again without the layer. So the cache lies where only the user can write: the folders
+belong to the user, nobody else may write to them, and neither they nor the entries are symbolic
+links. A folder that is otherwise, or that cannot be used, is left alone, with one warning.
 """
 
 from __future__ import annotations
 
+import base64
+import errno
+import functools
 import hashlib
+import json
+import os
+import stat
+import sys
 import threading
+import zlib
+from array import array
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from patcher.errors import Unwritable, printable
 from patcher.files import write_atomically
+from patcher.oci.installation import ImageDirectory, ImageFile
+from patcher.oci.scan import Traces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from patcher.oci.model import Descriptor
+    from patcher.oci.scan import Wanted
 
 # A verdict with its evidence has under 2 KB.
-_LIMIT = 1 << 20
+_MOST_VERDICT = 1 << 20
+_MOST_LAYER = 256 << 20
 
 _CHECKSUM = 32
 
+# Part of every layer's key: whoever changes what a trace holds, or how it is found, raises it.
+_FORM = 2
+
 
 def default_folder() -> Path:
-    """Where this user's entries lie, of every kind that the program keeps."""
+    """Where this user's entries lie, a folder for each kind."""
     from platformdirs import user_cache_path
 
     return user_cache_path("vllm-patcher")
 
 
+@functools.cache
+def _warn(text: str) -> None:
+    """Say it once, on stderr."""
+    click.echo(text, err=True)
+
+
 class Cache:
     """Bytes by key in a folder, which is made with the first entry.
 
-    `say` is told, once, that the folder cannot be used; from then on nothing is kept or found.
-    Any number of threads may share it.
+    `say` is told, once, that the folder cannot be used; from then on nothing is kept or found. An
+    entry of more than `most` bytes is ignored. Any number of threads may share it.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, say: Callable[[str], object] = _warn, most: int = _MOST_VERDICT
+    ) -> None:
         self.folder = folder
         self._say = say
+        self._most = most
         self._works = True
         self._lock = threading.Lock()
 
@@ -50,12 +86,15 @@ class Cache:
         if not self._works:
             return None
         try:
-            with self._path(key).open("rb") as file:
-                entry = file.read(_LIMIT + 1)
+            check_private(self.folder)
+            opened = os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with os.fdopen(opened, "rb") as file:
+                entry = file.read(self._most + 1)
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._give_up(error.strerror or str(error))
+            if error.errno != errno.ELOOP:  # a symbolic link is no entry, and is replaced
+                self._give_up(error.strerror or str(error))
             return None
         checksum, data = entry[:_CHECKSUM], entry[_CHECKSUM:]
         return data if checksum == _checksum(key, data) else None
@@ -65,8 +104,13 @@ class Cache:
         if not self._works:
             return
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(self._path(key), _checksum(key, data) + data)
+            self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            check_private(self.folder)
+            path = self._path(key)
+            if path.is_symlink():  # which `write_atomically` would follow
+                path.unlink()
+            write_atomically(path, _checksum(key, data) + data)
         except OSError as error:
             self._give_up(error.strerror or str(error))
         except Unwritable as error:
@@ -82,23 +126,163 @@ class Cache:
             self._say(printable(f"going on without the cache in {self.folder}: {reason}"))
 
 
+def check_private(folder: Path) -> None:
+    """Raise `OSError` where anybody but this user could have put an entry into the folder."""
+    for each in (folder.parent, folder):
+        found = each.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise NotADirectoryError(0, f"{each} is not a folder, or is a symbolic link")
+        if found.st_uid != os.geteuid():
+            raise PermissionError(0, f"{each} belongs to another user")
+        if found.st_mode & 0o022:
+            raise PermissionError(0, f"others can write to {each}: chmod 700, after cache clear")
+
+
 def _checksum(key: bytes, data: bytes) -> bytes:
     return hashlib.sha256(hashlib.sha256(key).digest() + data).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the cache holds of one kind: how many entries, and their bytes."""
+
+    kind: str
+    entries: int
+    bytes: int
+
+
+def kept() -> tuple[Kept, ...]:
+    """What this user's cache holds, by kind. Raises `Unwritable`."""
+    try:
+        found = [
+            (kind.name, [path.lstat().st_size for path in _entries(kind)]) for kind in _kinds()
+        ]
+    except OSError as error:
+        raise _not_usable("read", error) from error
+    return tuple(Kept(name, len(sizes), sum(sizes)) for name, sizes in found)
 
 
 def clear() -> int:
     """Remove every entry of this user's, and say how many there were. Raises `Unwritable`.
 
-    A process that is writing one meanwhile goes on without the cache.
+    A process that is writing one meanwhile goes on without the cache. Never goes through a
+    symbolic link: what it leads to is somebody's.
     """
     gone = 0
     try:
-        for path in default_folder().glob("*/*"):
-            path.unlink(missing_ok=True)
-            gone += 1
+        for kind in _kinds():
+            for path in _entries(kind):
+                path.unlink(missing_ok=True)
+                gone += 1
     except OSError as error:
-        raise Unwritable(
-            f"the cache in {default_folder()} cannot be cleared: {error.strerror}",
-            next_step="Remove the folder by hand.",
-        ) from error
+        raise _not_usable("cleared", error) from error
     return gone
+
+
+def _kinds() -> list[Path]:
+    folder = default_folder()
+    if not folder.is_dir() or folder.is_symlink():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+
+
+def _entries(kind: Path) -> list[Path]:
+    return [path for path in kind.iterdir() if path.is_symlink() or not path.is_dir()]
+
+
+def _not_usable(how: str, error: OSError) -> Unwritable:
+    return Unwritable(
+        f"the cache in {default_folder()} cannot be {how}: {error.strerror}",
+        next_step="Remove the folder by hand.",
+    )
+
+
+class LayerCache:
+    """What layers say, by the layer's digest and what was looked for; neither ever changes."""
+
+    def __init__(self, folder: Path | None = None, say: Callable[[str], object] = _warn) -> None:
+        self.folder = folder or default_folder() / "layers"
+        self._kept = Cache(self.folder, say, _MOST_LAYER)
+
+    def load(self, layer: Descriptor, wanted: Wanted) -> Traces | None:
+        """What is kept of a layer; None for nothing, or nothing whole."""
+        packed = self._kept.load(_layer_key(layer, wanted))
+        if packed is None:
+            return None
+        try:
+            inflater = zlib.decompressobj()
+            data = inflater.decompress(packed, _MOST_LAYER)
+            return _parse(data) if inflater.eof else None
+        except (ValueError, TypeError, KeyError, zlib.error):
+            return None
+
+    def save(self, layer: Descriptor, wanted: Wanted, traces: Traces) -> None:
+        """Keep what a layer said, if the disk takes it."""
+        self._kept.save(_layer_key(layer, wanted), zlib.compress(_dump(traces), 1))
+
+
+def _layer_key(layer: Descriptor, wanted: Wanted) -> bytes:
+    looked_for = [
+        sorted(wanted.targets),
+        sorted(wanted.paths),
+        sorted(wanted.scripts),
+        sorted(wanted.packages),
+        sorted(map(_text, wanted.mentions)),
+    ]
+    return json.dumps([_FORM, layer.digest, looked_for]).encode()
+
+
+def _dump(traces: Traces) -> bytes:
+    document = {
+        "files": [_dump_file(file) for file in traces.files.values()],
+        "mentions": [_dump_file(file) for file in traces.mentions.values()],
+        "links": traces.links,
+        "directories": [asdict(directory) for directory in traces.directories.values()],
+        "names": sorted(traces.names),
+        "bytecode": {path: _text(head) for path, head in traces.bytecode.items()},
+        "whiteouts": sorted(traces.whiteouts),
+        "opaque": sorted(traces.opaque),
+        "others": _text(_little_endian(traces.others).tobytes()),
+    }
+    # ASCII keeps the names that are not UTF-8, and tarfile gives as lone surrogates.
+    return json.dumps(document, ensure_ascii=True).encode("ascii")
+
+
+def _dump_file(file: ImageFile) -> dict[str, Any]:
+    return {**asdict(file), "data": _text(file.data)}
+
+
+def _parse_files(files: list[dict[str, Any]]) -> dict[str, ImageFile]:
+    read = [ImageFile(**{**file, "data": _bytes(file["data"])}) for file in files]
+    return {file.path: file for file in read}
+
+
+def _parse(data: bytes) -> Traces:
+    document: dict[str, Any] = json.loads(data)
+    directories = [ImageDirectory(**directory) for directory in document["directories"]]
+    return Traces(
+        files=_parse_files(document["files"]),
+        mentions=_parse_files(document["mentions"]),
+        links=document["links"],
+        directories={directory.path: directory for directory in directories},
+        names=set(document["names"]),
+        bytecode={path: _bytes(head) for path, head in document["bytecode"].items()},
+        whiteouts=set(document["whiteouts"]),
+        opaque=set(document["opaque"]),
+        others=_little_endian(array("Q", _bytes(document["others"]))),
+    )
+
+
+def _little_endian(numbers: array[int]) -> array[int]:
+    if sys.byteorder == "big":
+        numbers = numbers[:]
+        numbers.byteswap()
+    return numbers
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _bytes(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)

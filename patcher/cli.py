@@ -16,7 +16,7 @@ from patcher.commands.options import EPILOG
 # Where each command lives. It is imported when it is called: all of them cost 40 ms.
 COMMANDS = {
     "alarm": "alarm:alarm",
-    "cache": "landed:cache_group",
+    "cache": "cache:cache_group",
     "demo": "image:demo",
     "diff": "verify:diff",
     "image": "image:image",

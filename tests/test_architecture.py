@@ -20,7 +20,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = [
     {"errors", "files", "threads", "versions", "progress", "diff", "__init__"},
     {"rules", "oci"},
-    {"cache", "layer_cache", "web", "daemon"},
+    {"cache", "web", "daemon"},
     {"registry"},
     {"lock", "places"},
     {"sources"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patcher import cache
-from patcher.cache import Cache
+from patcher.cache import Cache, Kept
 
 KEY, DATA = b"key \x00 ../../etc", b'{"status": "clean"}'
 
@@ -101,7 +103,7 @@ def test_a_folder_that_is_none_is_said_once_and_then_left_alone(
         made.save(KEY, DATA)
     (line,) = told
     assert line.startswith("going on without the cache in ")
-    assert line.endswith("Not a directory")
+    assert line.endswith("is not a folder, or is a symbolic link")
     assert line.isprintable()
 
 
@@ -163,3 +165,66 @@ def test_clear_removes_this_users_entries_and_counts_them(
     assert cache.clear() == 2
     assert cache.clear() == 0
     assert (tmp_path / "other" / "tool").exists()
+
+
+def lay_open(folder: Path) -> None:
+    folder.chmod(0o770)
+
+
+def give_away(folder: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root can give a folder away")
+    os.chown(folder, 12345, -1)
+
+
+def put_a_link(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+    folder.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize("harm", [lay_open, give_away, put_a_link])
+@pytest.mark.parametrize("above", [False, True])
+def test_what_others_could_have_put_there_is_not_believed(
+    kept: Cache, told: list[str], harm: Callable[[Path], None], above: bool
+) -> None:
+    """What an entry says of a layer's file is patched and published."""
+    harm(kept.folder.parent if above else kept.folder)
+    before = [path.read_bytes() for path in kept.folder.iterdir()]
+    made = Cache(kept.folder, told.append)
+    assert made.load(KEY) is None
+    made.save(KEY, b"newer")
+    assert [path.read_bytes() for path in kept.folder.iterdir()] == before
+    (line,) = told
+    assert line.startswith("going on without the cache in ")
+
+
+def test_the_folders_are_made_for_the_user_alone(kept: Cache) -> None:
+    for folder in (kept.folder, kept.folder.parent):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_an_entry_that_is_a_link_is_ignored_and_replaced(kept: Cache, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    entry(kept).rename(precious)
+    path = kept.folder / hashlib.sha256(KEY).hexdigest()
+    path.symlink_to(precious)
+    before = precious.read_bytes()
+    assert kept.load(KEY) is None
+    kept.save(KEY, b"newer")
+    assert kept.load(KEY) == b"newer"
+    assert (precious.read_bytes(), path.is_symlink()) == (before, False)
+
+
+def test_info_counts_and_clear_goes_through_no_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.kept() == ()
+    Cache(cache.default_folder() / "verdicts", print).save(KEY, DATA)
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").touch()
+    (cache.default_folder() / "layers").symlink_to(precious)
+    assert cache.kept() == (Kept("verdicts", 1, 32 + len(DATA)),)
+    assert cache.clear() == 1
+    assert (precious / "file").exists()

@@ -138,4 +138,6 @@ def test_images_and_their_lock(registry: str, tmp_path: Path) -> None:
 
 def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "vllm-patcher" / "layers").mkdir(parents=True)
+    assert said("cache", "info", cwd=tmp_path)["kinds"][0]["entries"] == 0
     said("cache", "clear", cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""`vllm-patcher landed`: is upstream's fix in? And `vllm-patcher cache clear`."""
+"""`vllm-patcher landed`: is upstream's fix in?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from patcher.commands.options import EPILOG as COMMON_EPILOG
 from patcher.commands.options import (
     ca_file_option,
     http_settings,
@@ -238,20 +237,3 @@ def _version(text: str | None) -> Version | None:
     if version is None:
         raise UsageError(f"{text!r} is no version", next_step="Write it as PEP 440 does: 0.23.0.")
     return version
-
-
-@click.group("cache", epilog=COMMON_EPILOG)
-def cache_group() -> None:
-    """What was read before, kept by content in the user's cache folder."""
-
-
-@cache_group.command("clear", epilog=COMMON_EPILOG)
-@json_option
-def cache_clear(as_data: bool) -> None:
-    """Forget every verdict and every file of an image that was kept."""
-    from patcher import cache
-
-    gone = cache.clear()
-    if as_data:
-        click.echo(as_json("cache clear", cleared=gone))
-    say(f"{gone} entries cleared")

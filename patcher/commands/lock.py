@@ -217,7 +217,7 @@ def lock_update(
     An image that cannot be read is reported, and the others are locked all the same; then the
     exit code is 3.
     """
-    from patcher.layer_cache import LayerCache, default_folder
+    from patcher.cache import LayerCache
     from patcher.lock.entries import add
     from patcher.lock.file import edit, load
     from patcher.lock.upkeep import update
@@ -226,7 +226,7 @@ def lock_update(
     from patcher.web.http import Http
 
     http = Http(http_settings(ca_file, plain_http), say=say)
-    done = update(load(lock), names, http, LayerCache(default_folder()), say)
+    done = update(load(lock), names, http, LayerCache(), say)
     if done.added:
         edit(lock, lock, lambda known: functools.reduce(add, done.added, known))
     if as_data:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from patcher.cache import LayerCache
 from patcher.daemon import dockerfile
 from patcher.daemon.build import build, remove
 from patcher.daemon.client import asking, connect, follow, progress_of
 from patcher.daemon.files import find
 from patcher.errors import BadReference, BrokenImage, DaemonFailed, WrongPlatform
-from patcher.layer_cache import LayerCache, default_folder
 from patcher.oci.reference import Platform, parse_platform, parse_reference
 from patcher.progress import Progress
 
@@ -59,7 +59,7 @@ class DockerImage:
         self, targets: Sequence[str], root: str | None = None, mentions: Sequence[bytes] = ()
     ) -> Installation:
         """See `BaseImage`. Raises `DaemonFailed` too."""
-        cache = LayerCache(default_folder())
+        cache = LayerCache()
         return find(
             self.client, self.attrs, self.platform, targets, cache, root=root, mentions=mentions
         )

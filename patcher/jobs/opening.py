@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from patcher.cache import LayerCache
 from patcher.errors import BadReference
 from patcher.jobs.base import Base
 from patcher.jobs.image import Order, Report, make_image
-from patcher.layer_cache import LayerCache, default_folder
 from patcher.lock.file import load
 from patcher.lock.picking import Standing, resolve, standing, whole
 from patcher.oci.image import StoredImage, load_family
@@ -123,7 +123,7 @@ def _open_base(
 
 def _base(stored: Stored) -> Base:
     """Each image of it under its own digest; what its layers say is kept between runs."""
-    cache = LayerCache(default_folder())
+    cache = LayerCache()
     family = stored.family
     images = [StoredImage(stored.blobs, each.digest, each, cache) for each in family.images]
     return Base(family.root.digest, tuple(images))

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from packaging.version import Version
 
-    from patcher.layer_cache import LayerCache
+    from patcher.cache import LayerCache
     from patcher.oci.model import Descriptor
     from patcher.oci.reference import Platform, Reference
     from patcher.registry.repository import Registry

@@ -24,12 +24,12 @@ def open_registry_source(
     `platform` None is the image's only one, or else this machine's. Raises `BadReference`,
     `WrongPlatform`, `BrokenImage`, and `RegistryFailed` (an `Unreadable`) with its kinds.
     """
-    from patcher.layer_cache import LayerCache, default_folder
+    from patcher.cache import LayerCache
     from patcher.oci.reference import parse_reference
     from patcher.registry.image import open_remote
     from patcher.sources.images import ImageSource
     from patcher.web.http import Http
 
-    cache = LayerCache(default_folder()) if use_cache else None
+    cache = LayerCache() if use_cache else None
     image = open_remote(parse_reference(name), platform, Http(settings), cache)
     return ImageSource(spec, image, root)

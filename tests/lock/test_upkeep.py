@@ -11,8 +11,8 @@ import pytest
 import requests
 from packaging.version import Version
 
+from patcher.cache import LayerCache
 from patcher.errors import BadReference, NotLocked
-from patcher.layer_cache import LayerCache
 from patcher.lock.entries import Entry, Lock, Locked, Original, Pin, add, entry_for
 from patcher.lock.upkeep import Pruned, Update, prune, update
 from patcher.oci.reference import Platform, parse_reference

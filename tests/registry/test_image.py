@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from patcher.cache import LayerCache
 from patcher.errors import BrokenImage, FileAbsent, WrongPlatform
-from patcher.layer_cache import LayerCache
 from patcher.oci.image import StoredImage
 from patcher.oci.installation import ImageDirectory, ImageFile
 from patcher.oci.layer import parents, write_tar

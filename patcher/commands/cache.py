@@ -1,0 +1,43 @@
+"""`vllm-patcher cache`: what was read before, kept in the user's cache folder."""
+
+from __future__ import annotations
+
+import click
+
+from patcher.commands.options import EPILOG, json_option, say
+from patcher.errors import printable
+from patcher.report.text import as_json
+
+
+@click.group("cache", epilog=EPILOG)
+def cache_group() -> None:
+    """What was read before, kept by content in the user's cache folder."""
+
+
+@cache_group.command("info", epilog=EPILOG)
+@json_option
+def cache_info(as_data: bool) -> None:
+    """Say where the cache is, and how many entries and bytes it holds of each kind."""
+    from patcher.cache import default_folder, kept
+
+    found = kept()
+    folder = default_folder()
+    if as_data:
+        click.echo(as_json("cache info", path=folder, kinds=found))
+        return
+    click.echo(printable(str(folder)))
+    for kind in found:
+        said = f"{printable(kind.kind)}: {kind.entries} entries, {kind.bytes / 1e3:,.0f} KB"
+        click.echo(f"  {said}")
+
+
+@cache_group.command("clear", epilog=EPILOG)
+@json_option
+def cache_clear(as_data: bool) -> None:
+    """Forget every verdict and every file of an image that was kept."""
+    from patcher.cache import clear
+
+    gone = clear()
+    if as_data:
+        click.echo(as_json("cache clear", cleared=gone))
+    say(f"{gone} entries cleared")
