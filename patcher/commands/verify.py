@@ -23,9 +23,9 @@ from patcher.commands.options import (
     root_option,
     say,
 )
-from patcher.errors import Exit, FileAbsent, PatcherError, Unreadable, UsageError
+from patcher.errors import Exit, FileAbsent, Unreadable, UsageError
 from patcher.report.text import as_json, exit_for, notice_line, verdict_lines, verdict_summary
-from patcher.rules.catalogue import apply_files, judge, select
+from patcher.rules.catalogue import apply_all, judge, select
 
 if TYPE_CHECKING:
     from patcher.rules.catalogue import Patch
@@ -156,16 +156,10 @@ def diff(
 
     settings = partial(http_settings, ca_file, plain_http)
     found = open_source(source, lock_path(lock), parsed_platform(platform), settings, root)
-    texts = []
-    for patch in select(patches):
-        before = {target: found.read(target) for target in patch.targets}
-        try:
-            rewritten = apply_files(patch, before)
-        except PatcherError as error:
-            raise error.at(found.label) from error
-        texts += [unified_diff(before[each], rewritten[each].data, each) for each in rewritten]
-        if not rewritten:
-            say(f"{found.label}: {patch.name}: nothing to patch")
+    outcomes = apply_all(select(patches), found.read, lambda _: found.label)
+    texts = [unified_diff(each.before, each.after, each.target) for each in outcomes]
+    if not any(texts):
+        say(f"{found.label}: nothing to patch")
     if as_data:
         click.echo(as_json("diff", source=found.label, diff="".join(texts)))
     else:

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from patcher.errors import BrokenImage, FileAbsent, NotPython, WrongPlatform, WrongVersion
+from patcher.errors import BrokenImage, FileAbsent, Undecided, WrongPlatform, WrongVersion
 from patcher.jobs.naming import OURS, Patched, labels
 from patcher.oci.installation import Change
-from patcher.rules.catalogue import Patch, Status, Verdict, apply, judge_bytes
+from patcher.rules.catalogue import Patch, Status, Verdict, apply_files, judge_files
 from patcher.sources.everywhere import in_image, searched_for
 from patcher.sources.images import told
 from patcher.versions import parsed, same_commit
@@ -104,7 +104,7 @@ def examine(image: BaseImage, base: Base, patches: Sequence[Patch], say: Say) ->
     Where several vLLMs may be run, all of them. Raises `WrongVersion`, and what reading and
     rewriting raise.
     """
-    targets = sorted({patch.target for patch in patches})
+    targets = sorted({target for patch in patches for target in patch.targets})
     installation = image.installation(targets, base.root, searched_for(patches))
     say(f"{image.platform}: found vLLM {installation.version} in {installation.root}")
     check_version(base.version, installation)
@@ -191,56 +191,74 @@ def change_of(base: Base, examined: Examined, tag: str) -> Change:
 def judge_all(patches: Sequence[Patch], installation: Installation) -> tuple[Verdict, ...]:
     """The verdict of each patch on each vLLM that may be run.
 
-    Raises `FileAbsent`, `NotPython` for what cannot be judged, `BrokenImage` where something else
+    Raises `FileAbsent`, `Undecided` for what cannot be judged, `BrokenImage` where something else
     is run than the file that was judged.
     """
     return tuple(_judge(patch, each) for each in installation.all for patch in patches)
 
 
 def _judge(patch: Patch, installation: Installation) -> Verdict:
+    there = {target: file.data for target, file in installation.files.items()}
+    verdict = _judged(patch, _files(patch, there))
     file = installation.files.get(patch.target)
-    if file is None:
+    path = file.path if file and len(patch.targets) == 1 else installation.root
+    if verdict.status is Status.ABSENT:
+        missing = next((target for target in patch.targets if target not in there), None)
+        lacks = f"has no {missing}" if missing else f"does not hold it: {verdict.reason}"
         raise FileAbsent(
-            f"vLLM {installation.version} in {installation.root} has no {patch.target}",
+            f"vLLM {installation.version} in {installation.root} {lacks}",
             next_step=f"This vLLM keeps the code elsewhere; {patch.name} cannot judge it.",
         )
-    verdict = dataclasses.replace(_judged(patch, file.data), artifact=file.path)
     if verdict.status is Status.UNKNOWN:
-        raise NotPython(f"{file.path}: {verdict.reason}", next_step="Try a newer Python.")
-    if verdict.status is Status.CLEAN and patch.target in installation.stale:
+        raise Undecided(
+            f"{path}: {patch.name} cannot judge it: {verdict.reason}",
+            next_step="Leave the patch out, or try a newer Python.",
+        )
+    stale = next((target for target in patch.targets if target in installation.stale), None)
+    if verdict.status is Status.CLEAN and stale is not None:
         raise BrokenImage(
-            f"Python runs {installation.stale[patch.target]}, which was not compiled from the "
-            f"clean {file.path}",
+            f"Python runs {installation.stale[stale]}, which was not compiled from the "
+            f"clean {installation.files[stale].path}",
             next_step="Take an image without that file: what it does cannot be judged.",
         )
-    return verdict
+    return dataclasses.replace(verdict, artifact=path)
 
 
 def patch_all(patches: Sequence[Patch], installation: Installation) -> tuple[FileChange, ...]:
     """Apply the needed patches to each vLLM, one after the other where they share a file."""
     changes: dict[str, FileChange] = {}
     for each in installation.all:
+        current = {target: file.data for target, file in each.files.items()}
         for patch in patches:
             if _judge(patch, each).status is not Status.NEEDED:
                 continue
-            file = each.files[patch.target]
-            known = changes.get(file.path, FileChange(patch.target, file, file.data, ()))
-            after = _applied(patch, known.after)
-            done = Patched(
-                patch.name, patch.version, patch.target, _sha256(known.after), _sha256(after)
-            )
-            changes[file.path] = FileChange(patch.target, file, after, (*known.patched, done))
+            for target, after in _applied(patch, _files(patch, current)):
+                file = each.files[target]
+                done = Patched(
+                    patch.name, patch.version, target, _sha256(current[target]), _sha256(after)
+                )
+                earlier = changes[file.path].patched if file.path in changes else ()
+                changes[file.path] = FileChange(target, file, after, (*earlier, done))
+                current[target] = after
     return tuple(changes.values())
 
 
-@functools.cache
-def _judged(patch: Patch, data: bytes) -> Verdict:
-    return judge_bytes(patch, data, "")
+# A patch's targets and their bytes, as a value that a cache can hold.
+_Files = tuple[tuple[str, bytes | None], ...]
+
+
+def _files(patch: Patch, there: Mapping[str, bytes]) -> _Files:
+    return tuple((target, there.get(target)) for target in patch.targets)
 
 
 @functools.cache
-def _applied(patch: Patch, data: bytes) -> bytes:
-    return apply(patch, data).data
+def _judged(patch: Patch, files: _Files) -> Verdict:
+    return judge_files(patch, dict(files), "")
+
+
+@functools.cache
+def _applied(patch: Patch, files: _Files) -> tuple[tuple[str, bytes], ...]:
+    return tuple((target, each.data) for target, each in apply_files(patch, dict(files)).items())
 
 
 def _sha256(data: bytes) -> str:

@@ -28,11 +28,14 @@ from patcher.oci.reference import Platform
 from patcher.places.layout import PREFIX
 from patcher.places.stored import Stored, StoredPlace
 from patcher.progress import Say, moving
-from patcher.rules.catalogue import catalogue
+from patcher.rules.catalogue import select
 from patcher.sources.wheel import open_release
 
 # An empty file by which a demo's folder is known.
 _MARK = ".vllm-patcher-demo"
+
+# What is shown; the release that is fetched needs it.
+_PATCH = "kv-b-proj-dtype"
 
 PACKAGES = "/usr/local/lib/python3.12/dist-packages"
 PLATFORM = Platform("linux", "amd64", None)  # fixed: the same digest on every machine
@@ -67,7 +70,7 @@ def run(version: str, output: Path, say: Say) -> Demo:
     """
     _expect_demo(output)
     wheel = open_release(version)
-    targets = sorted({patch.target for patch in catalogue()})
+    targets = select([_PATCH])[0].targets
     files = {target: wheel.read(target) for target in (VERSION_FILE, *targets)}
     say(
         f"took {len(files)} files of vLLM {version} out of its wheel: "
@@ -96,7 +99,7 @@ def _bake(version: str, files: Mapping[str, bytes], folder: Path, output: Path, 
     place = StoredPlace(f"{PREFIX}{output}", layout, Stored(layout, family))
     base = Base(root.digest, tuple(images))
     try:
-        report = make_image(base, Order(catalogue()), place, say, partial(moving, "copying"))
+        report = make_image(base, Order(select([_PATCH])), place, say, partial(moving, "copying"))
     except AlreadyClean as error:
         raise AlreadyClean(
             error.problem,

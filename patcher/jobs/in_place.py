@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from patcher.errors import PatcherError, Unwritable
+from patcher.errors import Unwritable
 from patcher.files import make_directory, write_atomically
-from patcher.rules.catalogue import Patch, apply
+from patcher.rules.catalogue import Patch, apply_all
 from patcher.sources.path import FileSource, PathSource, open_path, stale_bytecode
 
 
@@ -90,34 +89,22 @@ def patch_path(path: Path, patches: Sequence[Patch], output: Path | None) -> tup
     Raises what reading and rewriting raise, and `Unwritable`; then nothing was written.
     """
     source = open_path(path)
-    originals: dict[str, bytes] = {}
-    contents: dict[str, bytes] = {}
-    edits: Counter[str] = Counter()
-    for patch in patches:
-        if patch.target not in originals:
-            originals[patch.target] = source.read(patch.target)
-        before = contents.get(patch.target, originals[patch.target])
-        try:
-            rewritten = apply(patch, before)
-        except PatcherError as error:
-            raise error.at(str(source.locate(patch.target))) from error
-        contents[patch.target] = rewritten.data
-        edits[patch.target] += len(rewritten.edits)
+    outcomes = apply_all(patches, source.read, lambda target: str(source.locate(target)))
     if output is not None:
-        places = {target: _place(source, output, target) for target in contents}
-        for target, data in contents.items():
-            make_directory(places[target].parent)
-            write_atomically(places[target], data)
-        return tuple(Done(places[target], edits[target], ()) for target in contents)
+        done = [Done(_place(source, output, each.target), each.places, ()) for each in outcomes]
+        for each, result in zip(outcomes, done, strict=True):
+            make_directory(result.path.parent)
+            write_atomically(result.path, each.after)
+        return tuple(done)
     changed = {
-        source.locate(target): Edit(originals[target], data)
-        for target, data in contents.items()
-        if edits[target]
+        source.locate(each.target): Edit(each.before, each.after)
+        for each in outcomes
+        if each.places
     }
     removed = replace_sources(changed)
     return tuple(
-        Done(source.locate(target), edits[target], removed if edits[target] else ())
-        for target in contents
+        Done(source.locate(each.target), each.places, removed if each.places else ())
+        for each in outcomes
     )
 
 

@@ -127,10 +127,17 @@ def labels(
     if commit is not None:
         said[f"{OURS}.vllm.commit"] = commit
     # Of several vLLMs in an image, the one that runs is told of: it comes first.
-    for p in reversed(patched):
-        said[f"{OURS}.patch.{p.patch}.target"] = p.target
-        said[f"{OURS}.patch.{p.patch}.preimage"] = f"sha256:{p.preimage}"
-        said[f"{OURS}.patch.{p.patch}.postimage"] = f"sha256:{p.postimage}"
+    told: dict[str, list[str]] = {}
+    for p in patched:
+        targets = told.setdefault(p.patch, [])
+        if p.target in targets:
+            continue
+        targets.append(p.target)  # a patch's second file is told as `.2.target`, and so on
+        number = f".{len(targets)}" if len(targets) > 1 else ""
+        about = f"{OURS}.patch.{p.patch}{number}"
+        said[f"{about}.target"] = p.target
+        said[f"{about}.preimage"] = f"sha256:{p.preimage}"
+        said[f"{about}.postimage"] = f"sha256:{p.postimage}"
     return said | {label: tag for label in TAG_LABELS if label in inherited}
 
 

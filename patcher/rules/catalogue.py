@@ -22,6 +22,7 @@ from patcher.errors import (
     BrokenCatalogue,
     FileAbsent,
     NotPython,
+    PatcherError,
     ProofFailed,
     Undecided,
     UnknownPatch,
@@ -31,7 +32,7 @@ from patcher.files import data_path
 from patcher.rules.rule import METHODS, PLAIN, Found, NeedsUpstream, Place, Rewritten, Words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from patcher.rules.rule import Files, Rule, Upstream
     from patcher.rules.source import Source
@@ -214,6 +215,39 @@ def apply(patch: Patch, data: bytes) -> Rewritten:
     """The patched bytes of a patch's one target; no edits where it is clean. See `apply_files`."""
     done = apply_files(patch, {patch.target: data})
     return done.get(patch.target, Rewritten(data, ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What several patches make of one file, and in how many places."""
+
+    target: str
+    before: bytes
+    after: bytes
+    places: int
+
+
+def apply_all(
+    patches: Iterable[Patch], read: Callable[[str], bytes], where: Callable[[str], str]
+) -> tuple[Outcome, ...]:
+    """Each patch on what the one before it made: an outcome for every target, changed or not.
+
+    `read` gives a target's bytes, `where` its name for an error. Raises as `apply_files`.
+    """
+    outcomes: dict[str, Outcome] = {}
+    for patch in patches:
+        for target in patch.targets:
+            if target not in outcomes:
+                data = read(target)
+                outcomes[target] = Outcome(target, data, data, 0)
+        try:
+            done = apply_files(patch, {target: outcomes[target].after for target in patch.targets})
+        except PatcherError as error:
+            raise error.at(where(patch.target)) from error
+        for target, each in done.items():
+            places = outcomes[target].places + len(each.edits)
+            outcomes[target] = dataclasses.replace(outcomes[target], after=each.data, places=places)
+    return tuple(outcomes.values())
 
 
 def load_patch(path: Path) -> Patch:
