@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from patcher.rules.catalogue import apply, select
-from tests.commands import run
+from tests.commands import ONE, run
 from tests.conftest import TARGET
 
-PATCH = select([])[0]
+PATCH = select(["kv-b-proj-dtype"])[0]
 ReleaseFile = Callable[[str], bytes]
 COMMANDS = [
     [], ["verify"], ["diff"], ["patch"], ["image"], ["demo"],
@@ -55,7 +55,7 @@ def test_help_teaches(command: list[str]) -> None:
 
 
 def test_verify_names_file_line_column_function_and_text(file: Path) -> None:
-    ran = run("verify", file)
+    ran = run("verify", *ONE, file)
     assert ran.returncode == 1
     assert ran.stdout == (
         f"{file}:2094:46: unguarded read self.kv_b_proj.weight.dtype in "
@@ -69,13 +69,13 @@ def test_verify_of_a_clean_file_is_silent_on_stdout(
     tmp_path: Path, release_file: ReleaseFile
 ) -> None:
     (tmp_path / "a.py").write_bytes(release_file("0.33.0"))
-    ran = run("verify", "a.py", cwd=tmp_path)
+    ran = run("verify", *ONE, "a.py", cwd=tmp_path)
     assert (ran.returncode, ran.stdout) == (0, "")
     assert ran.stderr == "a.py: kv-b-proj-dtype: clean (0 unguarded, 1 guarded)\n"
 
 
 def test_verify_reads_a_virtual_environment_and_a_release(venv: Path) -> None:
-    ran = run("verify", venv, "pypi:0.28.0", "--json")
+    ran = run("verify", *ONE, venv, "pypi:0.28.0", "--json")
     assert ran.returncode == 1
     document = json.loads(ran.stdout)
     assert (document["schema"], document["command"]) == (2, "verify")
@@ -96,7 +96,7 @@ def test_what_is_not_python_is_unknown_and_never_clean(
     tmp_path: Path, content: bytes, reason: str
 ) -> None:
     (tmp_path / "a.py").write_bytes(content)
-    ran = run("verify", "a.py", cwd=tmp_path)
+    ran = run("verify", *ONE, "a.py", cwd=tmp_path)
     assert (ran.returncode, ran.stdout) == (3, "")
     assert "a.py: kv-b-proj-dtype: unknown" in ran.stderr
     assert reason in ran.stderr
@@ -104,7 +104,7 @@ def test_what_is_not_python_is_unknown_and_never_clean(
 
 def test_a_tree_without_the_target_is_absent_and_never_clean(venv: Path) -> None:
     next(venv.rglob("mla_attention.py")).unlink()
-    ran = run("verify", venv)
+    ran = run("verify", *ONE, venv)
     assert (ran.returncode, ran.stdout) == (3, "")
     assert "kv-b-proj-dtype: absent" in ran.stderr
 
@@ -182,14 +182,14 @@ def test_a_shipped_pin_is_dropped_from_a_lock_of_ones_own(tmp_path: Path) -> Non
 
 
 def test_an_error_is_json_too_where_json_was_asked(tmp_path: Path) -> None:
-    ran = run("verify", "no/such.py", "--json", cwd=tmp_path)
+    ran = run("verify", *ONE, "no/such.py", "--json", cwd=tmp_path)
     document = json.loads(ran.stdout)
     assert (ran.returncode, document["exit"]) == (2, 2)
     assert document["error"]["kind"] == "BadSource"
 
 
 def test_a_diff_applies_with_patch(file: Path, release_file: ReleaseFile, tmp_path: Path) -> None:
-    ran = run("diff", file)
+    ran = run("diff", *ONE, file)
     assert ran.returncode == 0
     tree = tmp_path / "tree" / TARGET
     tree.parent.mkdir(parents=True)
@@ -206,14 +206,14 @@ def test_a_diff_applies_with_patch(file: Path, release_file: ReleaseFile, tmp_pa
 
 
 def test_a_diff_of_nothing_is_a_finding() -> None:
-    ran = run("diff", "pypi:0.33.0")
+    ran = run("diff", *ONE, "pypi:0.33.0")
     assert (ran.returncode, ran.stdout) == (1, "")
     assert "nothing to patch" in ran.stderr
 
 
 def test_patching_to_another_file_leaves_the_first(file: Path, release_file: ReleaseFile) -> None:
     output = file.with_name("out.py")
-    ran = run("patch", file, "-o", output)
+    ran = run("patch", *ONE, file, "-o", output)
     assert (ran.returncode, ran.stdout) == (0, f"{output}\n")
     assert output.read_bytes() == apply(PATCH, release_file("0.23.0")).data
     assert file.read_bytes() == release_file("0.23.0")
@@ -224,7 +224,7 @@ def test_patching_a_tree_in_place_removes_bytecode_that_would_win(
 ) -> None:
     target = next(venv.rglob("mla_attention.py"))
     target.chmod(0o640)
-    ran = run("patch", venv, "--in-place", "--json")
+    ran = run("patch", *ONE, venv, "--in-place", "--json")
     assert ran.returncode == 0, ran.stderr
     assert target.read_bytes() == apply(PATCH, release_file("0.23.0")).data
     assert target.stat().st_mode & 0o777 == 0o640
@@ -233,35 +233,35 @@ def test_patching_a_tree_in_place_removes_bytecode_that_would_win(
 
 
 def test_a_second_run_says_that_nothing_is_to_patch(venv: Path) -> None:
-    run("patch", venv, "--in-place")
+    run("patch", *ONE, venv, "--in-place")
     before = {path: path.stat().st_mtime_ns for path in venv.rglob("*")}
-    ran = run("patch", venv, "--in-place")
+    ran = run("patch", *ONE, venv, "--in-place")
     assert ran.returncode == 0
     assert "nothing to patch" in ran.stderr
     assert {path: path.stat().st_mtime_ns for path in venv.rglob("*")} == before
 
 
 def test_a_tree_can_be_patched_into_a_folder(venv: Path, tmp_path: Path) -> None:
-    ran = run("patch", venv, "-o", tmp_path / "out")
+    ran = run("patch", *ONE, venv, "-o", tmp_path / "out")
     assert ran.returncode == 0, ran.stderr
-    assert run("verify", tmp_path / "out" / TARGET).returncode == 0
+    assert run("verify", *ONE, tmp_path / "out" / TARGET).returncode == 0
 
 
 def test_reads_in_other_files_of_a_tree_are_noticed_and_do_not_decide(venv: Path) -> None:
-    run("patch", venv, "--in-place")
+    run("patch", *ONE, venv, "--in-place")
     other = next(venv.rglob("vllm")) / "other.py"
     other.write_text("x = self.kv_b_proj.weight.dtype\n")
-    ran = run("verify", venv, "--everywhere")
+    ran = run("verify", *ONE, venv, "--everywhere")
     assert (ran.returncode, ran.stdout) == (0, "")
     assert "vllm/other.py:1: notice: unguarded self.kv_b_proj.weight.dtype" in ran.stderr
-    assert run("verify", other, "--everywhere").returncode == 2
+    assert run("verify", *ONE, other, "--everywhere").returncode == 2
 
 
 def test_a_refused_rewrite_writes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.py"
     path.write_text("x = 1\nprint(f().kv_b_proj.weight.dtype)\n")
     before = path.read_bytes()
-    ran = run("patch", path, "--in-place")
+    ran = run("patch", *ONE, path, "--in-place")
     assert (ran.returncode, ran.stdout, path.read_bytes()) == (1, "", before)
     assert "line 2" in ran.stderr
     assert "side effects" in ran.stderr

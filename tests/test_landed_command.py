@@ -9,7 +9,7 @@ import pytest
 
 from patcher.errors import Exit
 from tests.clones import Workshop, workshop
-from tests.commands import run
+from tests.commands import ONE, run
 from tests.conftest import TARGET
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 
 def test_a_clones_turns_are_printed_with_commit_date_and_subject(clone: Workshop) -> None:
-    done = run("landed", "--git", clone.path)
+    done = run("landed", *ONE, "--git", clone.path)
     assert done.returncode == Exit.OK, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["needed", "landed", "regressed", "landed"]
@@ -43,7 +43,7 @@ def test_a_clones_turns_are_printed_with_commit_date_and_subject(clone: Workshop
 
 
 def test_a_bisection_names_the_newest_turn_and_says_what_it_may_miss(clone: Workshop) -> None:
-    done = run("landed", "--git", clone.path, "--bisect", "--json")
+    done = run("landed", *ONE, "--git", clone.path, "--bisect", "--json")
     (found,) = json.loads(done.stdout)["histories"]
     assert [step["commit"]["subject"] for step in found["steps"]] == ["Work for 0.28.0"]
     assert found["bisected"] is True
@@ -53,7 +53,7 @@ def test_a_bisection_names_the_newest_turn_and_says_what_it_may_miss(clone: Work
 def test_a_clone_that_never_held_the_file_is_undecided(tmp_path: Path) -> None:
     made = workshop(tmp_path)
     made.commit("Empty")
-    done = run("landed", "--git", tmp_path)
+    done = run("landed", *ONE, "--git", tmp_path)
     assert done.returncode == Exit.UNDECIDED
     assert "there is no such file" in done.stdout
 
@@ -63,7 +63,7 @@ def test_a_file_is_written_in_the_format_that_it_names(
     clone: Workshop, tmp_path: Path, suffix: str
 ) -> None:
     out = tmp_path / f"answer.{suffix}"
-    done = run("landed", "--git", clone.path, "-o", out)
+    done = run("landed", *ONE, "--git", clone.path, "-o", out)
     assert (done.returncode, done.stdout) == (Exit.OK, "")
     start = {"md": "## ", "html": "<!doctype html>", "json": "{", "txt": "needed in"}[suffix]
     assert out.read_text().startswith(start)
@@ -101,7 +101,7 @@ def test_a_file_is_judged_without_an_index(
 ) -> None:
     file = tmp_path / "mla_attention.py"
     file.write_bytes(release_file("0.23.0"))
-    done = run("landed", file)
+    done = run("landed", *ONE, file)
     assert done.returncode == Exit.OK, done.stderr
     assert done.stdout.splitlines()[1].split()[1:4] == ["needed", "1", "2"]
 
@@ -115,13 +115,13 @@ def test_a_checkout_of_a_version_is_checked_against_the_claim(
     package = tmp_path / "site-packages" / "vllm"
     (package / "__init__.py").touch()
     (package / "_version.py").write_text("__version__ = version = '0.23.0'\n")
-    done = run("landed", tmp_path / "site-packages", "--check")
+    done = run("landed", *ONE, tmp_path / "site-packages", "--check")
     assert done.returncode == Exit.FINDING, done.stderr
     assert "kv-b-proj-dtype: newly landed in 0.23.0, against the claim" in done.stdout
     target.write_bytes(release_file("0.23.0"))
-    assert run("landed", tmp_path / "site-packages", "--check").returncode == Exit.OK
+    assert run("landed", *ONE, tmp_path / "site-packages", "--check").returncode == Exit.OK
     target.write_bytes(b"not python (")
-    lost = run("landed", tmp_path / "site-packages", "--check")
+    lost = run("landed", *ONE, tmp_path / "site-packages", "--check")
     assert lost.returncode == Exit.UNDECIDED
 
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from patcher.oci.installation import ImageFile
     from patcher.oci.model import Descriptor
 
-PATCHES = select([])
+PATCHES = select(["kv-b-proj-dtype"])
 NEEDED = b"class MLA:\n    def dtype(self):\n        return self.kv_b_proj.weight.dtype\n"
 CLEAN = b"class MLA:\n    def dtype(self):\n        return None\n"
 NAME = parse_reference("vllm/vllm-openai:v0.23.0")

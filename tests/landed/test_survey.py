@@ -288,8 +288,8 @@ PROGRAM = """
 import sys
 from patcher.landed import Scope
 from patcher.landed.survey import survey
-from patcher.rules.catalogue import catalogue
-for each in survey(catalogue(), Scope(index=sys.argv[1]), print, lambda *_: None):
+from patcher.rules.catalogue import select
+for each in survey(select(["kv-b-proj-dtype"]), Scope(index=sys.argv[1]), print, lambda *_: None):
     print(each.version, each.verdict.status)
 """
 

@@ -94,7 +94,7 @@ class World:
     root: dict[str, Any]
 
     def publish(self, to: str, **order: Any) -> Report:
-        said = Order(**{"patches": select([]), **order})
+        said = Order(**{"patches": select(["kv-b-proj-dtype"]), **order})
         return publish_job("0.23.0", to, self.lock, said, HttpSettings(), lambda _: None)
 
 
@@ -266,7 +266,7 @@ def test_a_dry_run_takes_a_place_that_it_may_not_see_for_empty(world: World) -> 
     told: list[str] = []
     with serving(in_turn(Reply(401, {"WWW-Authenticate": 'Basic realm="x"'}))) as private:
         seen = world.publish(f"{world.host}/never/there", dry_run=True)
-        order = Order(select([]), dry_run=True)
+        order = Order(select(["kv-b-proj-dtype"]), dry_run=True)
         to = f"{private.host}/x"
         report = publish_job("0.23.0", to, world.lock, order, HttpSettings(), told.append)
         assert (report.lacking, report.base_lacking) == (seen.lacking, seen.base_lacking)
@@ -340,7 +340,7 @@ def test_an_oci_base_has_the_same_digest_in_a_registry_and_in_a_layout(
 def test_from_a_layout_into_a_registry(world: World, tmp_path: Path) -> None:
     world.publish(f"oci:{tmp_path / 'boxed'}")
     told: list[str] = []
-    order = Order(select([]), allow_clean=True)
+    order = Order(select(["kv-b-proj-dtype"]), allow_clean=True)
     name = f"oci:{tmp_path / 'boxed'}:{TAG}"
     with real_registry(tmp_path / "other") as other:
         report = publish_job(name, f"{other}/x", world.lock, order, HttpSettings(), told.append)
@@ -357,7 +357,7 @@ def test_of_several_images_in_a_layout_one_must_be_named(world: World, tmp_path:
     image = json.loads((box / "blobs/sha256" / whole["digest"][7:]).read_bytes())["manifests"][0]
     index["manifests"] = [whole, {**image, "annotations": {}}]
     (box / "index.json").write_text(json.dumps(index))
-    order, settings = Order(select([]), allow_clean=True), HttpSettings()
+    order, settings = Order(select(["kv-b-proj-dtype"]), allow_clean=True), HttpSettings()
     with pytest.raises(BadReference, match="several images are there"):
         publish_job(f"oci:{box}", place(world, "x"), world.lock, order, settings, print)
 
