@@ -37,6 +37,8 @@ class Proxy:
         self.seen: list[str] = []
         self.sent = self.received = 0
         self.refuse_mounts = False
+        # Tags, as `/manifests/TAG`, that may not be set.
+        self.immutable: tuple[str, ...] = ()
         self.decide: Decide = lambda *_: PASS
         self.edit: Callable[[str, bytes], bytes] = lambda _, chunk: chunk
         self.lock = threading.Lock()
@@ -95,6 +97,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = self._body()
         self.front.sent += len(body)
+        if self.command == "PUT" and self.path.endswith(self.front.immutable):
+            self._refuse()
+            return
         upstream = http.client.HTTPConnection(self.front.upstream, timeout=_WAIT)
         try:
             path = self.path
@@ -111,6 +116,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._pass_on(answer)
         finally:
             upstream.close()
+
+    def _refuse(self) -> None:
+        said = b'{"errors": [{"code": "TAG_INVALID", "message": "the tag is immutable"}]}'
+        self.send_response_only(409)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":

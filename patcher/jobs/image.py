@@ -23,7 +23,7 @@ from patcher.jobs.base import (
     examine,
     judge_all,
 )
-from patcher.jobs.naming import BASE_LABELS, annotations_of, is_fixed, names
+from patcher.jobs.naming import BASE_LABELS, Names, annotations_of, is_fixed, names
 from patcher.lock.picking import FIRST, Standing
 from patcher.places.place import Draft, Outline, Place, Plan, Sent
 from patcher.rules.catalogue import Patch, Status, Verdict
@@ -74,7 +74,8 @@ class ImageReport:
 class Report:
     """What was made, or in a dry run would be.
 
-    `tags` are all names that lead to it, `moved` those that did not before. Bytes are of payload:
+    `tags` are all names that lead to it, `moved` those that did not before, `refused` maps those
+    that the place would not move to its reason. Bytes are of payload:
     `lacking` of our own parts, `base_lacking` of the base's blobs that the place did not have;
     `sent` is what was moved, and less where blobs were mounted; `received` is what was read of
     registries, the base's layers too. A daemon moves and lacks none of these. `seconds` are those
@@ -94,6 +95,7 @@ class Report:
     dry_run: bool
     seconds: float
     received: int = 0
+    refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def make_image(base: Base, order: Order, place: Place, say: Say, watching: Watching) -> Report:
@@ -117,12 +119,13 @@ def make_image(base: Base, order: Order, place: Place, say: Say, watching: Watch
     try:
         after = _check(made, examined, order.patches)
         say("read back from where it was written: as declared, and clean")
-        made.name()
+        refused = made.name()
     except BaseException:
         made.discard()
         raise
     done = dataclasses.replace(plan.outline, digest=made.digest, images=made.images)
-    return _report(base, order, place, draft, done, examined, start, made.sent, after)
+    report = _report(base, order, place, draft, done, examined, start, made.sent, after)
+    return _without(report, refused, say) if refused else report
 
 
 def _draft(base: Base, order: Order, examined: Sequence[Examined], say: Say) -> Draft:
@@ -139,7 +142,7 @@ def _draft(base: Base, order: Order, examined: Sequence[Examined], say: Say) -> 
     moving = order.tag or (tags.moving if order.standing.newest else None)
     wanted = (tags.fixed, moving) if moving else (tags.fixed,)
     if moving is None:
-        say(f"{tags.moving} stays as it is: images.lock has a build that it belongs to rather")
+        say(_held_back(tags, order.standing))
     digests = tuple(each.digest for each in examined)
     if not patched:
         _expect_allowed(order, version, examined)
@@ -150,6 +153,17 @@ def _draft(base: Base, order: Order, examined: Sequence[Examined], say: Say) -> 
     first = examined[0]
     annotations = annotations_of(first.image.labels, changes[first.digest].labels)
     return Draft(digests, changes, annotations, wanted)
+
+
+def _held_back(tags: Names, standing: Standing) -> str:
+    """Why a result gets no moving tag, and what to do about it."""
+    holder = standing.holder
+    belongs = "no single build in images.lock"
+    if holder is not None:
+        belongs = f"{holder.locked.version} ({holder.original.reference}), the newer in images.lock"
+    return (
+        f"{tags.moving} is not set: it belongs to {belongs}. A tag of your own: --to REPOSITORY:TAG"
+    )
 
 
 def _expect_allowed(order: Order, version: str, examined: Sequence[Examined]) -> None:
@@ -281,6 +295,22 @@ def _report(
         sent=sent or Sent(),
         dry_run=order.dry_run,
         seconds=time.monotonic() - start,
+    )
+
+
+def _without(report: Report, refused: Mapping[str, str], say: Say) -> Report:
+    """The report of a result that the place let have its fixed tag, and not the moving one.
+
+    That is no failure: whoever makes tags immutable means them to be used by the fixed name.
+    """
+    full = {f"{report.repository}:{tag}": reason for tag, reason in refused.items()}
+    for name, reason in full.items():
+        say(f"{name} stays as it is: {reason}. {report.tags[0]} is published")
+    return dataclasses.replace(
+        report,
+        tags=tuple(tag for tag in report.tags if tag not in full),
+        moved=tuple(tag for tag in report.moved if tag not in full),
+        refused=full,
     )
 
 

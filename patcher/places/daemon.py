@@ -101,9 +101,10 @@ class DaemonResult:
             for digest, found in before.items()
         }
 
-    def name(self) -> None:
+    def name(self) -> Mapping[str, str]:
         """See `Made`."""
         self.baked.tag([f"{self.plan.place.repository}:{tag}" for tag in self.plan.moving])
+        return {}
 
     def discard(self) -> None:
         """See `Made`: the image, its names, and those that it was built through."""

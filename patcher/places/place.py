@@ -83,8 +83,10 @@ class Made(Protocol):
         """
         ...
 
-    def name(self) -> None:
-        """Let the plan's tags lead to it, in their order."""
+    def name(self) -> Mapping[str, str]:
+        """Let the plan's tags lead to it, in their order; gives those that the place refused, with
+        its reason. The fixed tag is never among them: without it nothing is published.
+        """
         ...
 
     def discard(self) -> None:

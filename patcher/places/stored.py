@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from patcher.errors import TagRefused
 from patcher.oci.append import append
 from patcher.oci.blobs import Blobs, read_blob
 from patcher.oci.model import (
@@ -241,9 +242,15 @@ class StoredResult:
             for digest, files in added.items()
         }
 
-    def name(self) -> None:
-        """See `Made`."""
-        self.plan.place.store.name(self.plan.root, self.plan.moving)
+    def name(self) -> Mapping[str, str]:
+        """See `Made`. A registry with immutable tags refuses to move one that is there."""
+        try:
+            self.plan.place.store.name(self.plan.root, self.plan.moving)
+        except TagRefused as error:
+            if error.tag == self.plan.draft.tags[0]:
+                raise
+            return {error.tag: error.problem}
+        return {}
 
     def discard(self) -> None:
         """See `Made`. Blobs without a name stay: the next run, or another's, may use them."""

@@ -235,6 +235,32 @@ def test_a_second_run_reads_and_sends_next_to_nothing(world: World, tmp_path: Pa
         assert proxy.received < layer / 100, "the layers were read once, and their facts kept"
 
 
+def test_an_immutable_moving_tag_is_said_and_is_no_failure(world: World, tmp_path: Path) -> None:
+    with proxy_of(world.host) as proxy:
+        proxy.immutable = (f"/manifests/{TAG}",)
+        lock = write_lock(tmp_path / "images.lock", proxy.address, world.root["digest"])
+        to = place(World(proxy.address, lock, world.root), "immutable")
+        command = ["image", "0.23.0", "--to", to, "--lock", str(lock), "--json"]
+        done = commands.run(*command)
+        assert done.returncode == 0, done.stderr
+        said = json.loads(done.stdout)
+        assert list(said["refused"]) == [f"{to}:{TAG}"]
+        assert "the tag is immutable" in said["refused"][f"{to}:{TAG}"]
+        [fixed] = said["tags"]
+        assert said["moved"] == [fixed]
+        assert f"{fixed} is published" in done.stderr
+        there = place(world, "immutable").partition("/")[2]
+        assert fetch(world.host, there, "manifests", TAG) is None
+        assert is_whole(world.host, there, said["digest"])
+        # The fixed tag itself is what a publication is about.
+        proxy.immutable = ("/manifests/" + fixed.rpartition(":")[2],)
+        refused = commands.run(*command[:3], f"{to}-2", *command[4:])
+        assert (refused.returncode, json.loads(refused.stdout)["error"]["kind"]) == (
+            3,
+            "TagRefused",
+        )
+
+
 def test_what_is_printed(world: World) -> None:
     to = place(world, "printed")
     command = ["image", "0.23.0", "--to", to, "--lock", str(world.lock)]
