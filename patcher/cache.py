@@ -8,7 +8,7 @@ checksum over key and content: one that is damaged, cut off or moved is ignored,
 read again. Entries appear in one step, so two processes can share the folder.
 
 What an entry says is believed, also for a file that is then patched, since a layer's digest cannot
-be computed again without the layer. So the cache lies where only the user can write: the folders
+be computed again without the layer. So the cache is where only the user can write: the folders
 belong to the user, nobody else may write to them, and neither they nor the entries are symbolic
 links. A folder that is otherwise, or that cannot be used, is left alone, with one warning.
 """
@@ -53,7 +53,7 @@ _FORM = 2
 
 
 def default_folder() -> Path:
-    """Where this user's entries lie, a folder for each kind."""
+    """The folder of this user's entries, with a folder for each kind."""
     from platformdirs import user_cache_path
 
     return user_cache_path("vllm-patcher")
@@ -68,7 +68,7 @@ def _warn(text: str) -> None:
 class Cache:
     """Bytes by key in a folder, which is made with the first entry.
 
-    `say` is told, once, that the folder cannot be used; from then on nothing is kept or found. An
+    `say` is called once when the folder cannot be used; from then on nothing is kept or found. An
     entry of more than `most` bytes is ignored. Any number of threads may share it.
     """
 
@@ -93,7 +93,9 @@ class Cache:
         except FileNotFoundError:
             return None
         except OSError as error:
-            if error.errno != errno.ELOOP:  # a symbolic link is no entry, and is replaced
+            if (
+                error.errno != errno.ELOOP
+            ):  # a symbolic link does not count as an entry, and is replaced
                 self._give_up(error.strerror or str(error))
             return None
         checksum, data = entry[:_CHECKSUM], entry[_CHECKSUM:]

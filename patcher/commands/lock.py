@@ -161,7 +161,7 @@ def lock_check(
 ) -> None:
     """Check the lock: its form, whether its entries agree, and what the registries say today.
 
-    A tag that leads elsewhere has moved; a digest that is gone can no longer be built upon.
+    A tag that leads elsewhere has moved; nothing can be built on a digest that is gone.
     """
     from patcher.lock.entries import check
     from patcher.lock.file import load

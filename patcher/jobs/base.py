@@ -129,7 +129,8 @@ def check_version(asked: Version | None, installation: Installation) -> None:
     if found is None or found.public != asked.public or not _may_be_same_commit(asked, found):
         raise WrongVersion(
             f"the image holds vLLM {installation.version}, not {asked}",
-            next_step="The pin in images.lock is wrong: mend it with `vllm-patcher lock add`.",
+            next_step="The pin in images.lock is wrong: drop it with `vllm-patcher lock remove`, "
+            "and add the right one with `lock add`.",
         )
 
 

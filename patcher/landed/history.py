@@ -6,9 +6,9 @@ line is that of first parents, through renames: a merge is one step of it, compa
 parent, and what it brought in is walked only where it brought a turn.
 
 A bisection asks about few of them. It looks back from the newest commit in doubling steps until
-the verdict differs, and halves what lies in between. The turn it names is real: two neighbouring
+the verdict differs, and halves what is in between. The turn it names is real: two neighbouring
 commits were read. It is the newest one only where no fix and its loss, or a loss and its fix, both
-lie between two commits that it read: vLLM's history has such, so the whole walk is the default.
+are between two commits that it read: vLLM's history has such, so the whole walk is the default.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _FILES = frozenset({"100644", "100755"})
 
 @dataclass(frozen=True, slots=True)
 class Touch:
-    """A commit that touched the file: where the file then lay, and what it then held.
+    """A commit that touched the file: where the file then was, and what it then held.
 
     `blob` is the content's object id, `before` that in the first parent; None where no file was.
-    `is_file` is False where a link or a submodule lies there now.
+    `is_file` is False where a link or a submodule is there now.
     """
 
     commit: str
@@ -55,7 +55,7 @@ class Step:
     """A turn in a clone's history.
 
     `commit` made it; where that happened on another line, `merge` brought it to this one. `path`
-    is where the code then lay; for MOVED where it went, None where git sees no rename.
+    is where the code then was; for MOVED where it went, None where git sees no rename.
     """
 
     transition: Transition
@@ -70,7 +70,7 @@ class History:
 
     `tip` is the commit that was walked from, `head` what its content says. `touching` commits
     touched the file; `read` contents were judged. `bisected`: only the newest turn was looked
-    for. `shallow`: the clone's history is cut off, so the oldest step may lie before it.
+    for. `shallow`: the clone's history is cut off, so the oldest step may be before it.
     """
 
     patch: Patch
@@ -141,7 +141,7 @@ def newest_transition(count: int, judged: Callable[[int], Finding]) -> tuple[Tra
         else:
             other, between = middle, [place for place in between if place > middle]
     hidden = [judged(place) for place in sorted(unread) if other < place < same]
-    # The older of the two begins a run of its own here, which is no turn.
+    # The older of the two begins a run of its own here, which is not a turn.
     return transitions([judged(other), *hidden, judged(same)])[-1:]
 
 

@@ -1,6 +1,6 @@
 """images.lock: which image a name means, pinned by digest.
 
-One entry for each build. What was asked (`Original`) and what it is pinned to (`Locked`) stand
+One entry for each build. What was asked (`Original`) and what it is pinned to (`Locked`) are kept
 apart, so that an entry can be asked again. A pin is a statement until a pull by its digest proves
 it: `stated_by` counts the independent projects whose public files state it.
 """

@@ -4,7 +4,7 @@ A name is one of:
 
 - a version: `0.23.1rc1` means the newest locked build of that version, a release or a nightly;
 - one build's version, its local part left out or not: `0.23.1rc1.dev672`;
-- an image reference as it stands in the lock: `vllm/vllm-openai:v0.23.0`;
+- an image reference as the lock has it: `vllm/vllm-openai:v0.23.0`;
 - a commit of vLLM, or its first seven digits and more: `93d8f834d`.
 
 Of several images of one version, what a person has locked goes before what came with the program.

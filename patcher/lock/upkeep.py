@@ -293,8 +293,8 @@ def _contradiction(problem: str) -> BrokenImage:
 class Drift(enum.StrEnum):
     """What a registry says that the lock does not."""
 
-    GONE = "gone"  # a digest that the registry no longer has: nothing can be built upon it
-    WRONG = "wrong"  # a digest that is no index, or not the one for its platform
+    GONE = "gone"  # a digest that the registry no longer has: nothing can be built on it
+    WRONG = "wrong"  # not an index, or not the digest of its platform
     MOVED = "moved"  # a tag that leads elsewhere, or nowhere
     UNKNOWN = "unknown"  # the registry did not answer
 

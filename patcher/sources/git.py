@@ -194,7 +194,7 @@ class _Batch:
             header = self._answer.readline()
         if not header.endswith(b"\n"):
             raise self._ended()
-        # `ID KIND SIZE`, or the name, which may hold blanks, and why there is no such object.
+        # `ID KIND SIZE`, or the name, which may hold blanks, and why it has no such object.
         *_, kind, size = [b"", *header.rstrip(b"\n").split(b" ")]
         if not size.isdigit():
             return None
@@ -229,7 +229,7 @@ def _end(process: subprocess.Popen[bytes], streams: tuple[IO[bytes], ...]) -> No
 
 @dataclass(frozen=True, slots=True)
 class GitSource:
-    """vLLM as it lies in one commit; `label` is what a person typed for it."""
+    """vLLM as one commit has it; `label` is what a person typed for it."""
 
     label: str
     clone: Clone

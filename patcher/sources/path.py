@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "vllm"
 
-# Where site-packages lies under a virtual environment or a prefix: POSIX, 64-bit Fedora, Windows;
+# Where site-packages is under a virtual environment or a prefix: POSIX, 64-bit Fedora, Windows;
 # dist-packages is Debian's name, and that of the official images.
 _LIBRARIES = (
     "lib/python3*/site-packages",
@@ -52,7 +52,7 @@ class FileSource:
         return str(self.path)
 
     def locate(self, target: str) -> Path:  # noqa: ARG002
-        """Where the target lies on this machine."""
+        """Where the target is on this machine."""
         return self.path
 
     def read(self, target: str) -> bytes:
@@ -83,9 +83,9 @@ class TreeSource:
         return str(self.path)
 
     def locate(self, target: str) -> Path:
-        """Where the target lies on this machine: the file that Python runs for it.
+        """Where the target is on this machine: the file that Python runs for it.
 
-        Raises `Unreadable` where that is no source file.
+        Raises `Unreadable` where that is not a source file.
         """
         parts = target.removeprefix(f"{PACKAGE}/").removesuffix(".py").split("/")
         found = module_file(_DISK, self.folders, parts, self.library)
@@ -164,8 +164,8 @@ def _trees(path: Path) -> Iterator[TreeSource]:
             continue
         if found.module is not None:
             raise BadSource(
-                f"{site}: `import vllm` takes {found.module}, which is no vLLM",
-                next_step="Name the folder that vLLM lies in.",
+                f"{site}: `import vllm` takes {found.module}, which is not vLLM",
+                next_step="Name the folder that vLLM is in.",
             )
         folders = found.folders
         if found.is_namespace and not any(map(_has_version, folders)):
@@ -214,7 +214,7 @@ _DISK = _Disk()
 
 
 def _stat(path: Path) -> os.stat_result | None:
-    """What lies at a path, links followed; None for nothing. Raises `Unreadable`."""
+    """What is at a path, links followed; None for nothing. Raises `Unreadable`."""
     try:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError):
