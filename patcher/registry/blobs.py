@@ -173,7 +173,7 @@ def opened_upload(session: Session, answer: Answer) -> Upload:
 class Sending:
     """One blob on its way. `attempt` is called until it returns; see `Http.persist`.
 
-    `progress` is told the bytes that went out, `there` says whether the blob has arrived.
+    `progress` is called with the bytes that went out, `there` says whether the blob has arrived.
     `upload` is one that is open already.
     """
 

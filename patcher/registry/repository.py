@@ -1,4 +1,4 @@
-"""A repository of a registry, spoken to without a daemon: the OCI distribution API (spec 1.1).
+"""A repository in a registry, without a daemon: the OCI distribution API (spec 1.1).
 
 What comes from a registry is believed only as far as its digest goes: manifests are hashed when
 they come, blobs while they stream. What is sent is checked by the registry against the digest
@@ -294,9 +294,9 @@ class Registry:
     ) -> None:
         """Stream a blob in, in constant memory; again from its start where the connection breaks.
 
-        `upload` is one that `mount` gave back. `progress` is told the bytes that went out, and a
-        negative number when the upload begins again. Raises `BrokenImage` where `read_from`
-        gives other bytes than the descriptor says: nothing is stored then.
+        `upload` is one that `mount` gave back. `progress` is called with the bytes that went out,
+        and with a negative number when the upload begins again. Raises `BrokenImage` where
+        `read_from` gives other bytes than the descriptor says: nothing is stored then.
         """
         sending = Sending(
             self._session, descriptor, read_from, progress, lambda: self.has(descriptor), upload
@@ -369,7 +369,7 @@ class Registry:
 def open_registry(
     reference: Reference, http: Http, *, push: bool = False, mount_from: tuple[str, ...] = ()
 ) -> Registry:
-    """The repository that a reference lies in. Nothing is asked yet."""
+    """The repository of a reference. Nothing is sent yet."""
     repository = Repository(reference.registry, reference.repository, push, mount_from)
     return Registry(repository, http)
 

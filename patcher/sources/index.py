@@ -4,7 +4,7 @@ Any index of the simple API will do, HTML (PEP 503) or JSON (PEP 691). vLLM publ
 commit's wheels in an index of its own, `.../<commit>/vllm/`, without digests, with links such as
 `../../<commit>/vllm-0.23.1rc1.dev672%2Bg93d8f834d-...whl`.
 
-Everything in an index is third-party text. A name that is no wheel of vLLM or has no version is
+Everything in an index is third-party text. A name that is not a vLLM wheel's or has no version is
 passed over; nothing in here is ever made a path.
 """
 
@@ -108,7 +108,7 @@ def _preference(package: DistributionPackage) -> tuple[tuple[object, ...], bool,
 
 
 def _version_of(package: DistributionPackage) -> Version | None:
-    """The version in a file's name; None for what is no release of vLLM."""
+    """The version in a file's name; None for anything but a release of vLLM."""
     name = unquote(package.filename)
     if not name.endswith(".whl"):
         return parsed(package.version or "") if package.package_type == "sdist" else None

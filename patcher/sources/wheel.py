@@ -41,7 +41,7 @@ _RECORD = re.compile(rf"{PROJECT}-([^/]+)\.dist-info/RECORD")
 # PEP 427: sha256 or better.
 _HASHES = frozenset({"sha256", "sha384", "sha512"})
 
-# What zipfile raises on a file that is no zip, or a damaged one: found by a test that damages one.
+# What zipfile raises on a file that is not a zip, or is damaged: found by a test that damages one.
 _ZIP_FAULTS = (
     BadZipFile,
     zlib.error,
@@ -95,7 +95,7 @@ class WheelSource:
     def read_folder(self, folder: str) -> Iterator[tuple[str, bytes]]:
         """Every Python file below a folder, in one request: path and bytes, checked as by `read`.
 
-        A wheel's files lie in the order of their names. Raises `Unreadable`.
+        A wheel holds its files in the order of their names. Raises `Unreadable`.
         """
         wanted = [i for i in self._zip.infolist() if i.filename.startswith(f"{folder}/")]
         if not wanted:
@@ -131,7 +131,7 @@ class WheelSource:
         return opened
 
     def _find_record(self) -> tuple[str, str]:
-        """The RECORD's path, and the version that stands in it."""
+        """The RECORD's path, and the version in that path."""
         found = [match for name in self._zip.namelist() if (match := _RECORD.fullmatch(name))]
         if len(found) != 1:
             raise _unreadable(
@@ -171,7 +171,7 @@ def _zip_faults(label: str, what: str) -> Iterator[None]:
 def open_wheel(url: str, *, label: str | None = None, http: Http | None = None) -> WheelSource:
     """The wheel at an address that a person named. Reads its central directory.
 
-    Raises `UsageError` for what is no web address, `Unreadable`.
+    Raises `UsageError` for anything but a web address, `Unreadable`.
     """
     http = http or Http()
     return WheelSource(label or shown(printable(url)), Ranges(http.named(url), http))

@@ -193,7 +193,8 @@ class Answer:
 class Http:
     """One session for all servers of a run: connections and credentials are shared.
 
-    `wait` sleeps for seconds between two attempts; `say` is told what a person would wonder at.
+    `wait` sleeps for seconds between two attempts; `say` is called with what a person
+    would wonder about.
     Any number of threads may use it.
     """
 
@@ -227,7 +228,7 @@ class Http:
         """A web address that a person typed, ready to be asked.
 
         A user and password in it are taken out, kept for that server alone, and never shown.
-        Raises `UsageError` for what is no web address.
+        Raises `UsageError` for anything but a web address.
         """
         clean = joined("", url)
         if clean is None:

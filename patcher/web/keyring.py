@@ -21,7 +21,7 @@ from urllib.parse import quote_plus
 
 from patcher.errors import RegistryFailed
 
-# A shorter text stands in too many messages by chance to be taken for a secret.
+# A shorter text occurs in too many messages by chance to be taken for a secret.
 _LEAST_SECRET = 6
 
 # A config.json has a few KB.
@@ -85,7 +85,7 @@ def _look_up(registry: str, repository: str) -> Credentials | None:
                 warnings.simplefilter("ignore")
                 found = _resolve(json.loads(data), registry, repository)
         except Exception as error:
-            # What stands in the error may be a part of the secret. Its type says enough.
+            # The error's text may hold a part of the secret. Its type says enough.
             raise _unusable(registry, where, type(error).__name__) from None
         if found is not None:
             return found

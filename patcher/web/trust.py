@@ -28,7 +28,7 @@ _INTERNET, _PRIVATE, _THIS_MACHINE = range(3)
 def joined(url: str, there: str) -> str | None:
     """The address that the server at `url` means by `there`, without a user or password in it.
 
-    None where it is no web address, such as `file:///x`, `http://[x` or `https://h:99999/`.
+    None where it is not a web address, such as `file:///x`, `http://[x` or `https://h:99999/`.
     """
     try:
         parts = urlsplit(urljoin(url, there))
