@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlencode, urlsplit
 
@@ -186,6 +187,10 @@ class Sending:
     in_chunks: bool = False
     sent: int = 0
     attempts: int = 0
+    ended: threading.Event = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ended = self.session.ended
 
     def attempt(self) -> None:
         """Send the blob from its start. Raises `Fault` where it may work the next time.
@@ -198,7 +203,7 @@ class Sending:
         # The bytes may have arrived and only the response been lost.
         if self.attempts > 1 and self.there():
             return
-        if self.session.ended.is_set():
+        if self.ended.is_set():
             raise self.session.failure("the publication was ended")
         upload, self.upload = self.upload or start_upload(self.session), None
         places = [upload.place]

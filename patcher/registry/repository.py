@@ -8,6 +8,7 @@ that the client names, which the specification asks of it.
 from __future__ import annotations
 
 import io
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -305,11 +306,12 @@ class Registry:
         self._written.add(descriptor.digest)
 
     def cancel_uploads(self) -> None:
-        """End all uploads that are open, and begin none any more; within ten seconds.
+        """End all uploads that are under way, and let none of them begin again; in ten seconds.
 
         For a publication that failed or was interrupted while other threads were sending.
         """
         self._session.ended.set()
+        self._session.ended = threading.Event()
         self._session.cancel(*tuple(self._session.uploads))
 
     def put_manifest(self, name: str, manifest: Part) -> None:

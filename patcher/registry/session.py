@@ -47,7 +47,7 @@ class Session:
         self.name = name
         scopes = (scope(name, push=push), *(scope(other) for other in beside if other != name))
         self._login = Login(http, registry, name, scopes)
-        # The uploads that are open, by address; no more are opened once `ended`.
+        # The uploads that are open, by address; what is being sent begins none once `ended`.
         self.uploads: set[str] = set()
         self.ended = threading.Event()
 
