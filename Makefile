@@ -13,7 +13,7 @@ TO ?=
 # The whole suite also holds the rules, which prove every edit, to a floor of branch coverage.
 FLOOR := --cov --cov-fail-under=97
 
-.PHONY: help image landed demo test quick docs lint bench
+.PHONY: help image landed demo test quick docs lint bench dist
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -48,6 +48,10 @@ lint: $(BIN)/.dev ## ruff, mypy, and actionlint and zizmor on the workflows
 
 bench: $(BIN)/.dev ## measure: rewriting, verifying, reading a wheel
 	$(BIN)/python -m bench
+
+dist: $(BIN)/vllm-patcher ## sdist and wheel, into dist
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check hatchling hatch-vcs
+	$(BIN)/python -m hatchling build --target sdist --target wheel
 
 $(BIN)/vllm-patcher: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'

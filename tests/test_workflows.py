@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
+import fnmatch
 import json
+import os
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +25,9 @@ from packaging.utils import canonicalize_name
 from tests.auth_servers import docker_config, registry_with_login, token_auth, token_server
 from tests.bases import Base, write_lock
 from tests.certificates import make_certificate
-from tests.conftest import real_registry
+from tests.conftest import missing, real_registry
 from tests.scripted import Reply, Seen, Server, serving
-from tests.workflows import FOLDER, Job, Runner, workflow
+from tests.workflows import FOLDER, ROOT, Job, Runner, action, workflow
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yml"))
 NEEDED = b"class MLA:\n    def dtype(self):\n        return self.kv_b_proj.weight.dtype\n"
@@ -44,16 +49,18 @@ def test_a_step_calls_the_program_or_make_and_has_no_logic(name: str) -> None:
             r"\b(if|for|while|case|python|jq|grep|sed|awk|curl)\b|\$\(", str(lines)
         )
         assert "run" not in step or any(
-            re.match(r"\s*(make|\.ci/run|\.venv/bin/vllm-patcher)\b", line) for line in lines
+            re.match(r"\s*(make|pipx install|\.ci/run|(\.venv/bin/)?vllm-patcher)\b", line)
+            for line in lines
         )
         assert "${{" not in step.get("run", ""), "a script must not be made of what others write"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_actions_are_pinned_by_commit_and_permissions_by_job(name: str) -> None:
-    used = re.findall(r"uses: (.+)", (FOLDER / f"{name}.yml").read_text())
-    for action in used:
-        assert re.fullmatch(r"[\w-]+(/[\w-]+){1,2}@[0-9a-f]{40} # v\d+\.\d+\.\d+", action)
+    text = (FOLDER / f"{name}.yml").read_text()
+    used = re.findall(r"^[ -]+uses: (.+)", text, re.MULTILINE)
+    for pin in used:
+        assert re.fullmatch(r"[\w-]+(/[\w-]+){1,2}@[0-9a-f]{40} # v\d+\.\d+\.\d+", pin)
     document = workflow(name)
     assert document["permissions"] == {}
     assert document["concurrency"]["group"]
@@ -71,11 +78,11 @@ def test_an_action_has_one_pin_in_all_workflows() -> None:
     assert len({pin.partition("@")[2] for pin in pins}) == len(by_repository)
 
 
-@pytest.mark.parametrize("name", ["images", "landed", "lock"])
+@pytest.mark.parametrize("name", ["images", "landed", "lock", "program", "release"])
 def test_what_a_workflow_with_a_token_installs_is_pinned(name: str) -> None:
     document = workflow(name)
     pinned_by = dict.fromkeys(("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"), ".github/constraints.txt")
-    assert document["env"] == pinned_by
+    assert pinned_by.items() <= document["env"].items()
     [python] = {
         step["with"]["python-version"]
         for step in steps(name)
@@ -87,7 +94,10 @@ def test_what_a_workflow_with_a_token_installs_is_pinned(name: str) -> None:
     project = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text())
     built_by = [Requirement(each).name for each in project["build-system"]["requires"]]
     needed = set().union(
-        *(installed_by(each, {"python_version": python}) for each in ["vllm-patcher", *built_by])
+        *(
+            installed_by(each, {"python_version": python})
+            for each in ["vllm-patcher", "mkdocs-material", *built_by]
+        )
     )
     assert needed - {"vllm-patcher"} <= pinned
 
@@ -291,6 +301,122 @@ def test_a_registry_that_refuses_makes_the_run_red_and_nothing_is_attested(world
     assert done["summary"].failed == ["Sum up"]
 
 
+def as_an_action(world: World, base: str, patches: str = "", lock: str = "") -> Job:
+    """What `uses: OWNER/vllm-patcher@v0` does in somebody's workflow."""
+    runner = world.runner()
+    inputs = {"base": base, "destination": f"{world.host}/other/vllm", "patches": patches}
+    values = {f"inputs.{key}": value for key, value in {**inputs, "lock": lock}.items()}
+    here = str(runner.home / "action")
+    return runner.run(action()["runs"], "action", **values, **{"github.action_path": here})
+
+
+def test_the_action_publishes_one_base_and_names_it(world: World) -> None:
+    world.lock(V23, V24, V28)
+    done = as_an_action(world, "0.23.0", "kv-b-proj-dtype")
+    assert done.failed == [], done.said
+    assert done.outputs["report"]["published"] == "true"
+    assert done.outputs["report"]["repository"] == f"{world.host}/other/vllm"
+    assert re.fullmatch("sha256:[0-9a-f]{64}", done.outputs["report"]["digest"])
+    assert "1 published." in done.summary
+    assert as_an_action(world, "0.23.0").outputs["report"]["published"] == "false"
+
+    clean = as_an_action(world, "0.28.0", lock="images.lock")
+    assert clean.failed == [], clean.said
+    assert clean.outputs["report"].get("digest", "") == ""
+    for wrong in (
+        as_an_action(world, "0.23.0", "no-such-patch"),
+        as_an_action(world, "0.23.0", lock="no.lock"),
+    ):
+        assert wrong.failed == ["Judge the report"]
+
+
+def test_the_actions_outputs_and_inputs_are_those_of_its_steps() -> None:
+    document = action()
+    text = (ROOT / "action.yml").read_text()
+    assert set(re.findall(r"\$\{\{ inputs\.([\w-]+) \}\}", text)) == set(document["inputs"])
+    for step in document["runs"]["steps"]:
+        assert "${{" not in step.get("run", ""), "a script must not be made of what others write"
+        assert not LOGIC.search(step.get("run", ""))
+    pins = {step["uses"] for step in document["runs"]["steps"] if "uses" in step}
+    assert pins <= {step["uses"] for name in NAMES for step in steps(name) if "uses" in step}
+
+
+def test_a_whole_lock_is_published_for_another_repository(world: World, tmp_path: Path) -> None:
+    world.lock(V23, V28)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    # Releases are on PyPI; this one is not yet.
+    (programs / "pipx").write_text('#!/bin/sh\necho "$@" >> pipx.txt\n')
+    text = f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m patcher "$@"\n'
+    (programs / "vllm-patcher").write_text(text)
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    jobs = workflow("whole-lock")["jobs"]
+    runner = world.runner()
+    environment = {**runner.environment, "PATH": f"{programs}:{os.environ['PATH']}"}
+    values = {
+        **runner.values,
+        "inputs.version": "0.1.0",
+        "inputs.destination": f"{world.host}/third/vllm",
+        "inputs.lock": "images.lock",
+        "inputs.registry": world.host,
+        "inputs.user || github.actor": "tester",
+        "secrets.token || github.token": "t0ken",
+    }
+    runner = dataclasses.replace(runner, environment=environment, values=values)
+    bases = runner.run(jobs["bases"], "bases")
+    assert bases.failed == [], bases.said
+    assert (bases.place / "pipx.txt").read_text() == "install vllm-patcher==0.1.0\n"
+    said = []
+    for index, base in enumerate(json.loads(bases.outputs["lock"]["lock"])["images"]):
+        reference = base["original"]["reference"]
+        matrix = {"matrix.base.original.reference": reference}
+        done = runner.run(jobs["publish"], f"publish-{index}", **matrix)
+        assert done.failed == [], done.said
+        said.append(done.summary)
+    assert "1 published." in said[0]
+    assert "1 no patch needed." in said[1]
+
+
+def test_a_release_is_built_attested_and_published_without_a_password() -> None:
+    jobs = workflow("release")["jobs"]
+    assert [step["run"] for step in jobs["build"]["steps"] if "run" in step] == ["make dist"]
+    assert jobs["publish"]["permissions"] == {"id-token": "write"}
+    assert "secrets." not in (FOLDER / "release.yml").read_text()
+    [tags] = workflow("release")["on"]["push"]["tags"]
+    for tag, fits in (("v0.1.0", True), ("v1.0.0rc1", True), ("v0", False), ("images-1", False)):
+        assert fnmatch.fnmatch(tag, tags.replace("+", "*")) is fits
+
+
+def test_the_programs_image_is_pinned_and_runs_as_nobody() -> None:
+    text = (ROOT / "Containerfile").read_text()
+    assert re.search(r"^ARG PYTHON=\S+@sha256:[0-9a-f]{64}$", text, re.MULTILINE)
+    assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) == {"${PYTHON}"}
+    last = text.rpartition("\nFROM ")[2]
+    assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", last, re.MULTILINE)
+    assert 'ENTRYPOINT ["vllm-patcher"]' in last
+    taken = re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE)
+    allowed = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    assert " ".join(taken).split() == allowed
+
+
+def test_renovate_finds_each_index_of_the_lock() -> None:
+    preset = json.loads((ROOT / "renovate" / "images-lock.json").read_text())
+    [manager] = preset["customManagers"]
+    [pattern] = manager["matchStrings"]
+    [file] = manager["managerFilePatterns"]
+    assert re.search(file.strip("/"), "images.lock")
+    text = (ROOT / "images.lock").read_text()
+    found = re.findall(pattern.replace("(?<", "(?P<"), text)
+    wanted = [
+        (entry["original"]["reference"], entry["locked"]["index"]["digest"])
+        for entry in tomllib.loads(text)["image"]
+        if "index" in entry["locked"]
+    ]
+    assert wanted
+    assert [(f"{name}:{tag}", digest) for name, tag, digest in found] == wanted
+
+
 def test_the_lock_is_updated_pruned_and_proposed(world: World) -> None:
     world.lock(V23, V24, OLDER, **{"0_23_0": GONE})
     [job] = workflow("lock")["jobs"].values()
@@ -373,8 +499,12 @@ def test_a_refuted_claim_opens_an_issue_and_the_page_is_handed_over(
         check, alarm = landed(tmp_path, tracker, refute, XDG_CACHE_HOME=str(cache_dir / "xdg"))
     assert check.failed == []
     assert "is refuted" in check.summary
-    assert check.actions["actions/upload-pages-artifact"] == {"path": "site"}
-    assert (check.place / "site" / "index.html").read_text().startswith("<!doctype html>")
+    assert check.actions["actions/upload-pages-artifact"] == {"path": "out/site"}
+    site = check.place / "out" / "site"
+    assert (site / "releases.html").read_text().startswith("<!doctype html>")
+    if find_spec("material") is None:
+        missing("mkdocs-material is not installed (pip install '.[docs]')")
+    assert (site / "index.html").is_file()
     assert alarm.failed == ["Open, update or close the issue"]
     assert "opened https://github/7" in alarm.said
     [issue] = issues

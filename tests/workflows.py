@@ -32,6 +32,13 @@ def workflow(name: str) -> dict[str, Any]:
     return document
 
 
+def action() -> dict[str, Any]:
+    """The document of action.yml, the job that it is in other people's workflows."""
+    text = (ROOT / "action.yml").read_text()
+    document: dict[str, Any] = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506
+    return document
+
+
 def checkout(to: Path) -> Path:
     """What a clean clone holds, and the program installed for it where `make` installs it."""
     listed = subprocess.run(
@@ -44,10 +51,13 @@ def checkout(to: Path) -> Path:
         if (ROOT / name).is_file():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, to / name)
-    program = to / ".venv" / "bin" / "vllm-patcher"
-    program.parent.mkdir(parents=True)
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m patcher "$@"\n')
-    program.chmod(0o755)
+    programs = to / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name, module in (("vllm-patcher", "patcher"), ("mkdocs", "mkdocs")):
+        text = f'#!/bin/sh\nPYTHONPATH="{to}" exec "{sys.executable}" -m {module} "$@"\n'
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    (programs / ".docs").touch()
     return to
 
 
