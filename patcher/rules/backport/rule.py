@@ -1,0 +1,181 @@
+"""Backport: upstream's fix of some functions, taken back to an image that lacks it.
+
+Two independent readings are behind it. They share `scope.py` and no other line:
+
+- `merging` finds the functions by name, merges their lines three ways, and says what that tells.
+- `proving` (the standard library's ast) holds the result against both sides of the fix.
+
+The two sides are read from vLLM's own releases, so no line of vLLM is kept here; or from a diff
+of the user's own whose context is the whole function (`git diff -W`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from patcher.errors import FileAbsent, ProofFailed, RewriteRefused, Unreadable
+from patcher.rules.backport.scope import Scope, Sides
+from patcher.rules.edits import rewritten
+from patcher.rules.rule import Found, Place, Words
+
+if TYPE_CHECKING:
+    from patcher.rules.backport.merging.merge import Merged
+    from patcher.rules.rule import Files, Rewritten, Upstream
+
+_WORDS = Words(
+    needed="lacking",
+    clean="fixed",
+    place="function",
+    places="functions",
+    why="lacks upstream's fix",
+    none="the fix is in",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Backport:
+    """The rule: each scope becomes what vLLM `after` made of it, taken from vLLM `before`.
+
+    The scopes' digests are those of the two releases' functions: what is read must be what the
+    patch's author read. `diff` is a unified diff with whole functions, instead of the releases;
+    it needs no digests.
+    """
+
+    scopes: tuple[Scope, ...] = ()
+    before: str = ""
+    after: str = ""
+    diff: str = ""
+    upstream: Upstream | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def words(self) -> Words:
+        """What its places are called."""
+        return _WORDS
+
+    def with_upstream(self, upstream: Upstream) -> Backport:
+        """The same rule, able to read both releases."""
+        return replace(self, upstream=upstream)
+
+    def sides(self) -> list[Sides]:
+        """Both sides of every scope.
+
+        Raises `Unreadable` where a release cannot be read or is not what the patch was made of.
+        """
+        if self.diff:
+            from patcher.rules.backport.wholes import sides_of_diff
+
+            return sides_of_diff(self.diff)
+        return [self._read(scope) for scope in self.scopes]
+
+    def _read(self, scope: Scope) -> Sides:
+        from patcher.rules.backport.changed import read_sides
+
+        files = [self._file(version, scope.path) for version in (self.before, self.after)]
+        sides = read_sides(scope.path, scope.name, *files)
+        if (sides.scope.before, sides.scope.after) != (scope.before, scope.after):
+            version = self.before if sides.scope.before != scope.before else self.after
+            raise Unreadable(
+                f"{scope} in vLLM {version} is not the one that this patch was made of",
+                next_step="Check the digests and versions in the patch's file.",
+            )
+        return sides
+
+    def _file(self, version: str, path: str) -> bytes | None:
+        if self.upstream is None:
+            raise Unreadable(
+                f"{path} of vLLM {version} is needed, and there is no way to it",
+                next_step="Hand the patch a way to vLLM's releases: with_upstream.",
+            )
+        try:
+            return self.upstream.read(version, path)
+        except FileAbsent:
+            return None
+
+    def find(self, files: Files) -> Found:
+        """Every scope: it lacks the fix, or has it. Unknown where the merge cannot be proven.
+
+        Raises `NotPython`, and `Unreadable` where the releases cannot be read.
+        """
+        from patcher.rules.backport.merging.merge import State, overall
+
+        present = {path: data for path, data in files.items() if data is not None}
+        if self.scopes and not self._mentioned(present):
+            return Found(absent=f"there is no {self.scopes[0].name} in {self.scopes[0].path}")
+        sides = self.sides()
+        lacking = [each.scope.path for each in sides if each.scope.path not in present]
+        if len(lacking) == len(sides):
+            return Found(absent=f"there is no {lacking[0]}")
+        if lacking:
+            return Found(unknown=f"there is no {lacking[0]}, but the fix's other files are there")
+        merged = _merge(present, sides)
+        scopes = [each for one in merged.values() for each in one.found]
+        verdict = overall(scopes)
+        places = tuple(
+            Place(
+                each.scope.path,
+                each.line or 1,
+                1,
+                each.scope.name,
+                each.scope.name,
+                each.state is State.NEEDED,
+            )
+            for each in scopes
+            if each.state in (State.NEEDED, State.LANDED)
+        )
+        if verdict.state is State.ABSENT:
+            return Found(absent=verdict.reason)
+        if verdict.state is State.UNKNOWN:
+            return Found(places, unknown=f"{verdict.scope.path}: {verdict.reason}")
+        if verdict.state is State.NEEDED:
+            try:
+                _prove(present, {path: one.data for path, one in merged.items()}, sides)
+            except ProofFailed as error:
+                return Found(places, unknown=error.problem)
+        return Found(places)
+
+    def _mentioned(self, present: Mapping[str, bytes]) -> bool:
+        """Whether the files hold the end of any scope's name: a cheap test, without a network."""
+        return any(
+            None in (scope.before, scope.after)
+            or scope.name.startswith("<")
+            or scope.name.rpartition(".")[2].encode() in data
+            for scope in self.scopes
+            for data in present.values()
+        )
+
+    def rewrite(self, files: Files) -> Mapping[str, Rewritten]:
+        """Merge the fix in. Raises `RewriteRefused` where that is not the whole of it."""
+        found = self.find(files)
+        if found.unknown or found.absent:
+            raise RewriteRefused(
+                found.unknown or found.absent or "",
+                next_step="Take the fix over by hand, or choose another release.",
+            )
+        present = {path: data for path, data in files.items() if data is not None}
+        merged = _merge(present, self.sides())
+        return {path: rewritten(present[path], one.data) for path, one in merged.items()}
+
+    def prove(self, before: Files, after: Mapping[str, Rewritten]) -> None:
+        """Hold the result against both sides of the fix. Raises `ProofFailed`."""
+        present = {path: data for path, data in before.items() if data is not None}
+        _prove(present, {path: one.data for path, one in after.items()}, self.sides())
+
+
+def _by_path(sides: list[Sides]) -> dict[str, list[Sides]]:
+    paths = dict.fromkeys(each.scope.path for each in sides)
+    return {path: [each for each in sides if each.scope.path == path] for path in paths}
+
+
+def _merge(files: Mapping[str, bytes], sides: list[Sides]) -> dict[str, Merged]:
+    from patcher.rules.backport.merging.merge import merge_file
+
+    return {path: merge_file(files[path], own) for path, own in _by_path(sides).items()}
+
+
+def _prove(before: Mapping[str, bytes], after: Mapping[str, bytes], sides: list[Sides]) -> None:
+    from patcher.rules.backport.proving.prove import prove
+
+    for path, own in _by_path(sides).items():
+        prove(before[path], after[path], own)

@@ -1,0 +1,136 @@
+"""A unified diff whose context is the whole function, as `git diff -W` writes it.
+
+The text behind the second `@@` of a hunk is the function's qualified name, or the line of the class
+around it, which git itself puts there for a class's first method.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass
+
+from patcher.errors import Unreadable
+from patcher.rules.backport.merging.cut import Cut, sha256
+from patcher.rules.backport.scope import Scope, Sides
+
+_HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@ ?(.*)")
+_QUALIFIED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
+_START = re.compile(r"\s*(?:@|(?:async )?def |class )")
+_CLASS = re.compile(r"class (\w+)")
+
+
+def sides_of_diff(diff: str) -> list[Sides]:
+    """Both sides of every function in a diff. Raises `Unreadable`, with the line at fault."""
+    found: list[Sides] = []
+    path = ""
+    lines = diff.splitlines(keepends=True)
+    at = 0
+    while at < len(lines):
+        line = lines[at]
+        if line.startswith("+++ "):
+            path = line[4:].split("\t")[0].strip().removeprefix("b/")
+            if not path.endswith(".py"):
+                raise _bad(at, f"{path} is not Python; only functions of Python files are merged")
+        hunk = _HUNK.match(line)
+        at += 1
+        if hunk is None:
+            continue
+        counts = [int(count or 1) for count in hunk.group(1, 2)]
+        start = at
+        before: list[str] = []
+        after: list[str] = []
+        while at < len(lines) and (len(before) < counts[0] or len(after) < counts[1]):
+            mark, text = lines[at][:1], lines[at][1:]
+            if mark in (" ", "-", "\n"):
+                before.append(text or "\n")
+            if mark in (" ", "+", "\n"):
+                after.append(text or "\n")
+            at += 1
+        found += _functions(path, hunk.group(3).strip(), "".join(before), "".join(after), start)
+    if not found:
+        raise _bad(0, "no function changes in it")
+    return found
+
+
+def _functions(path: str, heading: str, before: str, after: str, line: int) -> list[Sides]:
+    """The functions of a hunk that differ, by qualified name."""
+    wholes = [_whole(text) for text in (before, after)]
+    if wholes[0].skipped != wholes[1].skipped:
+        raise _bad(line, "a hunk is not of whole functions: write the diff with git diff -W")
+    cuts = [_cut(whole, line) for whole in wholes]
+    margin = wholes[1].margin or wholes[0].margin
+    found = []
+    for name in dict.fromkeys([*cuts[1].spans, *cuts[0].spans]):
+        spans = [span for cut in cuts for span in cut.spans.get(name, [])]
+        texts = [cut.text(name, whole=True) for cut in cuts]
+        if texts[0] == texts[1] or any(span.is_class for span in spans):
+            continue
+        qualified = _qualified(heading, name, margin, line)
+        scope = Scope(path, qualified, sha256(texts[0]), sha256(texts[1]))
+        old, new = (text and _indented(text, margin) for text in texts)
+        found.append(Sides(scope, old, new))
+    if not found and before != after:
+        raise _bad(line, "a hunk is not of whole functions: write the diff with git diff -W")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """The functions of a hunk's one side, without their `margin` of indentation.
+
+    `skipped` is what git shows around them: the end of the function before, the start of the next.
+    """
+
+    text: str
+    margin: str
+    skipped: tuple[str, ...]
+
+
+def _whole(text: str) -> _Whole:
+    lines = text.splitlines(keepends=True)
+    first = next((at for at, line in enumerate(lines) if _START.match(line)), len(lines))
+    margin = lines[first][: len(lines[first]) - len(lines[first].lstrip())] if lines[first:] else ""
+    end = first
+    while end < len(lines) and (not lines[end].strip() or lines[end].startswith(margin)):
+        end += 1
+    plain = "".join(line.removeprefix(margin) for line in lines[first:end])
+    return _Whole(plain, margin, (*lines[:first], *lines[end:]))
+
+
+def _cut(whole: _Whole, line: int) -> Cut:
+    try:
+        ast.parse(whole.text)
+    except SyntaxError as error:
+        raise _bad(
+            line, f"a hunk is not of whole functions ({error.msg}): write it with git diff -W"
+        ) from error
+    return Cut(whole.text.encode())
+
+
+def _indented(text: bytes, margin: str) -> bytes:
+    """A function's text with the indentation that it has in its class."""
+    return b"".join(
+        margin.encode() + line if line.strip() else line for line in text.splitlines(keepends=True)
+    )
+
+
+def _qualified(heading: str, name: str, margin: str, line: int) -> str:
+    """A function's name with its class's, which the hunk's heading tells."""
+    if not margin:
+        return name
+    if around := _CLASS.match(heading):
+        return f"{around.group(1)}.{name}"
+    if _QUALIFIED.fullmatch(heading) and "." in heading:
+        return f"{heading.rpartition('.')[0]}.{name}"
+    raise _bad(
+        line,
+        f"which class has {name}? Put Class.{name}, its qualified name, behind the second @@",
+    )
+
+
+def _bad(line: int, problem: str) -> Unreadable:
+    return Unreadable(
+        f"the diff, line {line + 1}: {problem}",
+        next_step="git diff -W shows whole functions; --src-prefix and the like are not needed.",
+    )

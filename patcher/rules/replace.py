@@ -1,0 +1,324 @@
+"""Replace: in a named function, one piece of code becomes another of our own writing.
+
+For fixes that no release has. The code is given as source and compared as a tree, so its layout
+does not matter; it must be there an exact number of times.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import textwrap
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from patcher.errors import NotPython, RewriteRefused
+from patcher.rules.edits import rewritten
+from patcher.rules.rule import Found, Place, Words, check_compiles, proof_failed
+
+if TYPE_CHECKING:
+    from patcher.rules.rule import Files, Rewritten
+
+_WORDS = Words(
+    needed="to be replaced",
+    clean="replaced",
+    place="place",
+    places="places",
+    why="is the code that fails",
+    none="the code is another",
+)
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+_Block = list[ast.stmt]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """In `function` of the file at `path`, `old` becomes `new`, `times` times.
+
+    `old` is an expression, or one or more statements; `new` is of the same kind.
+    """
+
+    path: str
+    function: str
+    old: str
+    new: str
+    times: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Code that stands in `function` of the file at `path` where upstream has its own fix."""
+
+    path: str
+    function: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """The rule: all changes are made, or none is.
+
+    `instead` are upstream's other fixes: where one stands, nothing is needed.
+    """
+
+    changes: tuple[Change, ...]
+    instead: tuple[Shape, ...] = ()
+
+    @property
+    def words(self) -> Words:
+        """What its places are called."""
+        return _WORDS
+
+    def find(self, files: Files) -> Found:
+        """The places of every change, to be made or made. Raises `NotPython`."""
+        for shape in self.instead:
+            data = files.get(shape.path)
+            lines = _occurrences(data, shape.function, shape.code) if data is not None else []
+            if lines:
+                place = Place(shape.path, lines[0], 1, shape.function, _line(shape.code), False)
+                return Found((place,))
+        places: list[Place] = []
+        done: list[bool] = []
+        for change in self.changes:
+            data = files.get(change.path)
+            if data is None:
+                return Found(absent=f"there is no {change.path}")
+            named = [node for name, node in _definitions(_parse(data)) if name == change.function]
+            if not named:
+                return Found(absent=f"there is no {change.function} in {change.path}")
+            if len(named) > 1:
+                return Found(unknown=f"there are several {change.function} in {change.path}")
+            new = _occurrences(data, change.function, change.new)
+            old = _occurrences(data, change.function, change.old)
+            inside = len(_occurrences_in(_piece(change.new), change.old)) * len(new)
+            if len(old) - inside == change.times and not new:
+                lines, needed = old, True
+            elif len(new) == change.times and len(old) == inside:
+                lines, needed = new, False
+            else:
+                return Found(unknown=_unlike(change, len(old) - inside, len(new)))
+            text = _line(change.old if needed else change.new)
+            places += [Place(change.path, line, 1, change.function, text, needed) for line in lines]
+            done.append(not needed)
+        if len(set(done)) > 1:
+            return Found(tuple(places), unknown="one part of the change is made and another is not")
+        return Found(tuple(places))
+
+    def rewrite(self, files: Files) -> Mapping[str, Rewritten]:
+        """Put the new code in place of the old. Raises `RewriteRefused`, `NotPython`."""
+        made: dict[str, bytes] = {}
+        for change in self.changes:
+            data = made.get(change.path, files[change.path] or b"")
+            made[change.path] = _splice(data, change)
+        return {path: rewritten(files[path] or b"", data) for path, data in made.items()}
+
+    def prove(self, before: Files, after: Mapping[str, Rewritten]) -> None:
+        """The result's tree is the original's with just the changes made. Raises `ProofFailed`."""
+        for path in dict.fromkeys(change.path for change in self.changes):
+            data = after[path].data
+            check_compiles(data)
+            expected = _parse(before[path] or b"")
+            for change in self.changes:
+                if change.path == path and _exchange(expected, change) != change.times:
+                    raise proof_failed(f"{change.function} has not the declared places")
+            if ast.dump(expected) != ast.dump(_parse(data)):
+                raise proof_failed("more than the declared code has changed")
+            allowed = {
+                line.strip()
+                for change in self.changes
+                for line in textwrap.dedent(change.new).encode().splitlines()
+            }
+            old = set((before[path] or b"").splitlines())
+            for edit in after[path].edits:
+                _check_lines(edit.after, old, allowed)
+
+
+def _check_lines(after: bytes, old: set[bytes], allowed: set[bytes]) -> None:
+    """A line that came is the change's, the file's, or the file's with the change in it."""
+    for line in after.splitlines():
+        if line.strip() and line not in old and not any(part in line for part in allowed if part):
+            raise proof_failed(f"a line is neither the file's nor the change's: {line[:80]!r}")
+
+
+def _unlike(change: Change, old: int, new: int) -> str:
+    return (
+        f"{change.path}: {change.function} has {old} times what is to be replaced, not "
+        f"{change.times}, and {new} times what replaces it"
+    )
+
+
+def _line(code: str) -> str:
+    return " ".join(textwrap.dedent(code).split())[:100]
+
+
+# ---- finding, and the proof's own reading, by trees
+
+
+def _parse(data: bytes) -> ast.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(data)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise NotPython(f"it is not Python source: {error}", next_step="Check the file.") from error
+
+
+def _piece(code: str) -> ast.expr | _Block:
+    """A piece of code: an expression where it is nothing else, or statements."""
+    body = ast.parse(textwrap.dedent(code).strip()).body
+    if len(body) == 1 and isinstance(body[0], ast.Expr):
+        return body[0].value
+    return body
+
+
+def _definitions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, _Definition]]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, _Definition):
+            yield prefix + node.name, node
+            if isinstance(node, ast.ClassDef):
+                yield from _definitions(node, f"{prefix}{node.name}.")
+        elif isinstance(node, ast.stmt | ast.ExceptHandler):
+            yield from _definitions(node, prefix)
+
+
+def _dump(piece: ast.expr | Sequence[ast.stmt]) -> str:
+    return ast.dump(piece) if isinstance(piece, ast.AST) else ";".join(map(ast.dump, piece))
+
+
+def _occurrences(data: bytes, function: str, code: str) -> list[int]:
+    """The lines where a piece of code stands in a function, in order."""
+    return [
+        line
+        for name, node in _definitions(_parse(data))
+        if name == function
+        for line in _occurrences_in(node, code)
+    ]
+
+
+def _occurrences_in(within: ast.AST | _Block, code: str) -> list[int]:
+    piece = _piece(code)
+    wanted = _dump(piece)
+    roots = within if isinstance(within, list) else [within]
+    nodes = [node for root in roots for node in ast.walk(root)]
+    if isinstance(piece, ast.expr):
+        return sorted(
+            node.lineno for node in nodes if isinstance(node, ast.expr) and _dump(node) == wanted
+        )
+    blocks = [within] if isinstance(within, list) else []
+    blocks += [block for node in nodes for block in _blocks(node)]
+    return sorted(
+        block[at].lineno
+        for block in blocks
+        for at in range(len(block) - len(piece) + 1)
+        if _dump(block[at : at + len(piece)]) == wanted
+    )
+
+
+def _blocks(node: ast.AST) -> list[_Block]:
+    found = [getattr(node, name, None) for name in ("body", "orelse", "finalbody")]
+    return [block for block in found if isinstance(block, list)]
+
+
+def _exchange(tree: ast.Module, change: Change) -> int:
+    """Make a change in a tree; how many times it was made."""
+    old, new = _piece(change.old), _piece(change.new)
+    wanted, made = _dump(old), 0
+    put: dict[int, ast.stmt] = {}  # what was put in is not looked into again
+
+    class Exchange(ast.NodeTransformer):
+        def visit(self, node: ast.AST) -> ast.AST:
+            nonlocal made
+            if id(node) in put:
+                return node
+            if isinstance(old, ast.expr):
+                if isinstance(node, ast.expr) and _dump(node) == wanted:
+                    made += 1
+                    return copy.deepcopy(new)  # type: ignore[return-value]
+                return self.generic_visit(node)
+            for block in _blocks(node):
+                at = 0
+                while at <= len(block) - len(old):
+                    if _dump(block[at : at + len(old)]) == wanted:
+                        made += 1
+                        coming = [copy.deepcopy(each) for each in new]  # type: ignore[union-attr]
+                        put.update((id(each), each) for each in coming)
+                        block[at : at + len(old)] = coming
+                        at += len(coming)
+                    else:
+                        at += 1
+            return self.generic_visit(node)
+
+    for name, node in _definitions(tree):
+        if name == change.function:
+            Exchange().visit(node)
+    return made
+
+
+# ---- writing, by positions
+
+
+def _splice(data: bytes, change: Change) -> bytes:
+    """The bytes with every place of a change rewritten, last one first."""
+    lines = data.splitlines(keepends=True)
+    offsets = [0]
+    for line in lines:
+        offsets.append(offsets[-1] + len(line))
+    newline = lines[0][len(lines[0].rstrip(b"\r\n")) :] or b"\n"
+    new = textwrap.dedent(change.new).strip()
+    spans = _spans(data, change)
+    for first, last in sorted(spans, key=lambda span: offsets[span[0].lineno - 1], reverse=True):
+        start = offsets[first.lineno - 1] + first.col_offset
+        end = offsets[(last.end_lineno or 0) - 1] + (last.end_col_offset or 0)
+        if isinstance(first, ast.expr):
+            text = new.encode()
+            if not _is_whole(first, data, change):
+                text = b"(" + text + b")"
+        else:
+            indent = lines[first.lineno - 1][: first.col_offset]
+            if indent.strip():
+                raise RewriteRefused(
+                    f"line {first.lineno} of {change.path}: it shares its line with other code",
+                    next_step="Make the change by hand.",
+                )
+            parts = new.encode().split(b"\n")
+            text = newline.join(
+                [parts[0], *(indent + part if part else part for part in parts[1:])]
+            )
+        data = data[:start] + text + data[end:]
+    return data
+
+
+def _is_whole(node: ast.expr, data: bytes, change: Change) -> bool:
+    """Whether the expression is all that stands in its place, so that it needs no parentheses."""
+    for parent in ast.walk(_parse(data)):
+        if isinstance(parent, ast.Return | ast.Assign | ast.Assert | ast.If | ast.Expr):
+            for value in (getattr(parent, name, None) for name in ("value", "test")):
+                where = (node.lineno, node.col_offset, node.end_col_offset)
+                if isinstance(value, ast.expr) and where == (
+                    value.lineno,
+                    value.col_offset,
+                    value.end_col_offset,
+                ):
+                    return "\n" not in change.new
+    return isinstance(_piece(change.new), ast.Name | ast.Call | ast.Attribute | ast.Constant)
+
+
+def _spans(data: bytes, change: Change) -> list[tuple[ast.expr | ast.stmt, ast.expr | ast.stmt]]:
+    piece = _piece(change.old)
+    wanted = _dump(piece)
+    spans: list[tuple[ast.expr | ast.stmt, ast.expr | ast.stmt]] = []
+    for name, function in _definitions(_parse(data)):
+        if name != change.function:
+            continue
+        for node in ast.walk(function):
+            if isinstance(piece, ast.expr):
+                if isinstance(node, ast.expr) and _dump(node) == wanted:
+                    spans.append((node, node))
+                continue
+            for block in _blocks(node):
+                for at in range(len(block) - len(piece) + 1):
+                    here = block[at : at + len(piece)]
+                    spans += [(here[0], here[-1])] if _dump(here) == wanted else []
+    return spans

@@ -1,0 +1,162 @@
+"""Replace: exact counts, layouts, and a proof that catches what the change is not."""
+
+from __future__ import annotations
+
+import ast
+import random
+
+import pytest
+
+from patcher.errors import NotPython, ProofFailed
+from patcher.rules.edits import rewritten
+from patcher.rules.replace import Change, Replace, Shape
+from tests.rules.backport.fixes import mutants
+
+PATH = "vllm/a.py"
+
+SOURCE = """\
+import torch
+
+
+class Scheduler:
+    def finish(self, gone):
+        for each in gone.sent:
+            log("sent", each)
+            assert each in self.requests
+            self.free(each)
+        for each in gone.received:
+            if self.eager and each in self.requests:  # ours
+                assert each in self.requests
+                self.free(each)
+        return not self.requests and gone
+
+    def other(self, each):
+        assert each in self.requests
+"""
+
+ASSERTIONS = Replace(
+    (
+        Change(
+            PATH,
+            "Scheduler.finish",
+            old="assert each in self.requests",
+            new="if each not in self.requests:\n    continue",
+            times=2,
+        ),
+    )
+)
+CONDITION = Replace(
+    (
+        Change(
+            PATH,
+            "Scheduler.finish",
+            old="self.eager",
+            new="self.eager or torch.is_eager()",
+        ),
+    )
+)
+RULES = [ASSERTIONS, CONDITION]
+
+
+def made(rule: Replace, source: str = SOURCE) -> bytes:
+    files = {PATH: source.encode()}
+    after = rule.rewrite(files)
+    rule.prove(files, after)
+    return after[PATH].data
+
+
+def needed(rule: Replace, source: str | bytes) -> bool | str | None:
+    data = source.encode() if isinstance(source, str) else source
+    found = rule.find({PATH: data})
+    return found.unknown or found.absent or any(place.needed for place in found.places)
+
+
+def test_statements_take_the_indentation_of_what_they_replace() -> None:
+    assert needed(ASSERTIONS, SOURCE) is True
+    finish, other = SOURCE.split("    def other")
+    for indent in ("            ", "                "):
+        finish = finish.replace(
+            f"\n{indent}assert each in self.requests\n",
+            f"\n{indent}if each not in self.requests:\n{indent}    continue\n",
+        )
+    assert made(ASSERTIONS).decode() == f"{finish}    def other{other}"
+    assert needed(ASSERTIONS, made(ASSERTIONS)) is False
+
+
+def test_an_expression_is_put_in_parentheses_where_it_must_be() -> None:
+    assert b"if (self.eager or torch.is_eager()) and each in" in made(CONDITION)
+    assert needed(CONDITION, made(CONDITION)) is False
+
+
+def test_new_code_that_holds_the_old_is_told_from_it() -> None:
+    """`a` became `a or b`: the `a` that is left is not one more to be replaced."""
+    assert needed(CONDITION, made(CONDITION)) is False
+    assert made(CONDITION).count(b"self.eager") == 1
+
+
+def test_windows_line_ends_are_kept() -> None:
+    windows = SOURCE.replace("\n", "\r\n")
+    for rule in RULES:
+        assert made(rule, windows) == made(rule).replace(b"\n", b"\r\n")
+
+
+def test_the_layout_of_the_code_does_not_matter() -> None:
+    spread = SOURCE.replace(
+        "            assert each in self.requests\n            self",
+        "            assert (\n                each in self . requests\n"
+        "            )\n            self",
+    )
+    assert spread != SOURCE
+    assert ast.dump(ast.parse(made(ASSERTIONS, spread))) == ast.dump(ast.parse(made(ASSERTIONS)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (
+            "            assert each in self.requests\n            self",
+            "            self",
+            "has 1 times",
+        ),
+        ("def finish", "def end", "there is no Scheduler.finish"),
+        ("def other", "def finish", "there are several Scheduler.finish"),
+        (
+            "        return not",
+            "        if each not in self.requests:\n            continue\n        return not",
+            "1 times what replaces it",
+        ),
+    ],
+)
+def test_another_count_or_no_such_function_is_said(old: str, new: str, reason: str) -> None:
+    assert reason in str(needed(ASSERTIONS, SOURCE.replace(old, new, 1)))
+
+
+def test_a_file_that_is_not_there_or_not_python() -> None:
+    assert ASSERTIONS.find({PATH: None}).absent == f"there is no {PATH}"
+    with pytest.raises(NotPython):
+        ASSERTIONS.find({PATH: b"def f(:"})
+
+
+def test_one_change_of_two_is_unknown() -> None:
+    both = Replace((*ASSERTIONS.changes, *CONDITION.changes))
+    assert needed(both, SOURCE) is True
+    assert needed(both, made(both)) is False
+    assert "one part of the change is made" in str(needed(both, made(CONDITION)))
+
+
+def test_upstreams_other_fix_makes_it_needless() -> None:
+    rule = Replace(ASSERTIONS.changes, (Shape(PATH, "Scheduler.other", "self.requests"),))
+    assert needed(rule, SOURCE) is False
+    assert needed(Replace(rule.changes, (Shape("b.py", "f", "x"),)), SOURCE) is True
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_proof_catches_every_mutation(rule: Replace) -> None:
+    files = {PATH: SOURCE.encode()}
+    for kind, mutant in mutants(made(rule), random.Random(1), 60):
+        result = {PATH: rewritten(files[PATH], mutant)}
+        try:
+            rule.prove(files, result)
+        except ProofFailed:
+            continue
+        pytest.fail(f"{kind}: {mutant.decode()}")
