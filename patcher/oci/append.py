@@ -52,6 +52,10 @@ def append(base: Family, changes: Mapping[str, Change], annotations: Mapping[str
     the index: a patched name must not lead to an unpatched image. `annotations` are set on each
     new manifest and on the index. Raises `BrokenImage`. Nothing is written.
     """
+    listed = [image.digest for image in base.index.images] if base.index else []
+    twice = next((digest for digest in listed if listed.count(digest) > 1), None)
+    if twice in changes:
+        raise broken(f"the index lists {twice} more than once")
     made = {
         image.digest: _parts(image, changes[image.digest], annotations)
         for image in base.images

@@ -137,11 +137,17 @@ def _once(
     return tuple({_descriptor(item).digest: item for item in items}.values())
 
 
-def _walk(source: Blobs, document: Part) -> Iterator[Part | Descriptor]:
+# A manifest below an index; nobody's tool makes more than one index below another.
+_MOST_DEPTH = 8
+
+
+def _walk(source: Blobs, document: Part, depth: int = 0) -> Iterator[Part | Descriptor]:
     """Everything that a document leads to, what is led to first."""
+    if depth > _MOST_DEPTH:
+        raise broken(f"{document.descriptor.digest}: indexes lead to indexes {depth} times over")
     for child in _references(document):
         if child.media_type in _DOCUMENTS:
-            yield from _walk(source, _document(source, child))
+            yield from _walk(source, _document(source, child), depth + 1)
         else:
             yield child
     yield document

@@ -282,3 +282,19 @@ def test_an_artifact_that_is_no_container_image_is_refused() -> None:
     chart = ("", OCI_MANIFEST, "application/vnd.cncf.helm.config.v1+json", OCI_LAYER)
     with pytest.raises(BrokenImage, match="not a container image's config"):
         load_image(blobs, blobs.descriptor(add_image(blobs, chart)))
+
+
+def test_an_image_that_is_listed_twice_is_refused_by_name() -> None:
+    blobs = Memory()
+    image = add_image(blobs, OCI)
+    entries = [
+        {**image, "platform": {"os": "linux", "architecture": "amd64", "variant": variant}}
+        for variant in ("v1", "v2")
+    ]
+    root = blobs.add({"schemaVersion": 2, "manifests": entries}, OCI_INDEX)
+    with pytest.raises(BrokenImage, match=f"lists {image['digest']} more than once"):
+        append(
+            load_family(blobs, blobs.descriptor(root)),
+            {image["digest"]: change_for(blobs, image)},
+            {},
+        )

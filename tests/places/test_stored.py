@@ -267,6 +267,21 @@ def test_a_layer_that_lies_elsewhere_is_not_passed_on(host: str) -> None:
         elsewhere.publish_itself(Opened(base.blobs), store(host, OURS, push=True), "fixed")
 
 
+def test_indexes_below_indexes_without_end_are_one_error(host: str) -> None:
+    base = make_base()
+    inner = base.blobs.json(base.root.digest)["manifests"][0]
+    for _ in range(1500):
+        document = {"schemaVersion": 2, "mediaType": base.root.media_type, "manifests": [inner]}
+        inner = base.blobs.add(document, base.root.media_type)
+    attested = {**inner, "platform": {"os": "unknown", "architecture": "unknown"}}
+    index = base.blobs.json(base.root.digest)
+    index["manifests"].append(attested)
+    root = base.blobs.descriptor(base.blobs.add(index, base.root.media_type))
+    nested = replace(base, family=load_family(base.blobs, root))
+    with pytest.raises(BrokenImage, match="indexes lead to indexes"):
+        nested.publish_itself(Opened(base.blobs), store(host, OURS, push=True), "fixed")
+
+
 def test_a_layer_that_is_cut_on_the_way_is_taken_up_where_it_broke(
     host: str, proxy: Proxy, tmp_path: Path
 ) -> None:

@@ -46,6 +46,11 @@ def test_a_read_that_must_not_be_touched_is_refused(source: str, line: int, reas
     assert reason in str(refused.value)
 
 
+def test_an_encoding_that_can_only_be_read_is_refused() -> None:
+    with pytest.raises(RewriteRefused, match="its encoding 'idna' cannot write it"):
+        rewrite(f"# coding: idna\n{'x' * 99} = {READ}\n".encode(), RULE)
+
+
 @pytest.mark.parametrize(
     ("source", "line"),
     [

@@ -29,7 +29,11 @@ def parse(source: bytes) -> tuple[cst.Module, str]:
         reason = f"libcst cannot parse it ({type(error).__name__})"
         raise _refused(_first_failing(source, tree), reason) from error
     text = module.code  # a walk over the tree each time it is asked for
-    again = text.encode(module.encoding)
+    try:
+        again = text.encode(module.encoding)
+    except UnicodeError as error:
+        # An encoding that can only be read, as `coding: idna` here.
+        raise _refused(1, f"its encoding {module.encoding!r} cannot write it") from error
     if again != source:
         raise _refused(_first_difference(source, again), "libcst would alter its bytes")
     return module, text
