@@ -226,3 +226,14 @@ def test_a_missing_or_unreadable_lock_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "images.lock", tmp_path):
         with pytest.raises(Unreadable, match=f"{path} cannot be read"):
             load(path)
+
+
+def test_the_vllm_that_is_meant_is_kept_and_must_be_a_whole_path() -> None:
+    stated = SOUND.replace(
+        'commit = "93d8f834d"\n', 'commit = "93d8f834d"\nroot = "/opt/venv/lib"\n'
+    )
+    lock = loads(stated.encode(), "x")
+    assert [entry.locked.root for entry in lock.entries] == [None, "/opt/venv/lib"]
+    assert loads(dump(lock).encode(), "x") == lock
+    with pytest.raises(BrokenLock, match="root"):
+        loads(stated.replace('"/opt', '"opt').encode(), "x")
