@@ -117,14 +117,21 @@ def _own_user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def release_file(cache_dir: Path) -> Callable[..., bytes]:
     """`release_file("0.23.0")` -> the target file's bytes, out of the real wheel on PyPI."""
-    from patcher.errors import Unreadable
+    from patcher.errors import FileAbsent, Unreadable
     from patcher.sources.wheel import open_release
 
     def fetch(version: str, target: str = TARGET) -> bytes:
         cached = cache_dir / version / target
+        absent = cached.with_name(f"{cached.name}.absent")
+        if absent.exists():
+            raise FileAbsent(f"vLLM {version} has no {target}", next_step="-")
         if not cached.exists():
             try:
                 data = open_release(version).read(target)
+            except FileAbsent:
+                absent.parent.mkdir(parents=True, exist_ok=True)
+                absent.touch()
+                raise
             except Unreadable as error:
                 missing(f"vLLM {version} cannot be fetched: {error}")
             cached.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ import click
 from patcher.commands.options import (
     EPILOG,
     ca_file_option,
+    chosen,
     http_settings,
     json_option,
     lock_option,
@@ -22,7 +23,6 @@ from patcher.commands.options import (
 )
 from patcher.errors import UsageError
 from patcher.report.text import as_json
-from patcher.rules.catalogue import select
 
 _REPOSITORY = "vllm-openai-patched"
 
@@ -61,7 +61,7 @@ def patch(
 
     if (output is None) is not in_place:
         raise UsageError("say where the result goes", next_step="Give either -o OUT or --in-place.")
-    done = patch_path(path, select(patches), output)
+    done = patch_path(path, chosen(patches), output)
     if as_data:
         click.echo(as_json("patch", files=done))
     for file in done:
@@ -121,7 +121,7 @@ def image(
 
     if to is not None and repository is not None:
         raise UsageError("--to says the repository too", next_step="Leave --repository out.")
-    order = Order(select(patches), parsed_platform(platform), None, allow_clean, dry_run)
+    order = Order(chosen(patches), parsed_platform(platform), None, allow_clean, dry_run)
     if to is not None or name.startswith("oci:"):
         from patcher.jobs.opening import publish_job
 

@@ -15,6 +15,7 @@ import click
 
 from patcher.commands.options import (
     ca_file_option,
+    chosen,
     http_settings,
     json_option,
     lock_option,
@@ -28,7 +29,7 @@ from patcher.files import write_atomically
 from patcher.landed import Scope
 from patcher.progress import counting
 from patcher.report.text import as_json
-from patcher.rules.catalogue import Patch, Status, select
+from patcher.rules.catalogue import Patch, Status
 from patcher.web.http import HttpSettings
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def landed(
     --check is for a daily job: exit 1 and the patch, release and direction where content refutes
     a claim. Editing `affected` in the patch's file clears it.
     """
-    wanted, style = select(patches), _format(form, as_data, output)
+    wanted, style = chosen(patches), _format(form, as_data, output)
     scope = Scope(
         releases=index is not None or not (sources or wheels or images),
         index=index,

@@ -13,6 +13,7 @@ from patcher.files import data_path
 
 if TYPE_CHECKING:
     from patcher.oci.reference import Platform
+    from patcher.rules.catalogue import Patch
     from patcher.web.http import HttpSettings
 
 EPILOG = """\b
@@ -54,6 +55,14 @@ plain_http_option = click.option(
 def say(text: str) -> None:
     """Talk, on stderr: a line that may hold what an image or a registry says."""
     click.echo(printable(text, 2000), err=True)
+
+
+def chosen(names: Sequence[str]) -> tuple[Patch, ...]:
+    """The patches that `--patch` names, able to read vLLM's releases. Raises `UnknownPatch`."""
+    from patcher.rules.catalogue import select
+    from patcher.sources.upstream import Releases
+
+    return select(names, Releases())
 
 
 def parsed_platform(text: str | None) -> Platform | None:

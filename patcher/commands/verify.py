@@ -12,6 +12,7 @@ import click
 from patcher.commands.options import (
     EPILOG,
     ca_file_option,
+    chosen,
     http_settings,
     json_option,
     lock_option,
@@ -25,7 +26,7 @@ from patcher.commands.options import (
 )
 from patcher.errors import Exit, FileAbsent, Unreadable, UsageError
 from patcher.report.text import as_json, exit_for, notice_line, verdict_lines, verdict_summary
-from patcher.rules.catalogue import apply_all, judge, select
+from patcher.rules.catalogue import apply_all, judge
 
 if TYPE_CHECKING:
     from patcher.rules.catalogue import Patch
@@ -69,7 +70,7 @@ def verify(
     """
     from patcher.sources.spec import open_source
 
-    wanted, place = select(patches), parsed_platform(platform)
+    wanted, place = chosen(patches), parsed_platform(platform)
     settings = partial(http_settings, ca_file, plain_http)
     verdicts, elsewhere = [], []
     for spec in sources:
@@ -156,7 +157,7 @@ def diff(
 
     settings = partial(http_settings, ca_file, plain_http)
     found = open_source(source, lock_path(lock), parsed_platform(platform), settings, root)
-    outcomes = apply_all(select(patches), found.read, lambda _: found.label)
+    outcomes = apply_all(chosen(patches), found.read, lambda _: found.label)
     texts = [unified_diff(each.before, each.after, each.target) for each in outcomes]
     if not any(texts):
         say(f"{found.label}: nothing to patch")

@@ -334,13 +334,24 @@ def _load(folders: tuple[Path, ...]) -> tuple[Patch, ...]:
     return tuple(known[name][1] for name in sorted(known))
 
 
+def named_only() -> tuple[Patch, ...]:
+    """The patches of patches/named/, which are used only where a person names them.
+
+    An image is refused where a wanted patch cannot judge it, and most of these know a few releases
+    only: were they wanted without being named, every other image would be refused.
+    """
+    return _load((data_path("patches") / "named",))
+
+
 def select(names: Iterable[str], upstream: Upstream | None = None) -> tuple[Patch, ...]:
-    """The named patches of the catalogue; all of them for no name. Raises `UnknownPatch`.
+    """The named patches; for no name all of the catalogue. Raises `UnknownPatch`.
 
     `upstream` is handed to the rules that read vLLM's own artifacts.
     """
     known = {patch.name: patch for patch in catalogue()}
     wanted = tuple(names) or tuple(known)
+    if any(name not in known for name in wanted):
+        known = {patch.name: patch for patch in (*named_only(), *catalogue())}
     for name in wanted:
         if name not in known:
             raise UnknownPatch(

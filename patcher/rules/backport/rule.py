@@ -118,7 +118,7 @@ class Backport:
                 each.line or 1,
                 1,
                 each.scope.name,
-                each.scope.name,
+                each.scope.name.rpartition(".")[2],
                 each.state is State.NEEDED,
             )
             for each in scopes

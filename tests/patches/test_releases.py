@@ -1,0 +1,85 @@
+"""What each patch says of real releases, around every turn: seen in their wheels, none left out."""
+
+from __future__ import annotations
+
+import pytest
+
+from patcher.rules.catalogue import Status, judge_files, named_only
+from tests.patches.wheels import ReleaseFile, files_of, patch_named, patched
+
+NEEDED, CLEAN, ABSENT, UNKNOWN = Status.NEEDED, Status.CLEAN, Status.ABSENT, Status.UNKNOWN
+
+SEEN = {
+    "gemma4-mtp-embeddings": {
+        "0.19.1": ABSENT,
+        "0.24.0": UNKNOWN,  # before the regression
+        "0.25.0": NEEDED,
+        "0.26.0": NEEDED,
+        "0.27.0": CLEAN,
+        "0.33.0": CLEAN,
+    },
+    "structured-output-boundary": {
+        "0.24.0": UNKNOWN,
+        "0.25.0": NEEDED,
+        "0.26.0": NEEDED,
+        "0.27.0": CLEAN,
+        "0.28.0": CLEAN,
+        "0.29.0": UNKNOWN,  # rewritten
+    },
+    "cooperative-topk-sm12x": {
+        "0.23.0": UNKNOWN,  # no such kernel
+        "0.24.0": NEEDED,
+        "0.25.0": CLEAN,
+        "0.29.0": CLEAN,
+        "0.30.0": CLEAN,
+        "0.33.0": CLEAN,
+    },
+    "kv-transfer-gone": {
+        "0.15.1": UNKNOWN,  # one assertion
+        "0.16.0": NEEDED,
+        "0.26.0": NEEDED,
+        "0.33.0": NEEDED,
+    },
+    "persistent-topk-memory": {
+        "0.24.0": NEEDED,
+        "0.29.0": NEEDED,
+        "0.30.0": NEEDED,
+        "0.33.0": NEEDED,
+    },
+}
+CASES = [(name, version) for name, seen in SEEN.items() for version in seen]
+
+
+@pytest.mark.parametrize(("name", "version"), CASES)
+def test_the_verdict_is_what_was_seen_in_the_wheel(
+    release_file: ReleaseFile, name: str, version: str
+) -> None:
+    patch = patch_named(name, release_file)
+    verdict = judge_files(patch, files_of(patch, version, release_file), version)
+    assert verdict.status is SEEN[name][version], verdict.reason
+    if verdict.status is UNKNOWN:
+        assert verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [case for case in CASES if SEEN[case[0]][case[1]] is NEEDED]
+)
+def test_a_release_that_needs_it_is_patched_once(
+    release_file: ReleaseFile, name: str, version: str
+) -> None:
+    patch = patch_named(name, release_file)
+    files = files_of(patch, version, release_file)
+    done = patched(patch, files)
+    assert judge_files(patch, {**files, **done}, version).status is CLEAN
+    assert patched(patch, {**files, **done}) == done
+
+
+def test_what_is_claimed_to_need_it_is_what_was_seen() -> None:
+    from packaging.specifiers import SpecifierSet
+
+    for patch in named_only():
+        assert patch.why
+        assert patch.upstream
+        for version, status in SEEN[patch.name].items():
+            claimed = any(version in SpecifierSet(each) for each in patch.affected)
+            assert claimed is (status is NEEDED), f"{patch.name} {version}"
