@@ -109,7 +109,8 @@ def image(
     """Bake a patched image on a digest-pinned base, prove it, and tag it.
 
     NAME is a name in images.lock: a version (0.23.1rc1 means its newest locked build), one build
-    (0.23.1rc1.dev672), a commit, a reference; the local Docker daemon pulls and builds it.
+    (0.23.1rc1.dev672), a commit, a reference; the local Docker daemon pulls and builds it. Or
+    the name of an image that only the daemon has: it is built on by its id.
     Or oci:DIR[:NAME], an image in an OCI layout: a layer is appended there, without a daemon.
     Nothing is run in the image, so any platform can be built on any machine.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patcher.errors import BrokenImage, FileAbsent, Undecided, WrongPlatform, WrongVersion
-from patcher.jobs.naming import OURS, Patched, labels
+from patcher.jobs.naming import LOCAL_BASE, OURS, Patched, labels
 from patcher.oci.installation import Change
 from patcher.rules.catalogue import Patch, Status, Verdict, apply_files, judge_files
 from patcher.sources.everywhere import in_image, searched_for
@@ -36,7 +36,8 @@ class Base:
     `digest` pins it as its publisher gave it: a manifest's or an index's, or a daemon's image id.
     `name` is what the pin came from, `version` what was asked for; None where unknown.
     `originals` maps the digests of converted documents to those that the publisher gave. `root`
-    picks one vLLM where an image holds several.
+    picks one vLLM where an image holds several. `local` is the name of an image that only the
+    daemon has.
     """
 
     digest: str
@@ -45,6 +46,7 @@ class Base:
     version: Version | None = None
     originals: Mapping[str, str] = dataclasses.field(default_factory=dict)
     root: str | None = None
+    local: str | None = None
 
     def pin(self, digest: str) -> str:
         """The digest of an image of the base, as its publisher gave it."""
@@ -56,8 +58,8 @@ class Base:
         if not wanted:
             there = ", ".join(str(image.platform) for image in self.images)
             raise WrongPlatform(
-                f"{self.name or self.digest} is not there for {platform or 'any platform'}, "
-                f"but for: {there}",
+                f"{self.name or self.local or self.digest} is not there for "
+                f"{platform or 'any platform'}, but for: {there}",
                 next_step="Give one of these as --platform, or none for all.",
             )
         return wanted
@@ -185,6 +187,8 @@ def change_of(base: Base, examined: Examined, tag: str) -> Change:
         examined.patched,
         tag,
     )
+    if base.local:
+        said[LOCAL_BASE] = base.local
     files = tuple(dataclasses.replace(change.before, data=change.after) for change in changes)
     return Change(files, tuple(stale), tuple(folders[path] for path in sorted(folders)), said)
 

@@ -23,7 +23,7 @@ from patcher.jobs.base import (
     examine,
     judge_all,
 )
-from patcher.jobs.naming import BASE_LABELS, Names, annotations_of, is_fixed, names
+from patcher.jobs.naming import BASE_LABELS, LOCAL_BASE, Names, annotations_of, is_fixed, names
 from patcher.lock.picking import FIRST, Standing
 from patcher.places.place import Draft, Outline, Place, Plan, Sent
 from patcher.rules.catalogue import Patch, Status, Verdict
@@ -183,6 +183,7 @@ def _refuse_stacking(examined: Sequence[Examined]) -> None:
     for each in examined:
         if each.already:
             name, digest = (each.image.labels.get(key, "") for key in BASE_LABELS)
+            name = name or each.image.labels.get(LOCAL_BASE, "")
             origin = f"{name}@{digest}" if name else f"the image of digest {digest}"
             raise Finding(
                 f"the base is patched already, with {each.already}, and needs more",
@@ -281,7 +282,7 @@ def _report(
     judged = after or [()] * len(examined)
     return Report(
         repository=place.repository,
-        base_name=str(base.name) if base.name else None,
+        base_name=str(base.name) if base.name else base.local,
         base_digest=base.pin(base.digest),
         digest=outline.digest,
         platforms=tuple(

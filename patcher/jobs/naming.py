@@ -24,6 +24,8 @@ _FIXED = re.compile(r".+-[0-9a-f]{12}(?:-[a-z0-9]+)?")
 OURS = "dev.vllm-patcher"
 # Which image another one was made from.
 BASE_LABELS = ("org.opencontainers.image.base.name", "org.opencontainers.image.base.digest")
+# The name of a base that no registry has: it means nothing on another machine.
+LOCAL_BASE = f"{OURS}.base.local"
 # Where the software comes from: what update bots read (Renovate, "docker datasource"; Dependabot).
 _SOURCE, _REVISION = "org.opencontainers.image.source", "org.opencontainers.image.revision"
 _VERSION = "org.opencontainers.image.version"
@@ -122,8 +124,9 @@ def labels(
         f"{OURS}.vllm.version": version,
         f"{OURS}.patches": ",".join(sorted({f"{p.patch}@{p.patch_version}" for p in patched})),
     }
-    if base_name is not None:
-        said["org.opencontainers.image.base.name"] = str(base_name)
+    if base_name is not None or BASE_LABELS[0] in inherited:
+        # A base of no registry must not pass for the image that it was itself made from.
+        said[BASE_LABELS[0]] = str(base_name or "")
     if commit is not None:
         said[f"{OURS}.vllm.commit"] = commit
     # Of several vLLMs in an image, the one that runs is told of: it comes first.

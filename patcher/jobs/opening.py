@@ -6,13 +6,15 @@ A base is a name in images.lock, read from its registry or pulled by the Docker 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patcher.cache import LayerCache
-from patcher.errors import BadReference
+from patcher.errors import BadReference, NotLocked
 from patcher.jobs.base import Base
 from patcher.jobs.image import Order, Report, make_image
 from patcher.lock.file import load
@@ -28,6 +30,10 @@ from patcher.registry.repository import open_registry
 from patcher.web.http import Http, HttpSettings
 
 if TYPE_CHECKING:
+    from docker import DockerClient
+
+    from patcher.daemon.engine import DockerImage
+    from patcher.lock.entries import Lock
     from patcher.places.place import Place
     from patcher.progress import Say
 
@@ -69,32 +75,47 @@ def daemon_job(
 ) -> Report:
     """Pull a base of the lock by its digest, and build on it in the local Docker daemon.
 
-    Raises as `publish_job`.
+    A name that the lock does not know may be that of an image which only the daemon has; it is
+    built on by its id. Raises as `publish_job`.
     """
-    from patcher.daemon.engine import connect, pull
+    from patcher.daemon.engine import connect
     from patcher.places.daemon import DaemonPlace
 
     parse_reference(repository)  # before a pull of 9 GB
     here = host_platform()
     wanted = order.platform or here
-    entry, digest = resolve(load(lock), name, wanted)
-    reference = entry.original.reference
-    pinned = reference.pinned(digest)
-    say(f"{name} is vLLM {entry.locked.version} for {wanted}: {pinned}")
-    client = connect()
-    with pulling() as show:
-        image = pull(client, str(pinned), wanted, show)
+    image, base = _daemon_base(connect, name, load(lock), wanted, say)
     # One local tag holds one platform: another machine's image must not take over this one's.
     suffix = None if wanted == here else wanted
     said = dataclasses.replace(order, platform=wanted, standing=Standing(suffix, newest=True))
-    base = Base(
-        image.digest,
-        (image,),
-        reference,
-        entry.locked.version,
-        root=root or entry.locked.root,
-    )
+    base = dataclasses.replace(base, root=root or base.root)
     return make_image(base, said, DaemonPlace(repository, image), say, partial(moving, "copying"))
+
+
+def _daemon_base(
+    connect: Callable[[], DockerClient], name: str, lock: Lock, platform: Platform, say: Say
+) -> tuple[DockerImage, Base]:
+    """The image that a name means, and what is known of it."""
+    from patcher.daemon.engine import local_image, named_image, pull
+
+    try:
+        entry, digest = resolve(lock, name, platform)
+    except NotLocked:
+        with contextlib.suppress(BadReference):
+            parse_reference(name)
+            client = connect()
+            if named_image(client, name) is not None:
+                image = local_image(client, name, platform)
+                say(f"{name} is not in images.lock: the daemon's own image {image.digest}")
+                return image, Base(image.digest, (image,), local=name)
+        raise
+    reference, locked = entry.original.reference, entry.locked
+    pinned = reference.pinned(digest)
+    say(f"{name} is vLLM {locked.version} for {platform}: {pinned}")
+    client = connect()
+    with pulling() as show:
+        image = pull(client, str(pinned), platform, show)
+    return image, Base(image.digest, (image,), reference, locked.version, root=locked.root)
 
 
 def _open_base(

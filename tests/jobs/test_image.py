@@ -18,7 +18,7 @@ from patcher.lock.entries import Entry as Locked
 from patcher.lock.entries import Lock, Original, Pin
 from patcher.lock.entries import Locked as Pins
 from patcher.lock.file import save
-from patcher.oci.reference import parse_platform, parse_reference
+from patcher.oci.reference import host_platform, parse_platform, parse_reference
 from patcher.versions import parsed
 from tests.commands import run
 from tests.conftest import TARGET
@@ -206,14 +206,44 @@ def test_a_patch_that_does_not_exist_is_named(world: Callable[..., World]) -> No
 def test_a_second_run_finds_the_fixed_tag_and_builds_nothing(world: Callable[..., World]) -> None:
     here = world()
     first = json.loads(here.run("0.23.1rc1", "--json").stdout)
-    images = {image.id for image in here.client.images.list(all=True)}
+    tags = here.tags()
     again = here.run("0.23.1rc1", "--json")
     second = json.loads(again.stdout)
     assert "all of it is there already: nothing to do" in again.stderr
+    assert "building" not in again.stderr
     for key in ("digest", "tags", "platforms"):
         assert first[key] == second[key]
     assert second["moved"] == []
-    assert {image.id for image in here.client.images.list(all=True)} == images
+    assert here.tags() == tags
+
+
+def test_an_image_that_only_the_daemon_has_is_built_on_by_its_id(
+    world: Callable[..., World], release_file: Callable[[str], bytes]
+) -> None:
+    here = world()
+    entries = [
+        Entry(f"{ROOT}/vllm/_version.py", version_file("0.23.0")),
+        Entry(f"{ROOT}/{TARGET}", release_file("0.23.0")),
+    ]
+    inherited = {"org.opencontainers.image.base.name": "docker.io/library/ubuntu:24.04"}
+    base = load_base(here.client, entries, {"Labels": inherited}, host_platform().architecture)
+    name = f"vllm-node-{uuid.uuid4().hex[:8]}"
+    here.client.api.tag(base, name)
+    try:
+        ran = here.run(name, "--json")
+        assert ran.returncode == 0, ran.stderr
+        assert f"{name} is not in images.lock: the daemon's own image {base}" in ran.stderr
+        report = json.loads(ran.stdout)
+        assert (report["base_name"], report["base_digest"]) == (name, base)
+        labels = (here.client.images.get(report["digest"]).attrs or {})["Config"]["Labels"]
+        assert labels["org.opencontainers.image.base.digest"] == base
+        assert labels["org.opencontainers.image.base.name"] == ""
+        assert labels["dev.vllm-patcher.base.local"] == name
+        assert run("verify", f"docker:{report['tags'][1]}").returncode == 0
+        unknown = here.run(f"{name}-other")
+        assert (unknown.returncode, unknown.stdout) == (2, "")
+    finally:
+        remove_all(here.client, base)
 
 
 def test_a_fixed_tag_of_something_else_never_moves(world: Callable[..., World]) -> None:
