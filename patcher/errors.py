@@ -109,6 +109,10 @@ class NotPython(Undecided):
     """Bytes that this Python cannot read as source: syntax, encoding, NUL bytes."""
 
 
+class NotFollowed(Undecided):
+    """A file that is Python, and whose verdict hangs on a way that is not followed."""
+
+
 class FileAbsent(Undecided):
     """The artifact was read, and the file is not in it."""
 

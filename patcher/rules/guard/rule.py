@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from patcher.errors import NotFollowed
 from patcher.rules.guard.chain import Chain
 from patcher.rules.guard.proving.verify import verify
 from patcher.rules.rule import Found, Place, Words, present
@@ -40,12 +41,24 @@ class AttributeGuard(Chain):
         )
 
     def find(self, files: Files) -> Found:
-        """Every read of the chain. Raises `FileAbsent` and `NotPython`."""
-        places = [
-            Place(target, read.line, read.column, read.function, read.text, not read.guarded)
-            for target, data in present(files).items()
-            for read in verify(data, self)
-        ]
+        """Every read of the chain; unknown where one may be reached by a way not followed.
+
+        Raises `FileAbsent` and `NotPython`.
+        """
+        places: list[Place] = []
+        unknown = None
+        for target, data in present(files).items():
+            try:
+                reads = verify(data, self)
+            except NotFollowed as error:
+                unknown = unknown or error.problem
+                continue
+            places += [
+                Place(target, read.line, read.column, read.function, read.text, not read.guarded)
+                for read in reads
+            ]
+        if unknown and not any(place.needed for place in places):
+            return Found(tuple(places), unknown=unknown)
         return Found(tuple(places))
 
     def rewrite(self, files: Files) -> Mapping[str, Rewritten]:

@@ -162,11 +162,68 @@ def test_a_guarded_read_is_left_alone(guarded: str) -> None:
         f"if hasattr(other, 'weight'):\n    x = {READ}\n",
         f"if hasattr(self.kv_b_proj, name):\n    x = {READ}\n",
         f"try:\n    x = {READ}\nexcept (AttributeError, E):\n    raise\n",
-        f"try:\n    x = {READ}\nexcept AttributeError as e:\n    keep(e)\n",
     ],
 )
 def test_a_guard_that_does_not_hold_is_none(unguarded: str) -> None:
     assert len(rewrite(unguarded.encode(), RULE).edits) == 1
+
+
+@pytest.mark.parametrize(
+    "handled",
+    [
+        f"try:\n    x = {READ}\nexcept AttributeError as e:\n    keep(e)\n",
+        f"try:\n    x = {READ}\nexcept (TypeError, AttributeError):\n    x = 1\n",
+        f"try:\n    x = {READ}\nexcept:\n    log()\n    raise Other\n",
+        f"try:\n    x = {READ}\nexcept* AttributeError:\n    x = 1\n",
+        f"try:\n    x = {READ}\nexcept MISSING:\n    x = 1\n",
+        f"def f():\n    try:\n        x = {READ}\n    finally:\n        return 1\n",
+        f"import contextlib as c\nwith c.suppress(AttributeError):\n    x = {READ}\n",
+        f"from contextlib import suppress as s\nwith a, s(AttributeError):\n    x = {READ}\n",
+        f"class quiet: pass\nwith quiet():\n    x = {READ}\n",
+        f"with made()():\n    x = {READ}\n",
+        f"class quiet: pass\n@quiet()\ndef f():\n    return {READ}\n",
+        f"def f():\n    return {READ}\ntry:\n    f()\nexcept AttributeError:\n    pass\n",
+        f"class A:\n    def f():\n        return {READ}\nhasattr(A(), 'f')\n",
+        f"class A:\n    def f():\n        return {READ}\ngetattr(A(), 'f', 1)\n",
+    ],
+)
+def test_a_read_that_the_program_may_handle_itself_is_left_alone(handled: str) -> None:
+    assert rewrite(handled.encode(), RULE).edits == ()
+
+
+@pytest.mark.parametrize(
+    "let_through",
+    [
+        f"try:\n    x = {READ}\nexcept ValueError:\n    x = 1\n",
+        f"try:\n    x = {READ}\nexcept Exception:\n    print(1)\n    raise\n",
+        f"try:\n    x = {READ}\nfinally:\n    x = 1\n",
+        f"try:\n    x = 1\nexcept AttributeError:\n    x = {READ}\n",
+        f"import torch\nwith torch.no_grad():\n    x = {READ}\n",
+        f"from contextlib import nullcontext\nwith nullcontext():\n    x = {READ}\n",
+        f"@property\ndef f():\n    return {READ}\n",
+        f"import functools\n@functools.cache\ndef f():\n    return {READ}\n",
+    ],
+)
+def test_a_handler_that_lets_the_error_through_does_not_stand_in_the_way(let_through: str) -> None:
+    assert len(rewrite(let_through.encode(), RULE).edits) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "x = 1\ny = " + " and ".join(["a"] * 10_000) + f"\nz = {READ}\n",
+        "x = 1\ny = " + " and ".join(["a"] * 400) + f" and {READ} == b\n",
+        "x = 1\ny = (" + "'a' " * 10_000 + f")\nz = {READ}\n",
+    ],
+)
+def test_what_is_nested_too_deeply_is_refused_by_line(source: str) -> None:
+    with pytest.raises(RewriteRefused, match=r"line 2: .*nested too deeply"):
+        rewrite(source.encode(), RULE)
+
+
+def test_a_stray_byte_in_a_comment_is_not_python() -> None:
+    with pytest.raises(NotPython, match="line 2: not Python source: byte 0xe9 is not UTF-8"):
+        rewrite(b"x = 1\n# caf\xe9\n", RULE)
 
 
 def test_offsets_count_bytes_of_the_file_with_its_mark_and_encoding() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from patcher.errors import NotPython
+from patcher.errors import NotFollowed, NotPython
 from patcher.rules.guard.chain import Read
+from patcher.rules.guard.proving import verify as verifier
 from patcher.rules.guard.proving.verify import verify
 from patcher.rules.guard.rule import AttributeGuard
 
@@ -53,10 +54,80 @@ def test_a_comprehension_keeps_what_a_name_outside_it_holds() -> None:
         (b"\x00", "null bytes"),
         (b"# coding: no-such\n", "not Python source"),
         (b"x = '\xff'\n", "not Python source"),
-        (b"x = kv_b_proj" + b" + 1" * 900, "nested too deeply"),
+        (b"x = 1\n# caf\xe9\n", "line 2: not Python source: byte 0xe9 is not UTF-8"),
+        (b"x = 1\ny = kv_b_proj" + b" + 1" * 900, "line 2: the code is nested too deeply"),
         (b"x = " + b"-" * 100_000 + b"1", "not Python source"),
     ],
 )
 def test_what_cannot_be_read_is_not_clean(source: bytes, problem: str) -> None:
     with pytest.raises(NotPython, match=problem):
         verify(source, RULE)
+
+
+def test_a_file_whose_first_cookie_counts_is_read_in_spite_of_a_second() -> None:
+    source = b"# coding: utf-8\n# coding: latin-1 \xe9\nx = kv_b_proj.weight.dtype\n"
+    assert [read.line for read in verify(source, RULE)] == [3]
+
+
+def nested(depth: int, head: str, line: str) -> bytes:
+    lines = [" " * n + head for n in range(depth)] + [" " * depth + "x = 1"]
+    for n in reversed(range(depth)):
+        lines += [" " * n + line, " " * n + " y = kv_b_proj.weight.dtype"]
+    return "\n".join([*lines, ""]).encode()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        nested(18, "try:", "finally:"),
+        b"kv_b_proj\nx = [1" + b" for a in b if hasattr(kv_b_proj, 'weight')" * 20 + b"]\n",
+        b"".join(b"def f%d(a):\n return a.kv_b_proj.weight.dtype\n" % n for n in range(2000)),
+        b"x = (" + b"kv_b_proj.weight.dtype, " * 2000 + b")\n",
+        b"def f(a):\n" + b"".join(b" if a: p%d = a.kv_b_proj\n" % n for n in range(300)),
+        b"def f(a, p0):\n p40 = a.kv_b_proj\n for i in a:\n"
+        + b"".join(b"  p%d = p%d\n" % (n, n + 1) for n in range(40)),
+    ],
+)
+def test_the_walk_takes_a_bounded_number_of_steps_for_each_node(
+    source: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifier, "STEPS", 30)
+    verify(source, RULE)
+
+
+def test_a_program_with_too_many_paths_is_an_error_with_its_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(verifier, "STEPS", -9999)
+    with pytest.raises(NotPython, match="line 1: the code has too many paths"):
+        verify(b"x = 1\ny = kv_b_proj.weight.dtype\n", RULE)
+
+
+@pytest.mark.parametrize(
+    ("source", "away", "back"),
+    [
+        ("def f(s):\n g(s.kv_b_proj)\ndef g(x):\n return x.weight.dtype\n", 2, 4),
+        ("def f(s):\n p = [s.kv_b_proj]\n return p[0].weight.dtype\n", 2, 3),
+        ("def f(s):\n s.proj = s.kv_b_proj\n return s.proj.weight.dtype\n", 2, 3),
+        ("def f(s):\n return s.kv_b_proj\nf(1).weight.dtype\n", 2, 3),
+        ("def f(s):\n g(getattr(s.kv_b_proj, 'weight', None))\ndef g(x): x.dtype\n", 2, 3),
+    ],
+)
+def test_what_goes_away_by_a_way_that_is_not_followed_gives_no_answer(
+    source: str, away: int, back: int
+) -> None:
+    with pytest.raises(NotFollowed, match=f"^line {away} .* line {back} "):
+        verify(source.encode(), RULE)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(s):\n g(s.kv_b_proj)\ndef g(x):\n return hasattr(x, 'weight') and x.weight.dtype\n",
+        "def f(s):\n g(kv_b_proj=s.kv_b_proj)\n",
+        "def f(s, q_proj):\n s.q_proj = q_proj\n g(s.kv_b_proj)\n s.q_proj.weight.dtype\n",
+        "import torch\ndef f(s):\n g(s.kv_b_proj)\n torch.weight.dtype\n",
+    ],
+)
+def test_a_guarded_or_another_read_may_stand_where_the_receiver_goes_away(source: str) -> None:
+    assert all(read.guarded for read in verify(source.encode(), RULE))

@@ -15,7 +15,7 @@ Key = tuple[str, ...]
 
 
 class Held(enum.IntEnum):
-    """Whether a value may be the rule's attribute (the weight), and how it was come by.
+    """Whether a value may be the rule's attribute (`weight`), and how it was come by.
 
     YES: loaded where it was shown to be there, or handed out by a getattr with a default.
     UNPROVEN: loaded where nothing showed it; no later test can mend that.
@@ -30,39 +30,52 @@ class Held(enum.IntEnum):
 class Value:
     """What an expression may evaluate to, as far as the rule is concerned.
 
-    `layer`: may be the receiver. `held`: may be the receiver's attribute. `nothing`: may be
-    None. `test`: its truth proves that `about` has the attribute. `about` is the receiver's path,
-    as long as that path still leads to the same object.
+    `receiver`: may be the receiver. `held`: may be the receiver's attribute. `stray`: may be the
+    attribute of something else, which may be the receiver by a way that is not followed.
+    `nothing`: may be None. `test`: 1 where its truth proves that `about` has the attribute, -1
+    where its falsehood does. `about` is the receiver's path, as long as that path still leads to
+    the same object.
     """
 
-    layer: bool = False
+    receiver: bool = False
     held: Held = Held.NO
+    stray: Held = Held.NO
     nothing: bool = False
-    test: bool = False
+    test: int = 0
     about: Key | None = None
 
     @property
-    def sort(self) -> tuple[bool, bool, bool]:
+    def sort(self) -> tuple[bool, bool, bool, int]:
         """Which kinds of thing it may be; `about` means another thing for each."""
-        return self.layer, self.held is not Held.NO, self.test
+        return self.receiver, self.held is not Held.NO, self.stray is not Held.NO, self.test
 
     def join(self, other: Value) -> Value:
         """What it may be where two paths meet."""
+        if self is other or self == other:
+            return self
         same = self.sort == other.sort and self.about == other.about
         return Value(
-            layer=self.layer or other.layer,
+            receiver=self.receiver or other.receiver,
             held=max(self.held, other.held),
+            stray=max(self.stray, other.stray),
             nothing=self.nothing or other.nothing,
-            test=self.test and same,
+            test=self.test if same else 0,
             about=self.about if same else None,
         )
 
     def detached(self) -> Value:
         """The same object, once its path may lead to another."""
-        return self if self.about is None else replace(self, about=None, test=False)
+        return self if self.about is None else replace(self, about=None, test=0)
+
+    def exposed(self) -> Value:
+        """The same in a name that other code may bind anew: by now it may be None."""
+        held = self.held is not Held.NO or self.stray is not Held.NO
+        return replace(self.detached(), nothing=self.nothing or held)
 
 
 OTHER = Value()
+# A name that may hold whatever is dangerous.
+ANYTHING = Value(receiver=True, held=Held.UNPROVEN, stray=Held.UNPROVEN, nothing=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,65 +90,74 @@ class Facts:
     names: Mapping[str, Value] = field(default_factory=dict)
     dead: bool = False
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is known, and so nothing can be lost."""
-        return not self.has and not self.names
-
     def join(self, other: Facts) -> Facts:
         """What holds where two paths meet."""
         if self.dead:
             return other
         if other.dead or self is other:
             return self
-        names = {
-            name: self.names.get(name, OTHER).join(other.names.get(name, OTHER))
-            for name in {*self.names, *other.names}
-        }
-        return Facts(self.has & other.has, _relevant(names))
+        has = self.has if self.has == other.has else self.has & other.has
+        if self.names is other.names:
+            return self if has is self.has else Facts(has, self.names)
+        names = dict(self.names)
+        for name, value in other.names.items():
+            mine = names.get(name, OTHER)
+            if mine is not value:
+                names[name] = mine.join(value)
+        for name in self.names.keys() - other.names.keys():
+            names[name] = names[name].join(OTHER)
+        return Facts(has, {name: value for name, value in names.items() if value != OTHER})
 
     def with_has(self, key: Key | None) -> Facts:
         """The same, where `key` is shown to have the attribute."""
         return self if key is None else replace(self, has=self.has | {key})
 
     def with_name(self, name: str, value: Value) -> Facts:
-        """The same, where `name` holds `value`."""
+        """The same, where `name` holds `value`, and what is known of its path is kept."""
         if value == self.names.get(name, OTHER):
             return self  # most bindings of a file are of no concern: half of the verifier's time
-        return replace(self, names=_relevant({**self.names, name: value}))
+        names = dict(self.names)
+        if value == OTHER:
+            del names[name]
+        else:
+            names[name] = value
+        return replace(self, names=names)
 
-    def without_names(self, gone: Iterable[str]) -> Facts:
-        """The same, after `gone` were bound anew: nothing rooted at them holds any longer."""
-        if self.is_empty:
-            return self
-        roots = set(gone)
-        kept = {name: value for name, value in self.names.items() if name not in roots}
-        return replace(self, names=kept)._without(lambda key: key[0] in roots)
+    def bound(self, name: str, value: Value) -> Facts:
+        """The same, after `name` was bound anew: nothing rooted at it holds any longer."""
+        rooted = self._without(lambda key: key[0] == name)
+        if value.about is not None and value.about[0] == name:
+            value = value.detached()  # `p = p.kv_b_proj`: that path leads elsewhere now
+        return rooted.with_name(name, value)
 
     def without_attribute(self, attribute: str) -> Facts:
         """The same, after some object's `attribute` was stored to: any path may lead through it."""
-        return self._without(lambda key: attribute in key[1:])
+        return self._without(lambda key: attribute in key)
 
     def without_paths(self) -> Facts:
         """The same, after code ran that we cannot see: only what local names hold is left."""
         return self._without(lambda _key: True)
 
     def _without(self, gone: Callable[[Key], bool]) -> Facts:
-        if self.is_empty:
-            return self
-        names = {
-            name: value.detached() if value.about is not None and gone(value.about) else value
+        lost = [
+            name
             for name, value in self.names.items()
-        }
-        has = frozenset(key for key in self.has if not gone(key))
-        return replace(self, has=has, names=_relevant(names))
+            if value.about is not None and gone(value.about)
+        ]
+        has = self.has
+        if any(map(gone, has)):
+            has = frozenset(key for key in has if not gone(key))
+        if not lost:
+            return self if has is self.has else replace(self, has=has)
+        names = dict(self.names)
+        for name in lost:
+            names[name] = names[name].detached()
+            if names[name] == OTHER:
+                del names[name]
+        return replace(self, has=has, names=names)
 
 
 DEAD = Facts(dead=True)
-
-
-def _relevant(names: Mapping[str, Value]) -> dict[str, Value]:
-    return {name: value for name, value in names.items() if value != OTHER}
 
 
 def join_all(facts: Iterable[Facts]) -> Facts:

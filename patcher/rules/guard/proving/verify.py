@@ -5,46 +5,54 @@ where it can show that the attribute is there on every path; what it cannot show
 It may be strict, and never is it lenient:
 
 - It follows `if`, `while`, `assert`, conditional expressions, `and`/`or`/`not`, early exits,
-  `getattr(x, "weight", None)` with a None check, local names for the layer, its weight or a
-  `hasattr`'s answer, `except AttributeError` and `contextlib.suppress`.
-- The proof ends at a rebinding, a `del`, a store to the attribute, and at anything that runs
-  code we cannot see: a call, an import, `with`, `await`, `yield`, iteration but over `range`.
+  `getattr(x, "weight", None)` with a None check, local names for the receiver, its attribute or
+  a `hasattr`'s answer, `except AttributeError` and `contextlib.suppress`.
+- The proof ends at a rebinding, a `del`, a store to any attribute or item, and at anything that
+  runs code we cannot see: a call, an import, `with`, `await`, `yield`, iteration but over `range`.
+  A log line and builtins like `len` are not such calls.
+- A name whose binding is not certain at a point holds whatever it may have been bound to: by a
+  case that failed, an operand that may not have run, a generator, another function's `nonlocal`
+  or `global`, a class body, `exec` and the like.
 - Nothing is known at the start of a function, lambda, generator expression or class body: they
   run at another time. A read that no path reaches counts as unguarded.
-- A handler that binds the error, raises, asserts, yields, loops, imports or calls anything may
-  hand the error on: it is no guard. Neither is `try ... finally: return`, nor `except*`. A `try`
-  or `with` between the read and the handler may turn the error into another.
+- A handler that uses the error, raises, asserts, yields, loops, imports, stores or calls anything
+  but a log line may hand the error on: it is no guard. Neither is `try ... finally: return`, nor
+  `except*`. A `try` or `with` between the read and the handler may turn the error into another.
 - An annotation is read as if it were evaluated now and at any other time. A class that is raised
   is called. A pattern for a class, a mapping or a sequence runs code of the subject.
-- `hasattr` counts only where the module binds that name nowhere.
+- `hasattr` counts only where the module binds that name nowhere and puts nothing in its place.
+
+What is handed to another function or back, or put into a container or an attribute, is not
+followed, nor are attributes named by strings (`attrgetter`, `eval`). Where the receiver (or an
+attribute that may be None) goes away so, and the member is read, unguarded, of something that may
+be what went away, no answer is given: `NotFollowed` names both lines.
 
 Taken for granted: attribute loads, subscript loads, operators, formatting and truth of a value
-(`__getattr__`, `__eq__`, `__bool__`, `__del__`, ...) alter no layer; nobody stores None to the
-attribute, or replaces a builtin from outside the module.
-
-Not followed: a layer or weight that is handed to another function (also as the default of a
-parameter), or stored in a container, an attribute or a global of another function; names made of
-strings (`attrgetter`, `eval`).
+alter no receiver, unless the module defines a special method or property that does more than
+look; other modules replace no builtin; what a string annotation holds is not evaluated. A load of
+the attribute alone, without the member, is no read of the rule's chain.
 """
 
 from __future__ import annotations
 
 import ast
-import importlib.util
+import io
+import tokenize
 import warnings
+from bisect import bisect_left
 from collections.abc import Iterator
 
-from patcher.errors import NotPython
+from patcher.errors import NotFollowed, NotPython
 from patcher.rules.guard.chain import Chain, Read
 from patcher.rules.guard.proving.facts import OTHER
 from patcher.rules.guard.proving.names import scan
-from patcher.rules.guard.proving.walk import Walk
+from patcher.rules.guard.proving.walk import Intricate, Later, Walk
 from patcher.threads import PARSING
-
-Judged = dict[ast.expr, bool]
 
 # Where a node says a name that may be the receiver's.
 _SAYS = {ast.Attribute: "attr", ast.Name: "id", ast.Constant: "value"}
+# Steps that the walk may take for each node of the tree; what takes more has paths that multiply.
+STEPS = 200
 
 
 def verify(source: bytes, rule: Chain) -> tuple[Read, ...]:
@@ -52,20 +60,41 @@ def verify(source: bytes, rule: Chain) -> tuple[Read, ...]:
 
     Reads of the chain as it is written are listed, guarded or not. A read through a local name
     (`w = x.weight`, then `w.dtype`) is listed only where it is not guarded.
-    Raises `NotPython`, with the line, for bytes that are no source for this Python.
+    Raises `NotPython`, with the line, for bytes that are no source for this Python, and
+    `NotFollowed` where no read is shown to be unguarded, and yet one may be.
     """
     tree = _parse(source)
+    walk = None
     try:
         nodes = _all_nodes(tree)
-        judged = _judge(tree, nodes, rule)
-        reads: Judged = {node: judged.get(node, False) for node in _written(nodes, rule)}
+        if mentions := _mentions(nodes, rule.receiver):
+            walk = Walk(rule, scan(nodes), STEPS * len(nodes) + 10_000)
+            _follow(walk, tree, nodes, mentions)
+        judged = walk.judged if walk else {}
+        reads: dict[ast.expr, bool] = {
+            node: judged.get(node, False) for node in _written(nodes, rule)
+        }
         reads |= {node: False for node, safe in judged.items() if not safe}
-        lines = _lines(source) if reads else []
-        return tuple(sorted(_read(nodes, lines, node, safe) for node, safe in reads.items()))
+        told = _told(source, tree, reads)
+    except Intricate as error:
+        raise _too_much(error.line, "has too many paths") from None
     except RecursionError:
-        raise NotPython(
-            "the file is nested too deeply to be read", next_step="Split the expression."
-        ) from None
+        raise _too_much(walk.line if walk else 1, "is nested too deeply") from None
+    found = walk.escapes.found if walk else None
+    if found and all(read.guarded for read in told):
+        away, back = found
+        raise NotFollowed(
+            f"line {away} hands {rule.receiver} or its {rule.attribute} on, and line {back} reads "
+            f".{rule.member} of something that may be it, without a guard",
+            next_step="Look whether they meet; if they do, guard that read by hand.",
+        )
+    return told
+
+
+def _too_much(line: int, how: str) -> NotPython:
+    return NotPython(
+        f"line {line}: the code {how} to be judged", next_step="Split that statement or function."
+    )
 
 
 def _parse(source: bytes) -> ast.Module:
@@ -73,13 +102,25 @@ def _parse(source: bytes) -> ast.Module:
         with PARSING, warnings.catch_warnings():
             # A file's own SyntaxWarnings (an invalid escape, say) are not our user's business.
             warnings.simplefilter("ignore")
-            return ast.parse(source)
+            tree = ast.parse(source)
+        if not _may_state_encoding(source):
+            source.decode()  # Python refuses a file for a stray byte in a comment, ast does not
+    except UnicodeDecodeError as error:
+        line = source.count(b"\n", 0, error.start) + 1
+        problem = f"line {line}: not Python source: byte {source[error.start]:#04x} is not UTF-8"
     except SyntaxError as error:
         where = f"line {error.lineno}: " if error.lineno else ""
         problem = f"{where}not Python source: {error.msg}"
     except (ValueError, RecursionError, MemoryError) as error:
-        problem = f"not Python source: {error or type(error).__name__}"
+        problem = f"not Python source: {str(error) or 'it is nested too deeply'}"
+    else:
+        return tree
     raise NotPython(problem, next_step="Check the file, or try a newer Python.")
+
+
+def _may_state_encoding(source: bytes) -> bool:
+    """Whether one of the first two lines may state an encoding (PEP 263)."""
+    return any(b"coding" in line for line in source.splitlines()[:2])
 
 
 def _all_nodes(tree: ast.Module) -> list[ast.AST]:
@@ -95,37 +136,49 @@ def _all_nodes(tree: ast.Module) -> list[ast.AST]:
     return nodes
 
 
-def _judge(tree: ast.Module, nodes: list[ast.AST], rule: Chain) -> Judged:
-    """Walk the module, and then each body that runs later."""
-    mentions = _mentions(nodes, rule.receiver)
-    if not mentions:
-        return {}
-    walk = Walk(rule, scan(nodes))
-    walk.block(tree.body)
-    while walk.later:
-        task = walk.later.pop()
-        # Most functions of a file neither mention the receiver nor see a name that holds it.
-        if any(value != OTHER for value in task.outer.values()) or _spans(task.node, mentions):
-            walk.run_later(task)
-    return walk.judged
+def _follow(walk: Walk, tree: ast.Module, nodes: list[ast.AST], mentions: list[int]) -> None:
+    """Walk the module, and then each body that runs later.
+
+    What one scope binds a shared name to another may read: all is walked again until that is
+    known. Most functions of a file neither mention the receiver nor see a name that holds it;
+    they matter only where a receiver goes away by a way that is not followed.
+    """
+    members = _mentions(nodes, walk.rule.member)
+    while True:
+        known = dict(walk.anywhere), walk.nothing_stored
+        walk.run_module(tree)
+        aside: list[Later] = []
+        while walk.later:
+            task = walk.later.pop()
+            seen = walk.anywhere or any(value != OTHER for value in task.outer.values())
+            if seen or _spans(task.node, mentions):
+                walk.run_later(task)
+            elif _spans(task.node, members):
+                aside.append(task)
+        if walk.escapes.receiver or walk.escapes.attribute:
+            walk.later = aside
+            while walk.later:
+                walk.run_later(walk.later.pop())
+        if known == (walk.anywhere, walk.nothing_stored):
+            return
 
 
-def _mentions(nodes: list[ast.AST], receiver: str) -> list[int]:
-    """The lines on which the receiver's name stands, as an identifier or as a string."""
-    return [
+def _mentions(nodes: list[ast.AST], name: str) -> list[int]:
+    """The lines on which a name stands, as an identifier or as a string, in order."""
+    return sorted(
         node.lineno
         for node in nodes
-        if isinstance(node, ast.expr | ast.pattern)
+        if isinstance(node, ast.expr | ast.pattern | ast.alias)
         and (
-            getattr(node, _SAYS.get(type(node), ""), None) == receiver
-            or receiver in getattr(node, "kwd_attrs", ())
+            getattr(node, _SAYS.get(type(node), "name"), None) == name
+            or name in getattr(node, "kwd_attrs", ())
         )
-    ]
+    )
 
 
 def _spans(node: ast.expr | ast.stmt, lines: list[int]) -> bool:
-    end = node.end_lineno or node.lineno
-    return any(node.lineno <= line <= end for line in lines)
+    first = bisect_left(lines, node.lineno)
+    return first < len(lines) and lines[first] <= (node.end_lineno or node.lineno)
 
 
 def _written(nodes: list[ast.AST], rule: Chain) -> Iterator[ast.Attribute]:
@@ -141,22 +194,34 @@ def _written(nodes: list[ast.AST], rule: Chain) -> Iterator[ast.Attribute]:
                 pass
 
 
-def _lines(source: bytes) -> list[str]:
-    return importlib.util.decode_source(source).split("\n")
+def _told(source: bytes, tree: ast.Module, reads: dict[ast.expr, bool]) -> tuple[Read, ...]:
+    """The reads with their places and the functions around them, in file order."""
+    if not reads:
+        return ()
+    encoding = tokenize.detect_encoding(io.BytesIO(source).readline)[0]
+    lines = source.decode(encoding, errors="replace").split("\n")
+    encoded: dict[int, bytes] = {}
+    told = []
+    for node, function in _functions(tree, reads):
+        line = node.lineno
+        if line not in encoded:
+            encoded[line] = lines[line - 1].encode()
+        column = len(encoded[line][: node.col_offset].decode()) + 1
+        told.append(Read(line, column, function, ast.unparse(node), reads[node]))
+    return tuple(sorted(told))
 
 
-def _read(nodes: list[ast.AST], lines: list[str], node: ast.expr, guarded: bool) -> Read:
-    before = lines[node.lineno - 1].encode()[: node.col_offset].decode()
-    return Read(node.lineno, len(before) + 1, _function(nodes, node), ast.unparse(node), guarded)
-
-
-def _function(nodes: list[ast.AST], node: ast.expr) -> str:
-    """The qualified name of the innermost def or class around a node."""
-    names = [
-        scope.name
-        for scope in nodes  # breadth first, so the outer ones come first
-        if isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-        and (scope.lineno, scope.col_offset) <= (node.lineno, node.col_offset)
-        and (node.lineno, node.col_offset) < (scope.end_lineno or 0, scope.end_col_offset or 0)
-    ]
-    return ".".join(names) or "<module>"
+def _functions(tree: ast.Module, reads: dict[ast.expr, bool]) -> Iterator[tuple[ast.expr, str]]:
+    """Each read, with the qualified name of the innermost def or class around it."""
+    rest: list[tuple[ast.AST, str]] = [(tree, "")]
+    while rest:
+        node, name = rest.pop()
+        if isinstance(node, ast.expr) and node in reads:
+            yield node, name or "<module>"
+        inner, decorators = name, set[ast.AST]()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            inner = f"{name}.{node.name}" if name else node.name
+            decorators = {*node.decorator_list}
+        rest += [
+            (child, name if child in decorators else inner) for child in ast.iter_child_nodes(node)
+        ]

@@ -5,10 +5,12 @@ expression's `Value`; `branch` does so for a condition, and gives the facts of b
 `facts` hold at the point that the walk has reached. All that may undo them is in "What undoes
 facts": a name bound anew, an attribute stored to, code that cannot be seen.
 
-Attribute loads, subscript loads and operators are taken not to alter a layer. Calls, awaits,
-yields, imports, `with` and iteration (but over `range`) are taken to do their worst. An exception
-leaves behind only what held at every point of the `try` (a `Floor`); `finally` runs for every way
-out; loops run until their facts are stable.
+Attribute loads, subscript loads and operators are taken not to alter a receiver, unless the module
+itself defines one that does. Calls, awaits, yields, imports, `with`, stores and iteration (but
+over `range`) are taken to do their worst. A name that other code may bind anew then holds
+whatever any code of the module binds it to. An exception leaves behind only what held at every
+point of the `try` (a `Floor`); `finally` runs for every way out; loops run until their facts are
+stable.
 """
 
 from __future__ import annotations
@@ -18,11 +20,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from patcher.rules.guard.chain import Chain
-from patcher.rules.guard.proving.facts import DEAD, OTHER, Facts, Held, Key, Value, join_all
-from patcher.rules.guard.proving.names import ModuleNames, bound_by
+from patcher.rules.guard.proving.facts import (
+    ANYTHING,
+    DEAD,
+    OTHER,
+    Facts,
+    Held,
+    Key,
+    Value,
+    join_all,
+)
+from patcher.rules.guard.proving.names import ModuleNames, bound_by, own_names
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+Display = (ast.List, ast.Tuple, ast.Set)
 # What an annotation must not hold to be taken for a mere name of a type.
 ACTS = (ast.Call, ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom, ast.Starred, ast.Dict,
         ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.In, ast.NotIn)  # fmt: skip
@@ -39,8 +51,31 @@ Try = ast.Try | ast.TryStar
 HANDS_ON = (
     ast.Raise, ast.Assert, ast.Await, ast.Yield, ast.YieldFrom, ast.With, ast.AsyncWith, ast.For,
     ast.AsyncFor, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Import,
-    ast.ImportFrom, ast.ClassDef, ast.Starred, ast.In, ast.NotIn,
+    ast.ImportFrom, ast.ClassDef, ast.Starred, ast.In, ast.NotIn, *UNPACKING,
 )  # fmt: skip
+# What in a handler may raise where an operator, a load or a truth runs code of the module.
+OPERATES = (
+    ast.Attribute, ast.Subscript, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.If,
+    ast.IfExp, ast.While, ast.Match, ast.JoinedStr, ast.AugAssign, ast.Call,
+)  # fmt: skip
+# Functions that load an attribute, or run code, whose name is in a string.
+BY_STRING = frozenset({
+    "attrgetter", "methodcaller", "eval", "exec", "compile", "format", "format_map",
+})  # fmt: skip
+# Classes of which None is surely no instance.
+TENSORS = frozenset({"Tensor", "Parameter"})
+# Rounds of a loop after which every name that its body binds is taken to hold anything, and
+# `finally` in `finally` after which both ways into it are taken for one.
+ROUNDS = 6
+FINALLIES = 3
+
+
+class Intricate(Exception):
+    """A program whose paths are too many to be followed."""
+
+    def __init__(self, line: int) -> None:
+        super().__init__(line)
+        self.line = line
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +102,7 @@ class Outcome:
     value: Value = OTHER
 
     def swapped(self) -> Outcome:
-        """The outcome of the opposite condition; as a value it stays what it was."""
+        """The outcome of the opposite condition; as a value it proves the opposite."""
         return Outcome(self.false, self.true, self.value)
 
 
@@ -80,23 +115,56 @@ class Loop:
 
 
 @dataclass
+class Escapes:
+    """Where what the rule is about leaves by a way that is not followed, by line.
+
+    `receiver` and `attribute`: one of them is handed on. `reads`: the member is read through the
+    attribute of something that may be that receiver. `members`: it is read of something that may
+    be that attribute.
+    """
+
+    receiver: set[int] = field(default_factory=set)
+    attribute: set[int] = field(default_factory=set)
+    reads: set[int] = field(default_factory=set)
+    members: set[int] = field(default_factory=set)
+
+    @property
+    def found(self) -> tuple[int, int] | None:
+        """The lines of an escape and of a read that it may reach; None if there is no such pair."""
+        for away, back in ((self.receiver, self.reads), (self.attribute, self.members)):
+            if away and back:
+                return min(away), min(back)
+        return None
+
+
+@dataclass
 class Walk(ast.NodeVisitor):
     """The state of one walk.
 
     `judged` holds each read that was met, and whether every visit found it safe. `ever` holds
-    the worst that each name of this scope was bound to, for code that runs later.
+    the worst that each name of this scope was bound to, for code that runs later; `module_ever`
+    that of the module's own scope. `anywhere` holds the worst that each shared name was bound to
+    in any scope. `loose` are the names that code which is not seen may bind anew.
     """
 
     rule: Chain
     names: ModuleNames
+    steps: int
     judged: dict[ast.expr, bool] = field(default_factory=dict)
+    escapes: Escapes = field(default_factory=Escapes)
     later: list[Later] = field(default_factory=list)
     floors: list[Floor] = field(default_factory=list)
     ever: dict[str, Value] = field(default_factory=dict)
+    module_ever: Mapping[str, Value] = field(default_factory=dict)
+    anywhere: dict[str, Value] = field(default_factory=dict)
+    loose: set[str] = field(default_factory=set)
     loops: list[Loop] = field(default_factory=list)
+    nothings: list[tuple[ast.expr, str]] = field(default_factory=list)
+    nothing_stored: bool = False
     caught: bool = False
     in_class: bool = False
-    free: set[str] = field(default_factory=set)
+    finallies: int = 0
+    line: int = 1
     _facts: Facts = field(default_factory=Facts)
 
     @property
@@ -112,6 +180,48 @@ class Walk(ast.NodeVisitor):
         for floor in self.floors:
             floor.facts = floor.facts.join(facts)
 
+    def visit(self, node: ast.AST) -> Value:
+        """Run a node. Raises `Intricate` once the walk has taken more steps than it may."""
+        self.steps -= 1
+        if self.steps < 0:
+            raise Intricate(self.line)
+        value: Value = super().visit(node)
+        return value
+
+    def run_module(self, tree: ast.Module) -> None:
+        """Run the module's own code; functions are put off to `later`."""
+        self.ever, self.facts, self.floors = {}, Facts(), []
+        self.module_ever, self.nothings = self.ever, []
+        self.loose = self.names.shared | self.names.stored
+        self.block(tree.body)
+        self._judge_nothings()
+
+    def run_later(self, task: Later) -> None:
+        """Run a body that was put off, in a fresh scope."""
+        names = {name: value.detached() for name, value in task.outer.items() if value != OTHER}
+        for name, value in self.anywhere.items():
+            names[name] = names.get(name, OTHER).join(value)
+        own = own_names(task.node)
+        names = {name: value for name, value in names.items() if name not in own}
+        self.ever, self.nothings = dict(names), []
+        self.loose = self.names.shared | names.keys()
+        self.facts = Facts(names=names)
+        match task.node:
+            case ast.Lambda(args=arguments, body=body):
+                self._parameters(arguments)
+                self.escape(self.visit(body), body)
+            case ast.FunctionDef() | ast.AsyncFunctionDef() as function:
+                self._parameters(function.args)
+                self.block(function.body)
+            case comprehension:
+                self.comprehend(comprehension, comprehension.generators, OTHER)
+        self._judge_nothings()
+
+    def _parameters(self, arguments: ast.arguments) -> None:
+        for node in ast.walk(arguments):
+            if isinstance(node, ast.arg):
+                self.bind_name(node.arg, OTHER)
+
     # ---- What undoes facts
 
     def bind(self, target: ast.expr, value: Value) -> None:
@@ -121,8 +231,15 @@ class Walk(ast.NodeVisitor):
                 self.bind_name(name, value)
             case ast.Attribute(attr=attr):
                 self.visit(target)
-                self.lose_attribute(attr)
+                if attr == self.rule.attribute and value.nothing:
+                    self.nothing_stored = True
+                if attr != self.rule.receiver:
+                    self.escape(value, target)
+                chain = (self.rule.attribute, self.rule.receiver)
+                self.lose_if(attr in chain or self.names.store_acts(attr))
+                self.facts = self.facts.without_attribute(attr)
             case ast.Tuple(elts=targets) | ast.List(elts=targets):
+                self.escape(value, target)
                 self.lose_paths()
                 for element in targets:
                     self.bind(element, OTHER)
@@ -130,98 +247,142 @@ class Walk(ast.NodeVisitor):
                 self.bind(element, OTHER)
             case _:
                 self.visit(target)
+                if not (
+                    isinstance(target, ast.Subscript) and _is(target.slice, self.rule.receiver)
+                ):
+                    self.escape(value, target)
                 self.lose_paths()
 
     def bind_name(self, name: str, value: Value) -> None:
         """Bind a name anew."""
-        self.facts = self.facts.without_names([name]).with_name(name, value)
-        self.free.discard(name)
-        worst = self.exposed(value) if name in self.names.shared else value.detached()
-        self.ever[name] = self.ever.get(name, worst).join(worst)
-
-    def exposed(self, value: Value) -> Value:
-        """A value in a name that any call may bind anew: by now it may be None."""
-        return replace(value.detached(), nothing=value.nothing or value.held is not Held.NO)
-
-    def defaults(self, arguments: ast.arguments) -> None:
-        """Defaults, the positional ones first."""
-        for default in (*arguments.defaults, *arguments.kw_defaults):
-            if default is not None:
-                self.visit(default)
-
-    def annotation(self, node: ast.expr | None) -> None:
-        """Evaluated now, later or never: that depends on the Python and on the module.
-
-        So its reads are judged by what holds at any time, and what it may do is done.
-        """
-        if node is None:
-            return
-        before, floors, self.floors = self.facts, self.floors, []
-        self.facts = Facts(names=dict(self.ever), dead=before.dead)
-        self.visit(node)
-        after, self.floors = self.facts, floors
-        acts = any(isinstance(part, ACTS) for part in ast.walk(node))
-        self.facts = before.join(after).without_paths() if acts else before
+        self.facts = self.facts.bound(name, value)
+        worst = value.detached()
+        if name in self.names.shared:
+            worst = worst.exposed()
+            if worst != OTHER:
+                self.anywhere[name] = self.anywhere.get(name, worst).join(worst)
+        if worst != OTHER:
+            self.ever[name] = self.ever.get(name, worst).join(worst)
 
     def lose_paths(self) -> None:
-        """Code ran that cannot be seen: it may have altered every layer and every shared name."""
-        facts = self.facts.without_paths()
-        # A name of an outer function is shared with it: the owner may run meanwhile.
-        for name in (self.names.shared | self.free) & facts.names.keys():
-            facts = facts.with_name(name, self.exposed(facts.names[name]))
-        self.facts = facts
+        """Code ran that cannot be seen: it may have altered every receiver and shared name."""
+        self.facts = self.lost(self.facts)
 
-    def lose_attribute(self, attribute: str) -> None:
-        """Some object's attribute was stored to or deleted."""
-        if attribute in {self.rule.attribute, "__dict__", "__class__"}:
+    def lost(self, facts: Facts) -> Facts:
+        """The same facts once code has run that cannot be seen."""
+        facts = facts.without_paths()
+        loose = facts.names.keys() if self.names.reaching else self.loose & facts.names.keys()
+        for name in loose:
+            facts = facts.with_name(name, facts.names[name].exposed())
+        for name, worst in self.anywhere.items():
+            facts = facts.with_name(name, facts.names.get(name, OTHER).join(worst).detached())
+        return facts
+
+    def lose_if(self, acts: bool) -> None:
+        """An operator, a load or a truth, which may run code of this module."""
+        if acts:
             self.lose_paths()
-        self.facts = self.facts.without_attribute(attribute)
+
+    def escape(self, value: Value, node: ast.AST) -> None:
+        """A value goes where it is not followed."""
+        line = getattr(node, "lineno", self.line)
+        if value.receiver:
+            self.escapes.receiver.add(line)
+        if value.held is not Held.NO and value.nothing:
+            self.escapes.attribute.add(line)
+
+    def by_string(self, node: ast.expr) -> None:
+        """An attribute is loaded whose name is in a string, of something that is not known."""
+        for lines in (self.escapes.receiver, self.escapes.reads):
+            lines.add(node.lineno)
 
     def iterate(self, iterable: ast.expr) -> None:
         """One step of a loop. A range runs no code of anybody's."""
-        if not self.is_range(iterable):
-            self.lose_paths()
+        self.lose_if(self.names.acting or not self.is_range(iterable))
 
     def is_range(self, iterable: ast.expr) -> bool:
         """Whether a loop's iterable is a call of the builtin `range`."""
         return isinstance(iterable, ast.Call) and self.names.is_builtin(iterable.func, "range")
 
-    def until_stable(self) -> Iterator[None]:
+    def until_stable(self, body: ast.AST) -> Iterator[None]:
         """Repeat a loop's body until another round would start from the same facts."""
+        rounds = 0
         while True:
             head = self.facts
             yield
             self.facts = head.join(self.facts)
             if self.facts == head:
                 return
+            rounds += 1
+            if rounds == ROUNDS:
+                for name in {name for part in ast.walk(body) for name in bound_by(part)}:
+                    self.bind_name(name, ANYTHING)
 
     # ---- Reads
 
     def visit_Attribute(self, node: ast.Attribute) -> Value:
         """A load, store or deletion of an attribute: each loads what stands before the dot."""
         base = self.visit(node.value)
-        if node.attr == self.rule.member and base.held is not Held.NO:
-            self._judge(node, base)
+        if node.attr == self.rule.member:
+            self._read_member(node, node.value, base)
+        self.lose_if(self.names.loads_act or node.attr in self.names.properties)
         if node.attr == self.rule.receiver:
-            return Value(layer=True, about=self.path(node))
-        if node.attr == self.rule.attribute and base.layer:
-            return self._load(self.path(node.value))
+            return Value(receiver=True, about=self.path(node))
+        if node.attr == self.rule.attribute:
+            return self._load(node.value, base)
+        if node.attr == "__dict__":
+            return replace(base, about=None, test=0)
         return OTHER
 
-    def _judge(self, node: ast.expr, base: Value) -> None:
-        safe = self.caught or (base.held is Held.YES and not base.nothing)
-        self.judged[node] = self.judged.get(node, True) and safe
+    def _read_member(self, node: ast.expr, of: ast.expr, base: Value) -> None:
+        if base.held is not Held.NO:
+            safe = self.caught or (base.held is Held.YES and not base.nothing)
+            self.judged[node] = self.judged.get(node, True) and safe
+        elif base.nothing and isinstance(of, ast.Name) and not self.caught:
+            self.nothings.append((node, of.id))
+        if self.caught:
+            return
+        if base.stray is not Held.NO:
+            if base.nothing or base.stray is Held.UNPROVEN:
+                self.escapes.reads.add(node.lineno)
+        elif base.held is Held.NO and self._may_be_handed(of):
+            self.escapes.members.add(node.lineno)
 
-    def _load(self, key: Key | None) -> Value:
+    def _judge_nothings(self) -> None:
+        """None was read of: it stands for a missing attribute where the name ever held one."""
+        for node, name in self.nothings:
+            if self.ever.get(name, OTHER).held is not Held.NO:
+                self.judged[node] = False
+
+    def _load(self, of: ast.expr, base: Value) -> Value:
+        """The load of the attribute."""
+        key = self.path(of)
         proven = self.caught or key in self.facts.has
-        return Value(held=Held.YES if proven else Held.UNPROVEN, about=key)
+        held = Held.YES if proven else Held.UNPROVEN
+        if base.receiver:
+            return Value(held=held, nothing=self.nothing_stored, about=key)
+        return Value(stray=held, about=key) if self._may_be_handed(of) else OTHER
+
+    def _may_be_handed(self, node: ast.expr) -> bool:
+        """Whether an expression may be what went away by a way that is not followed."""
+        match node:
+            case ast.Attribute(attr=attr):
+                return attr in self.names.reachable
+            case ast.Name(id=name):
+                return not self.names.is_imported(name)
+            case ast.Constant() | ast.JoinedStr() | ast.BinOp() | ast.UnaryOp() | ast.Compare():
+                return False
+            case _:
+                return True
 
     def path(self, node: ast.expr) -> Key | None:
         """The dotted path of an expression that evaluates without side effects, if it is one."""
         match node:
             case ast.Name(id=name) | ast.NamedExpr(target=ast.Name(id=name)):
+                if name in self.names.mangled:
+                    return None
                 value = self.facts.names.get(name, OTHER)
-                return value.about if value.layer and value.about else (name,)
+                return value.about if value.receiver and value.about else (name,)
             case ast.Attribute(value=value, attr=attr):
                 base = self.path(value)
                 return None if base is None else (*base, attr)
@@ -238,8 +399,12 @@ class Walk(ast.NodeVisitor):
 
     def visit_Name(self, node: ast.Name) -> Value:
         """A name: what it was last seen to hold."""
+        if node.id in self.names.mangled:
+            return ANYTHING
+        if node.id == "getattr" and isinstance(node.ctx, ast.Load):
+            self.by_string(node)  # called by whoever gets it
         value = self.facts.names.get(node.id, OTHER)
-        return replace(value, layer=True) if node.id == self.rule.receiver else value
+        return replace(value, receiver=True) if node.id == self.rule.receiver else value
 
     def visit_Constant(self, node: ast.Constant) -> Value:
         """None is the one constant that matters."""
@@ -247,22 +412,27 @@ class Walk(ast.NodeVisitor):
 
     def visit_Subscript(self, node: ast.Subscript) -> Value:
         """`modules["kv_b_proj"]` may be the receiver; its path is not followed."""
-        self.generic_visit(node)
-        return Value(layer=_is(node.slice, self.rule.receiver))
+        base = self.visit(node.value)
+        self.visit(node.slice)
+        self.lose_if(self.names.acting)
+        if _is(node.slice, self.rule.attribute) and base.receiver:
+            return Value(held=Held.UNPROVEN)
+        self.escape(base, node)
+        return Value(receiver=_is(node.slice, self.rule.receiver))
 
     def visit_NamedExpr(self, node: ast.NamedExpr) -> Value:
         """A walrus binds in passing."""
-        value: Value = self.visit(node.value)
+        value = self.visit(node.value)
         self.bind(node.target, value)
-        return value
+        return self.facts.names.get(node.target.id, OTHER) if value.about else value
 
     def visit_IfExp(self, node: ast.IfExp) -> Value:
         """Each outcome is evaluated under what its branch of the test shows."""
         test = self.branch(node.test)
         self.facts = test.true
-        body: Value = self.visit(node.body)
+        body = self.visit(node.body)
         end, self.facts = self.facts, test.false
-        orelse: Value = self.visit(node.orelse)
+        orelse = self.visit(node.orelse)
         self.facts = end.join(self.facts)
         return body.join(orelse)
 
@@ -272,42 +442,129 @@ class Walk(ast.NodeVisitor):
         self.facts = outcome.true.join(outcome.false)
         return outcome.value
 
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> Value:
+        """`not` gives the opposite answer."""
+        value = self.visit(node.operand)
+        self.lose_if(self.names.acting)
+        if isinstance(node.op, ast.Not) and value.test:
+            return Value(test=-value.test, about=value.about)
+        return OTHER
+
+    def visit_BinOp(self, node: ast.BinOp) -> Value:
+        """An operator."""
+        self.generic_visit(node)
+        self.lose_if(self.names.acting)
+        return OTHER
+
+    def visit_FormattedValue(self, node: ast.FormattedValue) -> Value:
+        """A value in an f-string."""
+        self.generic_visit(node)
+        self.lose_if(self.names.acting)
+        return OTHER
+
     def visit_Call(self, node: ast.Call) -> Value:
-        """hasattr and getattr answer about the receiver; an unknown call may alter any layer."""
-        self.visit(node.func)
-        arguments = [self.visit(argument) for argument in (*node.args, *node.keywords)]
-        if not self.names.is_harmless(node.func):
-            self.lose_paths()
+        """hasattr and getattr answer about the receiver; an unknown call may alter any."""
+        func = node.func
+        name = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", None)
+        called = OTHER
+        if isinstance(func, ast.Attribute):
+            called = self.visit(func.value)
+            if func.attr in (self.rule.member, self.rule.attribute, self.rule.receiver):
+                self.visit(func)
+        elif not (isinstance(func, ast.Name) and name == "getattr"):
+            called = self.visit(func)
+        values = [self.visit(argument) for argument in (*node.args, *node.keywords)]
+        if self.names.is_log(node):
             return OTHER
-        match node.func, node.args:
-            case ast.Name(id="hasattr"), [subject, asked]:
-                known = arguments[0].layer and _is(asked, self.rule.attribute)
-                about = self.path(subject) if known else None
-                return Value(test=about is not None, about=about)
-            case ast.Name(id="getattr"), [_, asked, *_] if _is(asked, self.rule.receiver):
-                return Value(layer=True)
-            case ast.Name(id="getattr"), [_, asked, *default] if _is(asked, self.rule.member):
-                if arguments[0].held is not Held.NO:
-                    # With a default it asks None too; an attribute must still have been there.
-                    base = replace(arguments[0], nothing=arguments[0].nothing and not default)
-                    self._judge(node, base)
-                return OTHER
-            case ast.Name(id="getattr"), [subject, asked, *default]:
-                wanted = arguments[0].layer and _is(asked, self.rule.attribute)
-                return self._getattr(self.path(subject), default) if wanted else OTHER
+        harmless = self.names.is_harmless(func)
+        if not harmless:
+            self._hand_over(node, called, values)
+        self.lose_if(not harmless or self.names.acting or self._asks_for_property(node))
+        if name == "getattr":
+            return self._getattr(node, values, trusted=harmless)
+        if name == "hasattr" and harmless and len(node.args) == 2:
+            known = self.path(node.args[0]) if _is(node.args[1], self.rule.attribute) else None
+            return Value(test=int(known is not None), about=known)
+        if name == "vars" and len(values) == 1:
+            return replace(values[0], about=None, test=0)
+        receiver = called.receiver or any(value.receiver for value in values)
+        if harmless:
+            return OTHER
+        return Value(
+            receiver=any(_is_path_to(one, self.rule.receiver) for one in node.args),
+            held=Held.UNPROVEN
+            if receiver and any(_is(one, self.rule.attribute) for one in node.args)
+            else Held.NO,
+        )
+
+    def _asks_for_property(self, node: ast.Call) -> bool:
+        asked = [one.value if isinstance(one, ast.Constant) else None for one in node.args[1:2]]
+        return bool(asked and self.names.properties) and (
+            asked[0] is None or asked[0] in self.names.properties
+        )
+
+    def _hand_over(self, node: ast.Call, called: Value, values: list[Value]) -> None:
+        """What goes into a call that is not followed."""
+        self.escape(called, node)
+        for argument, value in zip((*node.args, *node.keywords), values, strict=True):
+            # A parameter of the receiver's own name is taken for the receiver there.
+            if getattr(argument, "arg", None) != self.rule.receiver:
+                self.escape(value, argument)
+        func = node.func
+        name = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", None)
+        if name in BY_STRING and self._spells(node):
+            self.by_string(node)
+
+    def _spells(self, node: ast.AST) -> bool:
+        """Whether a string in it names the attribute or its member."""
+        words = (self.rule.attribute, self.rule.member)
+        texts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+        return any(
+            text in words or f"{self.rule.attribute}.{self.rule.member}" in text
+            for text in texts
+            if isinstance(text, str)
+        )
+
+    def _getattr(self, node: ast.Call, values: list[Value], *, trusted: bool) -> Value:
+        match node.args:
+            case [subject, asked, *default] if len(default) < 2:
+                base = values[0]
             case _:
                 return OTHER
+        if _is(asked, self.rule.receiver):
+            return Value(receiver=True)
+        if _is(asked, self.rule.member):
+            # With a default it asks None too; an attribute must still have been there.
+            base = replace(base, nothing=base.nothing and not default)
+            self._read_member(node, subject, base)
+            return OTHER
+        if _is(asked, self.rule.attribute):
+            return self._getattr_attribute(subject, base, default, trusted=trusted)
+        if isinstance(asked, ast.Constant):
+            return OTHER
+        self.escape(base, node)  # under which name cannot be told
+        return Value(stray=Held.UNPROVEN) if base.receiver else OTHER
 
-    def _getattr(self, key: Key | None, default: list[ast.expr]) -> Value:
-        if not default:
-            return self._load(key)
-        if _is(default[0], None):
-            return Value(held=Held.YES, nothing=True, about=key)
-        return Value(held=Held.UNPROVEN)
+    def _getattr_attribute(
+        self, subject: ast.expr, base: Value, default: list[ast.expr], *, trusted: bool
+    ) -> Value:
+        loaded = self._load(subject, base)
+        if trusted and not default:
+            return loaded
+        held = Held.YES if trusted and _is(default[0], None) else Held.UNPROVEN
+        about = self.path(subject) if held is Held.YES else None
+        return replace(
+            loaded,
+            held=held if loaded.held is not Held.NO else Held.NO,
+            stray=held if loaded.stray is not Held.NO else Held.NO,
+            nothing=True,
+            about=about,
+        )
 
-    def visit_Await(self, node: ast.expr) -> Value:
+    def visit_Await(self, node: ast.Await | ast.Yield | ast.YieldFrom | ast.Starred) -> Value:
         """Other code runs meanwhile."""
-        self.generic_visit(node)
+        if node.value is not None:
+            self.escape(self.visit(node.value), node)
         self.lose_paths()
         return OTHER
 
@@ -315,26 +572,42 @@ class Walk(ast.NodeVisitor):
 
     def visit_keyword(self, node: ast.keyword) -> Value:
         """`**mapping` asks the mapping for its keys."""
-        self.visit(node.value)
+        value = self.visit(node.value)
         if node.arg is None:
             self.lose_paths()
+        return value
+
+    def visit_List(self, node: ast.List | ast.Tuple | ast.Set) -> Value:
+        """What is put into a container is not followed."""
+        for element in node.elts:
+            self.escape(self.visit(element), element)
         return OTHER
+
+    visit_Tuple = visit_Set = visit_List
 
     def visit_Dict(self, node: ast.Dict) -> Value:
         """A key, its value, the next key; `**mapping` asks the mapping for its keys."""
         for key, value in zip(node.keys, node.values, strict=True):
             if key is not None:
                 self.visit(key)
-            self.visit(value)
+            held = self.visit(value)
+            if key is None or not _is(key, self.rule.receiver):
+                self.escape(held, value)
             if key is None:
                 self.lose_paths()
         return OTHER
 
     def visit_Compare(self, node: ast.Compare) -> Value:
-        """Only `in` runs code that we do not take for an operator: it may iterate."""
-        self.generic_visit(node)
-        if any(isinstance(op, ast.In | ast.NotIn) for op in node.ops):
-            self.lose_paths()
+        """The later operands of a chain run only where the first ones compare as they should."""
+        self.visit(node.left)
+        short = DEAD
+        for number, (operator, operand) in enumerate(zip(node.ops, node.comparators, strict=True)):
+            if number:
+                short = short.join(self.facts)
+            self.visit(operand)
+            # `in` may iterate; any other operator runs no code, unless this module defines it.
+            self.lose_if(self.names.acting or isinstance(operator, ast.In | ast.NotIn))
+        self.facts = short.join(self.facts)
         return OTHER
 
     def visit_Lambda(self, node: ast.Lambda) -> Value:
@@ -345,50 +618,85 @@ class Walk(ast.NodeVisitor):
 
     def visit_GeneratorExp(self, node: ast.GeneratorExp) -> Value:
         """The first iterable is evaluated now, the rest whenever somebody asks."""
-        self.visit(node.generators[0].iter)
+        self._iterated(node.generators[0].iter)
         self.later.append(Later(node, self.ever))
         return OTHER
 
     def visit_ListComp(self, node: ast.ListComp | ast.SetComp | ast.DictComp) -> Value:
         """A comprehension runs here and now; its targets are its own."""
-        self.visit(node.generators[0].iter)
+        first = self._iterated(node.generators[0].iter)
         if self.in_class:
             # It sees the names around the class, not those that the class body binds.
             self.later.append(Later(node, self.ever))
             self.lose_paths()
             return OTHER
         outside = self.facts
-        self.comprehend(node, node.generators)
+        self.comprehend(node, node.generators, first)
         targets = [name for part in node.generators for name in ast.walk(part.target)]
-        hidden = {name.id for name in targets if isinstance(name, ast.Name)}
-        self.facts = self.facts.without_names(hidden)
-        for name in hidden & outside.names.keys():
-            value = outside.names[name].detached()
-            value = self.exposed(value) if name in self.names.shared | self.free else value
-            self.facts = self.facts.with_name(name, value)
+        for name in {name.id for name in targets if isinstance(name, ast.Name)}:
+            value = outside.names.get(name, OTHER).detached()
+            value = value.exposed() if name in self.loose else value
+            self.facts = self.facts.bound(name, value)
         return OTHER
 
     visit_SetComp = visit_DictComp = visit_ListComp
 
-    def comprehend(self, node: Comprehension, generators: list[ast.comprehension]) -> None:
+    def comprehend(
+        self, node: Comprehension, generators: list[ast.comprehension], item: Value
+    ) -> None:
         """Run the loops of a comprehension, whose first iterable is evaluated already."""
         here, *inner = generators
-        for _ in self.until_stable():
+        self.iterate(here.iter)
+        for _ in self.until_stable(node):
             self.iterate(here.iter)
-            self.bind(here.target, OTHER)
+            self.bind(here.target, item)
             skipped = []
             for condition in here.ifs:
                 outcome = self.branch(condition)
                 self.facts = outcome.true
                 skipped.append(outcome.false)
             if inner:
-                self.visit(inner[0].iter)
-                self.comprehend(node, inner)
+                self.comprehend(node, inner, self._iterated(inner[0].iter))
             else:
                 for part in ast.iter_child_nodes(node):
                     if not isinstance(part, ast.comprehension):
-                        self.visit(part)
+                        self.escape(self.visit(part), part)
             self.facts = join_all([self.facts, *skipped])
+
+    def _iterated(self, iterable: ast.expr) -> Value:
+        """Evaluate what a loop runs over; gives what one of its items may be."""
+        if isinstance(iterable, Display) and not any(
+            isinstance(element, ast.Starred) for element in iterable.elts
+        ):
+            item = OTHER
+            for number, element in enumerate(iterable.elts):
+                value = self.visit(element).detached()
+                item = item.join(value) if number else value
+            return item
+        self.escape(self.visit(iterable), iterable)
+        return OTHER
+
+    def defaults(self, arguments: ast.arguments) -> None:
+        """Defaults, the positional ones first."""
+        for default in (*arguments.defaults, *arguments.kw_defaults):
+            if default is not None:
+                self.escape(self.visit(default), default)
+
+    def annotation(self, node: ast.expr | None) -> None:
+        """Evaluated now, later or never: that depends on the Python and on the module.
+
+        So its reads are judged by what holds at any time, no handler around it counts, and what
+        it may do is done.
+        """
+        if node is None:
+            return
+        before, floors, caught = self.facts, self.floors, self.caught
+        self.floors, self.caught = [], False
+        self.facts = Facts(names=dict(self.ever), dead=before.dead)
+        self.visit(node)
+        after, self.floors, self.caught = self.facts, floors, caught
+        acts = any(isinstance(part, ACTS) for part in ast.walk(node))
+        self.facts = self.lost(before.join(after)) if acts else before
 
     # ---- Conditions
 
@@ -396,7 +704,9 @@ class Walk(ast.NodeVisitor):
         """Evaluate a condition."""
         match test:
             case ast.UnaryOp(op=ast.Not(), operand=operand):
-                return replace(self.branch(operand).swapped(), value=OTHER)
+                outcome = self.branch(operand)
+                value = Value(test=-outcome.value.test, about=outcome.value.about)
+                return replace(outcome.swapped(), value=value if value.test else OTHER)
             case ast.BoolOp(op=op, values=operands):
                 return self._chain(isinstance(op, ast.And), operands)
             case ast.Constant(value=constant):
@@ -407,11 +717,27 @@ class Walk(ast.NodeVisitor):
                     there = self._there(subject, self.visit(subject))
                     outcome = Outcome(there, self.facts)
                     return outcome.swapped() if isinstance(op, ast.Is) else outcome
+            case ast.Call(func=func, args=[subject, kind]) if self._asks_for_a_tensor(func, kind):
+                value = self.visit(subject)
+                self.visit(kind)
+                return Outcome(self._there(subject, value), self.facts)
             case _:
                 pass
-        value: Value = self.visit(test)
-        there = self._there(test, value)
-        return Outcome(there.with_has(value.about if value.test else None), self.facts, value)
+        value = self.visit(test)
+        self.lose_if(self.names.acting)
+        true = self._there(test, value).with_has(value.about if value.test == 1 else None)
+        return Outcome(true, self.facts.with_has(value.about if value.test == -1 else None), value)
+
+    def _asks_for_a_tensor(self, func: ast.expr, kind: ast.expr) -> bool:
+        """`isinstance(x, torch.Tensor)` also asks whether x is not None."""
+        root = kind.value if isinstance(kind, ast.Attribute) else kind
+        return (
+            self.names.is_builtin(func, "isinstance")
+            and not self.names.acting
+            and getattr(kind, "attr", getattr(kind, "id", None)) in TENSORS
+            and isinstance(root, ast.Name)
+            and self.names.is_imported(root.id)
+        )
 
     def _chain(self, conjunction: bool, operands: list[ast.expr]) -> Outcome:
         """A chain of and/or. Which operand it evaluates to cannot be told: none is proven."""
@@ -422,12 +748,19 @@ class Walk(ast.NodeVisitor):
             way_on = outcome if conjunction else outcome.swapped()
             self.facts = way_on.true
             left = left.join(way_on.false)
-        held = any(value.held is not Held.NO for value in values)
+        held = max(value.held for value in values)
+        stray = max(value.stray for value in values)
+        # The whole is true only where each operand of an `and` is (false, of an `or`).
+        sign = 1 if conjunction else -1
+        tests = [v.about for v in values if v.test == sign and v.about in self.facts.has]
         value = Value(
-            layer=any(value.layer for value in values),
+            receiver=any(value.receiver for value in values),
             held=Held.UNPROVEN if held else Held.NO,
+            stray=Held.UNPROVEN if stray else Held.NO,
             nothing=any(value.nothing for value in values),
         )
+        if value == OTHER and tests:
+            value = Value(test=sign, about=tests[-1])
         outcome = Outcome(self.facts, left, value)
         return outcome if conjunction else outcome.swapped()
 
@@ -435,26 +768,26 @@ class Walk(ast.NodeVisitor):
         """What follows when the value turned out not to be None."""
         if not value.nothing:
             return self.facts
-        facts = self.facts.with_has(value.about if value.held is Held.YES else None)
+        proven = Held.YES in (value.held, value.stray)
+        facts = self.facts.with_has(value.about if proven else None)
         match node:
             case ast.Name(id=name) | ast.NamedExpr(target=ast.Name(id=name)):
                 return facts.with_name(name, replace(value, nothing=False))
             case _:
                 return facts
 
-    # ---- Statements
+    # ---- Simple statements
 
     def block(self, body: Sequence[ast.stmt]) -> None:
         """Run statements in order."""
         for statement in body:
+            self.line = statement.lineno
             self.visit(statement)
-
-    # ---- Simple statements
 
     def visit_Assign(self, node: ast.Assign) -> None:
         """Only `name = value` keeps what the value says about a path: no code runs between."""
-        pairs = _pairs(node)
-        if pairs:
+        pairs = list(_pairs(node.targets[0], node.value)) if len(node.targets) == 1 else []
+        if len(pairs) > 1 or (pairs and pairs[0][1] is not node.value):
             values = [self.visit(value) for _, value in pairs]
             for (target, _), value in zip(pairs, values, strict=True):
                 self.bind(target, value.detached())
@@ -474,17 +807,22 @@ class Walk(ast.NodeVisitor):
     def visit_AugAssign(self, node: ast.AugAssign) -> None:
         """In place or not, a name keeps its danger."""
         before = self.visit(node.target)
-        self.visit(node.value)
-        self.bind(node.target, before.detached())
+        self.escape(self.visit(node.value), node)
+        self.lose_if(self.names.acting)
+        self.bind(node.target, before.exposed() if self.names.adds_in_place else before.detached())
 
     def visit_Delete(self, node: ast.Delete) -> None:
         """A deleted name, attribute or item is lost."""
         for target in node.targets:
-            self.bind(target, OTHER)
+            if self.in_class and isinstance(target, ast.Name):
+                self.bind_name(target.id, self._outside(target.id))  # it is the module's again
+            else:
+                self.bind(target, OTHER)
 
     def visit_Return(self, node: ast.Return) -> None:
         """Evaluated, and then nothing follows here."""
-        self.generic_visit(node)
+        if node.value is not None:
+            self.escape(self.visit(node.value), node)
         self.facts = DEAD
 
     def visit_Raise(self, node: ast.Raise) -> None:
@@ -504,16 +842,14 @@ class Walk(ast.NodeVisitor):
         self.facts = DEAD
 
     def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
-        """An import runs a module."""
+        """An import runs a module; it may bring the receiver, under any name."""
         self.lose_paths()
-        self._rebind(node)
+        for alias in node.names:
+            named = alias.name == self.rule.receiver and isinstance(node, ast.ImportFrom)
+            for name in bound_by(alias):
+                self.bind_name(name, Value(receiver=named))
 
     visit_ImportFrom = visit_Import
-
-    def _rebind(self, node: ast.AST) -> None:
-        for child in ast.walk(node):
-            for name in bound_by(child):
-                self.bind_name(name, OTHER)
 
     # ---- Definitions
 
@@ -539,34 +875,19 @@ class Walk(ast.NodeVisitor):
             self.visit(part)
         self.lose_paths()
         before, outer, self.in_class = self.facts, self.in_class, True
-        for name in {name for child in ast.walk(node) for name in bound_by(child)}:
+        own = {name for child in node.body for part in ast.walk(child) for name in bound_by(part)}
+        for name in own:
             # Until the body binds it, the name is the module's, and not the function's.
-            held = self.facts.names.get(name, OTHER)
-            self.facts = self.facts.with_name(name, self.exposed(held))
+            self.facts = self.facts.with_name(name, self._outside(name))
         self.block(node.body)
         self.facts, self.in_class = before, outer
         self.lose_paths()
         self.bind_name(node.name, OTHER)
 
-    def run_later(self, task: Later) -> None:
-        """Run a body that was put off, in a fresh scope."""
-        names = {name: value.detached() for name, value in task.outer.items()}
-        self.ever, self.free = dict(names), set(names)
-        self.facts = Facts(names=names)
-        match task.node:
-            case ast.Lambda(args=arguments, body=body):
-                self._parameters(arguments)
-                self.visit(body)
-            case ast.FunctionDef() | ast.AsyncFunctionDef() as function:
-                self._parameters(function.args)
-                self.block(function.body)
-            case comprehension:
-                self.comprehend(comprehension, comprehension.generators)
-
-    def _parameters(self, arguments: ast.arguments) -> None:
-        for node in ast.walk(arguments):
-            if isinstance(node, ast.arg):
-                self.bind_name(node.arg, OTHER)
+    def _outside(self, name: str) -> Value:
+        """What a name may hold in a class body that has not bound it."""
+        here, module = self.ever.get(name, OTHER), self.module_ever.get(name, OTHER)
+        return self.facts.names.get(name, OTHER).join(here).join(module).exposed()
 
     # ---- Branches and loops
 
@@ -590,7 +911,7 @@ class Walk(ast.NodeVisitor):
     def visit_While(self, node: ast.While) -> None:
         """The test is evaluated at every round."""
         self.loops.append(Loop())
-        for _ in self.until_stable():
+        for _ in self.until_stable(node):
             self.facts = self.branch(node.test).true
             self._round(node.body)
         self.facts = self.branch(node.test).false
@@ -598,29 +919,21 @@ class Walk(ast.NodeVisitor):
 
     def visit_For(self, node: ast.For | ast.AsyncFor) -> None:
         """One step of the iterator before every round, and before the loop ends."""
-        self.visit(node.iter)
+        item = self._iterated(node.iter)
         self.loops.append(Loop())
-        for _ in self.until_stable():
+        self.iterate(node.iter)  # once at least, and so that what it loses costs no second round
+        for _ in self.until_stable(node):
             self.iterate(node.iter)
-            self.bind(node.target, OTHER)
+            self.bind(node.target, item)
             self._round(node.body)
         self.iterate(node.iter)
         if not self.is_range(node.iter):
             # A generator that is left half-way runs its `finally`.
             leaves = self.loops[-1].breaks
-            leaves[:] = [facts.without_paths() for facts in leaves]
+            leaves[:] = map(self.lost, leaves)
         self._leave(node.orelse)
 
     visit_AsyncFor = visit_For
-
-    def _captured(self, subject: Value, pattern: ast.pattern) -> Value:
-        """What a name in a pattern may hold: the subject, or a part that the pattern names."""
-        parts = list(ast.walk(pattern))
-        words = {word for part in parts for word in getattr(part, "kwd_attrs", ())}
-        words |= {part.value for part in parts if isinstance(part, ast.Constant)}
-        held = Held.UNPROVEN if self.rule.attribute in words else subject.held
-        layer = subject.layer or self.rule.receiver in words
-        return Value(layer=layer, held=held, nothing=subject.nothing)
 
     def _round(self, body: Sequence[ast.stmt]) -> None:
         self.block(body)
@@ -634,17 +947,17 @@ class Walk(ast.NodeVisitor):
     def visit_Match(self, node: ast.Match) -> None:
         """A pattern may run code of the subject's class; a failed one may have bound its names."""
         subject = self.visit(node.subject)
-        for case in node.cases:
-            if any(isinstance(part, UNPACKING) for part in ast.walk(case.pattern)):
-                self.lose_paths()
-            captured = self._captured(subject, case.pattern)
-            for part in ast.walk(case.pattern):
-                for name in bound_by(part):
-                    self.bind_name(name, captured)
         ends = []
         for case in node.cases:
+            before = self.facts
+            parts = list(ast.walk(case.pattern))
+            self.lose_if(self.names.acting or any(isinstance(part, UNPACKING) for part in parts))
             self.visit(case.pattern)
-            unmatched = self.facts
+            captured = self._captured(subject, parts)
+            unbound = self.facts
+            for name in [name for part in parts for name in bound_by(part)]:
+                self.bind_name(name, captured)
+            unmatched = unbound.join(self.facts)
             if case.guard is not None:
                 outcome = self.branch(case.guard)
                 self.facts, unmatched = outcome.true, unmatched.join(outcome.false)
@@ -653,30 +966,52 @@ class Walk(ast.NodeVisitor):
             self.block(case.body)
             ends.append(self.facts)
             self.facts = unmatched
+            if _is_none(case.pattern) and case.guard is None and unmatched is before:
+                self.facts = self._there(node.subject, subject)
+                subject = replace(subject, nothing=False)
         self.facts = join_all([self.facts, *ends])
+
+    def _captured(self, subject: Value, parts: list[ast.AST]) -> Value:
+        """What a name in a pattern may hold: the subject, or a part that the pattern names."""
+        words = {word for part in parts for word in getattr(part, "kwd_attrs", ())}
+        words |= {part.value for part in parts if isinstance(part, ast.Constant)}
+        if any(isinstance(part, UNPACKING) for part in parts):
+            self.escape(subject, parts[0])
+        if any(isinstance(part, ast.MatchClass) and part.patterns for part in parts):
+            # `__match_args__` says which attribute that is.
+            self.escapes.receiver.add(self.line)
+        held = Held.UNPROVEN if self.rule.attribute in words else subject.held
+        receiver = subject.receiver or self.rule.receiver in words
+        return Value(receiver=receiver, held=held, stray=subject.stray, nothing=subject.nothing)
 
     # ---- Exceptions
 
     def visit_With(self, node: ast.With | ast.AsyncWith) -> None:
-        """Entering and leaving run code; any manager may swallow what the body raises."""
+        """Entering and leaving run code; any manager may swallow what comes after it."""
+        self._enter(node.items, node.body)
+
+    visit_AsyncWith = visit_With
+
+    def _enter(self, items: list[ast.withitem], body: list[ast.stmt]) -> None:
+        """Enter the first manager, run the rest inside it, and leave it."""
+        if not items:
+            self.block(body)
+            return
         caught, marks = self.caught, self._marks()
-        for item in node.items:
-            self.visit(item.context_expr)
-            self.lose_paths()
-            if item.optional_vars is not None:
-                self.bind(item.optional_vars, OTHER)
-            # A manager further in may turn the error into another, which nobody waits for.
-            self.caught = self._suppresses(item.context_expr)
+        self.escape(self.visit(items[0].context_expr), items[0].context_expr)
+        self.lose_paths()
         floor = self._lay_floor()
-        self.block(node.body)
+        if items[0].optional_vars is not None:
+            self.bind(items[0].optional_vars, OTHER)
+        # A manager further in may turn the error into another, which nobody waits for.
+        self.caught = self._suppresses(items[0].context_expr)
+        self._enter(items[1:], body)
         self.floors.pop()
         self.caught = caught
         for exits, mark in self._exits_since(marks):
-            exits[mark:] = [facts.without_paths() for facts in exits[mark:]]
+            exits[mark:] = map(self.lost, exits[mark:])
         self.facts = self.facts.join(floor.facts)
         self.lose_paths()
-
-    visit_AsyncWith = visit_With
 
     def _suppresses(self, manager: ast.expr) -> bool:
         match manager:
@@ -697,15 +1032,21 @@ class Walk(ast.NodeVisitor):
         self.floors.pop()
         if not node.finalbody:
             return
-        normal, self.facts = self.facts, floor.facts
+        normal = self.facts
+        self.finallies += 1
+        alike = self.finallies > FINALLIES
+        self.facts = floor.facts.join(normal) if alike else floor.facts
         self.block(node.finalbody)
         for exits, mark in self._exits_since(marks):
             # A break or continue from inside runs `finally` first, and sees its effects.
             if exits[mark:]:
                 exits.append(self.facts)
-        self.facts = normal
-        if not normal.dead:
+        if normal.dead:
+            self.facts = normal
+        elif not alike:
+            self.facts = normal
             self.block(node.finalbody)
+        self.finallies -= 1
 
     visit_TryStar = visit_Try
 
@@ -732,10 +1073,15 @@ class Walk(ast.NodeVisitor):
             if handler.type is not None:
                 self.visit(handler.type)
             asked = self.facts  # a type that does not match was evaluated all the same
+            ran = self._lay_floor()
             if handler.name is not None:
                 self.bind_name(handler.name, OTHER)
             self.block(handler.body)
+            self.floors.pop()
             ends.append(self.facts)
+            if isinstance(node, ast.TryStar):
+                # Of `except*` several run, one after the other, and groups are taken apart.
+                asked = self.lost(asked.join(ran.facts))
         self.caught = caught
         self.facts = join_all(ends)
 
@@ -746,35 +1092,76 @@ class Walk(ast.NodeVisitor):
     def _catches(self, node: Try) -> bool:
         """Whether an AttributeError in the body surely ends in a handler, for good.
 
-        A handler that binds the error, raises, or calls anything may hand the error on.
+        A handler that uses the error, raises, or calls anything may hand the error on; so may
+        what is evaluated to find the handler.
         """
         if isinstance(node, ast.TryStar):
             return False
         for handler in node.handlers:
+            if any(not isinstance(part, PLAIN) for part in ast.walk(handler.type or ast.Load())):
+                return False
             found = list(self.names.exceptions(handler.type))
             if not any(one is None or self._is_caught(one) for one in found):
                 continue
-            parts = [part for statement in handler.body for part in ast.walk(statement)]
-            if handler.name or any(self._hands_on(part) for part in parts):
+            if self._hands_on(handler):
                 return False
             if any(one is not None and self._is_caught(one) for one in found):
                 return True
         return False
 
-    def _hands_on(self, node: ast.AST) -> bool:
-        if isinstance(node, ast.Call):
-            return not self.names.is_harmless(node.func)
-        if isinstance(node, ast.Tuple | ast.List):
-            return isinstance(node.ctx, ast.Store)  # unpacking iterates
-        return isinstance(node, HANDS_ON)
+    def _hands_on(self, handler: ast.ExceptHandler) -> bool:
+        """Whether a handler may let the error out. A log line may name it, and does not."""
+        parts: list[ast.AST] = list(handler.body)
+        for part in parts:  # which grows meanwhile
+            if self.names.is_log(part) and not self.names.contexts:
+                logged = [
+                    one for argument in ast.iter_child_nodes(part) for one in ast.walk(argument)
+                ]
+                parts += [
+                    one
+                    for one in logged
+                    if isinstance(one, (ast.Call, *HANDS_ON)) and not self.names.is_log(one)
+                ]
+                continue
+            if self._may_hand_on(part, handler.name):
+                return True
+            parts += ast.iter_child_nodes(part)
+        return False
+
+    def _may_hand_on(self, node: ast.AST, error: str | None) -> bool:
+        match node:
+            case ast.Name(id=name) if name == error:
+                return True
+            case ast.Attribute(ctx=context) | ast.Subscript(ctx=context):
+                if not isinstance(context, ast.Load):
+                    return True
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                return bool(node.decorator_list)
+            case ast.Call(func=func) if not self.names.is_harmless(func):
+                return True
+            case ast.Tuple(ctx=ast.Store()) | ast.List(ctx=ast.Store()):
+                return True  # unpacking iterates
+            case _:
+                pass
+        return isinstance(node, HANDS_ON) or (self.names.contexts and isinstance(node, OPERATES))
 
     @staticmethod
-    def _is_caught(found: type | None) -> bool:
+    def _is_caught(found: type[BaseException] | None) -> bool:
         return found is not None and issubclass(AttributeError, found)
+
+
+# What names a class in an `except`, and runs no code.
+PLAIN = (ast.Name, ast.Attribute, ast.Tuple, ast.expr_context)
 
 
 def _is(node: ast.expr, constant: str | None) -> bool:
     return isinstance(node, ast.Constant) and node.value == constant
+
+
+def _is_path_to(node: ast.expr, name: str) -> bool:
+    """Whether it is a string like "kv_b_proj" or "attn.kv_b_proj"."""
+    text = node.value if isinstance(node, ast.Constant) else None
+    return isinstance(text, str) and text.rpartition(".")[2] == name
 
 
 def _compared_with_none(left: ast.expr, right: ast.expr) -> ast.expr | None:
@@ -788,11 +1175,20 @@ def _matches_all(pattern: ast.pattern) -> bool:
     return isinstance(pattern, ast.MatchAs) and pattern.pattern is None
 
 
-def _pairs(node: ast.Assign) -> list[tuple[ast.expr, ast.expr]]:
-    """What goes where in `a, b = x, y`; empty where that cannot be told."""
-    match node.targets, node.value:
-        case [ast.Tuple(elts=targets) | ast.List(elts=targets)], ast.Tuple(elts=values):
-            starred = any(isinstance(one, ast.Starred) for one in (*targets, *values))
-            if len(targets) == len(values) and not starred:
-                return list(zip(targets, values, strict=True))
-    return []
+def _is_none(pattern: ast.pattern) -> bool:
+    return isinstance(pattern, ast.MatchSingleton) and pattern.value is None
+
+
+def _pairs(target: ast.expr, value: ast.expr) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """What goes where in `a, (b, c) = x, (y, z)`: the innermost pairs that can be told."""
+    match target, value:
+        case (
+            (ast.Tuple(elts=targets) | ast.List(elts=targets)),
+            (ast.Tuple(elts=values) | ast.List(elts=values)),
+        ) if len(targets) == len(values) and not any(
+            isinstance(one, ast.Starred) for one in (*targets, *values)
+        ):
+            for inner in zip(targets, values, strict=True):
+                yield from _pairs(*inner)
+        case _:
+            yield target, value

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import ast
+import io
+import tokenize
 import warnings
 from collections.abc import Iterator
+from itertools import accumulate
 
 import libcst as cst
 
 from patcher.errors import NotPython, RewriteRefused
 from patcher.rules.guard.writing.layout import NEWLINE
 from patcher.threads import PARSING
+
+# libcst parses by recursion in native code: 10,000 operands of `and` end the process. Its
+# visitors recurse in Python, some five frames a level, and give up at some 180 levels by an error.
+DEPTH = 500
 
 
 def parse(source: bytes) -> tuple[cst.Module, str]:
@@ -20,6 +27,8 @@ def parse(source: bytes) -> tuple[cst.Module, str]:
     cannot, or would not reproduce them (libcst 1.9 turns CR-only newlines into nothing).
     """
     tree = _python(source)
+    if (found := _deepest(source, tree))[0] > DEPTH:
+        raise _refused(found[1], "the code is nested too deeply for libcst")
     try:
         module = cst.parse_module(source)
     except cst.ParserSyntaxError as error:
@@ -44,17 +53,72 @@ def line_of(prefix: str) -> int:
     return len(NEWLINE.findall(prefix)) + 1
 
 
+def deepest_line(source: bytes) -> int:
+    """The line of the statement that holds the most deeply nested code."""
+    return _deepest(source, _python(source))[1]
+
+
+def _deepest(source: bytes, tree: ast.Module) -> tuple[int, int]:
+    """How deep libcst's tree is at least, and the line of the statement where it is deepest.
+
+    Python's own tree is flat where libcst nests: the operands of `and` and `or`, and strings that
+    stand beside each other.
+    """
+    quotes = [line.count(b'"') + line.count(b"'") for line in source.splitlines() or [b""]]
+    quoted = list(accumulate(quotes, initial=0))
+    deepest = (0, 1)
+    rest: list[tuple[ast.AST, int, int]] = [(tree, 0, 1)]
+    while rest:
+        node, depth, line = rest.pop()
+        if isinstance(node, ast.stmt):
+            line = node.lineno
+        if isinstance(node, ast.BoolOp):
+            depth += len(node.values)
+        elif isinstance(node, ast.Constant | ast.JoinedStr) and isinstance(
+            getattr(node, "value", ""), str | bytes
+        ):
+            last = min(node.end_lineno or node.lineno, len(quotes))
+            marks = quoted[last] - quoted[node.lineno - 1]
+            if marks > 2 * DEPTH:
+                depth += _strings_between(source, node)
+        deepest = max(deepest, (depth, line), key=lambda one: one[0])
+        rest += [(child, depth + 1, line) for child in ast.iter_child_nodes(node)]
+    return deepest
+
+
+def _strings_between(source: bytes, node: ast.expr) -> int:
+    """How many strings stand beside each other as one constant."""
+    first, last = (node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0)
+    try:
+        return sum(
+            token.type == tokenize.STRING and first <= token.start and token.end <= last
+            for token in tokenize.tokenize(io.BytesIO(source).readline)
+        )
+    except (tokenize.TokenError, SyntaxError):
+        return DEPTH + 1
+
+
 def _python(source: bytes) -> ast.Module:
     try:
         with PARSING, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return ast.parse(source)
+            tree = ast.parse(source)
+        if not any(b"coding" in line for line in source.splitlines()[:2]):
+            source.decode()  # Python refuses a file for a stray byte in a comment, ast does not
+    except UnicodeDecodeError as error:
+        line = source.count(b"\n", 0, error.start) + 1
+        raise NotPython(
+            f"line {line}: not Python source: byte {source[error.start]:#04x} is not UTF-8",
+            next_step="Save the file as UTF-8.",
+        ) from error
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None) or 1
         raise NotPython(
-            f"line {line}: not Python source: {getattr(error, 'msg', error)}",
+            f"line {line}: not Python source: "
+            f"{getattr(error, 'msg', None) or str(error) or 'it is nested too deeply'}",
             next_step="Check the file, or try a newer Python.",
         ) from error
+    return tree
 
 
 def _refused(line: int, reason: str) -> RewriteRefused:

@@ -3,7 +3,9 @@
 Left alone:
 
 - a read that `enclosing` finds guarded: an `if`, a conditional expression, an `and`/`or` chain,
-  an early exit, `assert`, `except AttributeError`, `contextlib.suppress`
+  an early exit, `assert`
+- a read whose error the program may handle itself: a guard would take the place of its fallback.
+  Where that is no guard, the proof refuses the file
 
 Refused, by line: a receiver that may have side effects, a target of a store or a deletion, a
 pattern, an annotation, `{x=}` in an f-string, an f-string with no quote left to use.
@@ -26,9 +28,9 @@ from libcst.metadata import MetadataWrapper, PositionProvider
 from patcher.errors import RewriteRefused
 from patcher.rules.guard.chain import Chain
 from patcher.rules.guard.writing.context import free_quote, is_sole_argument, refusal
-from patcher.rules.guard.writing.enclosing import is_builtin, is_calm, is_guarded, path
+from patcher.rules.guard.writing.enclosing import Surroundings, path
 from patcher.rules.guard.writing.layout import NEWLINE, Gate, Replacement, Style, Value
-from patcher.rules.guard.writing.parse import line_of, parse
+from patcher.rules.guard.writing.parse import deepest_line, line_of, parse
 from patcher.rules.rule import Edit, Rewritten
 
 # A hasattr that is not called, a definition of one, a star import that may bring one.
@@ -43,10 +45,17 @@ def rewrite(source: bytes, rule: Chain) -> Rewritten:
     file that libcst cannot reproduce byte for byte; `NotPython` for bytes that are no source.
     """
     module, text = parse(source)
-    # Looking at every name costs as much as all the rest, and hardly ever is there cause to.
-    trusted = not ODD_HASATTR.search(text) or is_builtin(module, "hasattr")
-    marker = _Marker(rule, module, _unused(text), trusted)
-    template = module.visit(marker).code
+    try:
+        around = Surroundings(module, rule)
+        # Looking at every name costs as much as all the rest, and hardly ever is there cause to.
+        trusted = not ODD_HASATTR.search(text) or around.is_builtin("hasattr")
+        marker = _Marker(rule, module, around, _unused(text), trusted)
+        template = module.visit(marker).code
+    except RecursionError:
+        line = deepest_line(source)
+        raise RewriteRefused(
+            f"line {line}: the code is nested too deeply to be rewritten", next_step=BY_HAND
+        ) from None
     pieces = re.split(rf"\({marker.stem}(\d+)\)", template)
     return _splice(module, pieces, marker.places)
 
@@ -64,19 +73,29 @@ def _splice(module: cst.Module, pieces: list[str], places: list[Replacement]) ->
     The template's literal pieces are all bytes outside the edits, so they are kept as they are.
     """
     literals, order = pieces[0::2], [places[int(number)] for number in pieces[1::2]]
-    old, new, edits = literals[0], literals[0], []
-    for place, following in zip(order, literals[1:], strict=True):
-        after = place.render(new, following, module.default_indent, module.default_newline)
-        edits.append(_edit(old, place, after, module.encoding))
-        old, new = old + place.before + following, new + after + following
-    return Rewritten(new.encode(module.encoding), tuple(edits))
-
-
-def _edit(old: str, place: Replacement, after: str, encoding: str) -> Edit:
     # Only the start of a file has a BOM; a piece from its middle is plain UTF-8.
-    plain = "utf-8" if encoding == "utf-8-sig" else encoding
-    start, before = len(old.encode(encoding)), place.before.encode(plain)
-    return Edit(start, start + len(before), before, after.encode(plain), line_of(old), place.shape)
+    plain = "utf-8" if module.encoding == "utf-8-sig" else module.encoding
+    new, edits = [literals[0].encode(module.encoding)], []
+    start, line, recent = len(new[0]), line_of(literals[0]), _last_lines(literals[0])
+    for place, following in zip(order, literals[1:], strict=True):
+        after = place.render(recent, following, module.default_indent, module.default_newline)
+        before = place.before.encode(plain)
+        edits.append(
+            Edit(start, start + len(before), before, after.encode(plain), line, place.shape)
+        )
+        new += [after.encode(plain), following.encode(plain)]
+        start += len(before) + len(new[-1])
+        # A newline of two characters may stand across the seam of two pieces: none does, since
+        # a place starts and ends inside an expression.
+        line += line_of(place.before) + line_of(following) - 2
+        recent = _last_lines(recent + after + following)
+    return Rewritten(b"".join(new), tuple(edits))
+
+
+def _last_lines(text: str) -> str:
+    """The last two lines: all that a place's layout hangs on."""
+    ends = [found.start() for found in NEWLINE.finditer(text)]
+    return text[ends[-2] :] if len(ends) > 1 else text
 
 
 @dataclass
@@ -89,6 +108,7 @@ class _Marker(cst.CSTTransformer):
 
     rule: Chain
     module: cst.Module
+    around: Surroundings
     stem: str
     hasattr_is_builtin: bool
     places: list[Replacement] = field(default_factory=list)
@@ -153,7 +173,9 @@ class _Marker(cst.CSTTransformer):
             return False
         if not self.hasattr_is_builtin:
             raise self.refused(node, "the module binds hasattr, or may do so, to its own use")
-        return not is_guarded(node, ancestors, self.rule)
+        return not (
+            self.around.is_guarded(node, ancestors) or self.around.may_be_handled(node, ancestors)
+        )
 
     def _checked_path(self, node: cst.CSTNode, ancestors: list[cst.CSTNode]) -> str:
         """The receiver as dotted text. Refuses a read that cannot be rewritten where it stands."""
@@ -201,7 +223,7 @@ class _Marker(cst.CSTTransformer):
                 sides = [s for s in (node.left, right) if self._is_unguarded(s, ancestors)]
                 if not sides:
                     return
-                if node.left not in sides and not is_calm(node.left):
+                if node.left not in sides and not self.around.is_calm(node.left):
                     raise self.refused(sides[0], "what it is compared with runs code before it")
                 if node.left not in sides and self.rule.chain in self._text(node.left):
                     raise self.refused(sides[0], "the comparison holds another read")
