@@ -17,6 +17,9 @@ Block = st.SearchStrategy[Lines]
 LAYERS = ["self.kv_b_proj", "self.kv_b_proj", "other.kv_b_proj", "p"]
 PRELUDE = (
     "from contextlib import nullcontext, suppress",
+    "def lose():",
+    "    global W",
+    "    W = None",
     "def f(self, other, a, b):",
     "    p = self.kv_b_proj",
     '    w = getattr(self.kv_b_proj, "weight", None)',
@@ -106,7 +109,20 @@ simple = st.one_of(
     filled('w = getattr({x}, "weight", None)', x=layers),
     filled('has = hasattr({x}, "weight")', x=layers),
     filled('w = {x}.weight if hasattr({x}, "weight") else None', x=layers),
+    filled("box = [{x}, 1]; x = box[0].weight.dtype", x=layers),
+    filled("[p] = [{x}]", x=layers),
+    filled("x, (p, *_) = 1, ({x}, 2)", x=layers),
+    filled("any((p := o.kv_b_proj) is {x} for o in [self, other])", x=layers),
+    filled("other.proj = {x}; x = other.proj.weight.dtype", x=layers),
+    filled("x = effect({x}).weight.dtype", x=layers),
+    filled('w = effect(getattr({x}, "weight", None))', x=layers),
+    filled("x = (lambda q={x}: q.weight.dtype)()", x=layers),
+    filled("x = [{r} for p in [{x}] if {c}]", r=reads, x=layers, c=conditions),
+    filled("x = {c} < (p := {x}) if a is None else 1 < a < (w := None)", x=layers, c=flags),
     st.sampled_from([
+        "w = None", "any((w := x) is None for x in [None])", "[w := None for _ in range(2)]",
+        "1 < a < (w := None)", "1 < a < (p := other.kv_b_proj)", "self.flag = a", "w += 1",
+        "p: object = other.kv_b_proj", "w, has = None, True", "lose(); effect(1)",
         "self = other", "self.kv_b_proj = other.kv_b_proj", "self, other = other, self",
         "del self.kv_b_proj.weight", "del p", "p, q = self.kv_b_proj, p",
         "repack(p)", "repack(self.kv_b_proj)", "effect(1)", "maybe_raise(ValueError)",
@@ -115,6 +131,7 @@ simple = st.one_of(
         "import math", "self: object = other", "p = self.kv_b_proj if a else other.kv_b_proj",
     ]),
 )  # fmt: skip
+simple_lines = simple.map(lambda text: (text,))
 leaving = st.sampled_from(["break", "continue", "return 0", "raise ValueError", "raise KeyError"])
 exits = st.sampled_from(["return 0", "raise ValueError"])
 
@@ -140,16 +157,24 @@ def compound(inner: Block, looping: Block) -> Block:
     if_ = filled("if {c}:", c=conditions)
     while_ = filled("while {c} and choice():", c=conditions)
     for_ = st.sampled_from(
-        ["for _ in range(2):", "for _ in range(2):", "for self in [self, other]:"]
+        [
+            "for _ in range(2):",
+            "for _ in range(2):",
+            "for self in [self, other]:",
+            "for w in [None]:",
+            "for p in (other.kv_b_proj, p):",
+        ]
     )
     handler = st.sampled_from([
         "except AttributeError:", "except AttributeError:", "except ValueError:", "except:",
-        "except Exception:", "except (KeyError, AttributeError) as e:", "except ValueError as p:",
+        "except Exception:", "except (KeyError, AttributeError) as e:",
+        "except ValueError as p:", "except AttributeError as e:",
     ])  # fmt: skip
     try_, finally_, else_ = st.just("try:"), st.just("finally:"), st.just("else:")
     with_ = st.sampled_from([
         "with suppress(AttributeError):", "with suppress(ValueError):",
-        "with nullcontext(other) as self:",
+        "with nullcontext(other) as self:", "with suppress(ValueError), nullcontext(a) as w:",
+        "with suppress(ValueError), nullcontext(maybe_raise(ValueError)) as w:",
     ])  # fmt: skip
     missing, any_error = st.just("except AttributeError:"), st.just("except Exception:")
     def_ = st.sampled_from(["def g():", "def g(self=self):"])
@@ -179,6 +204,14 @@ def compound(inner: Block, looping: Block) -> Block:
         ),
         made(st.just("match other:"), made(st.just("case self:"), inner)),
         made(st.just("match a:"), made(st.just("case True:"), inner)),
+        made(st.just("match a:"), made(st.just("case int() as w:"), inner)),
+        made(st.just("match a:"), made(st.just("case str() as p:"), inner)),
+        made(
+            st.just('match getattr(self.kv_b_proj, "weight", None):'),
+            made(st.just("case None:"), inner, st.just("case w:"), inner),
+        ),
+        made(st.just("try:"), inner, st.just("except* AttributeError:"), simple_lines),
+        made(st.just("class C:"), inner.map(lambda body: ("nonlocal p, w", *body))),
     )
 
 

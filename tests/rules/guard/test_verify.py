@@ -131,3 +131,8 @@ def test_what_goes_away_by_a_way_that_is_not_followed_gives_no_answer(
 )
 def test_a_guarded_or_another_read_may_stand_where_the_receiver_goes_away(source: str) -> None:
     assert all(read.guarded for read in verify(source.encode(), RULE))
+
+
+def test_an_attribute_that_is_stored_none_is_not_shown_by_hasattr() -> None:
+    source = b"kv_b_proj.weight = None\nif hasattr(kv_b_proj, 'weight'): kv_b_proj.weight.dtype\n"
+    assert [read.guarded for read in verify(source, RULE)] == [False]

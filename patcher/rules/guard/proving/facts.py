@@ -74,6 +74,8 @@ class Value:
 
 
 OTHER = Value()
+# What an iterator, a manager or a container hands out: not followed, and maybe None.
+UNKNOWN = Value(nothing=True)
 # A name that may hold whatever is dangerous.
 ANYTHING = Value(receiver=True, held=Held.UNPROVEN, stray=Held.UNPROVEN, nothing=True)
 

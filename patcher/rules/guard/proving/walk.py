@@ -24,6 +24,7 @@ from patcher.rules.guard.proving.facts import (
     ANYTHING,
     DEAD,
     OTHER,
+    UNKNOWN,
     Facts,
     Held,
     Key,
@@ -214,7 +215,7 @@ class Walk(ast.NodeVisitor):
                 self._parameters(function.args)
                 self.block(function.body)
             case comprehension:
-                self.comprehend(comprehension, comprehension.generators, OTHER)
+                self.comprehend(comprehension, comprehension.generators, UNKNOWN)
         self._judge_nothings()
 
     def _parameters(self, arguments: ast.arguments) -> None:
@@ -674,7 +675,7 @@ class Walk(ast.NodeVisitor):
                 item = item.join(value) if number else value
             return item
         self.escape(self.visit(iterable), iterable)
-        return OTHER
+        return OTHER if self.is_range(iterable) else UNKNOWN
 
     def defaults(self, arguments: ast.arguments) -> None:
         """Defaults, the positional ones first."""
@@ -1002,7 +1003,7 @@ class Walk(ast.NodeVisitor):
         self.lose_paths()
         floor = self._lay_floor()
         if items[0].optional_vars is not None:
-            self.bind(items[0].optional_vars, OTHER)
+            self.bind(items[0].optional_vars, UNKNOWN)
         # A manager further in may turn the error into another, which nobody waits for.
         self.caught = self._suppresses(items[0].context_expr)
         self._enter(items[1:], body)
