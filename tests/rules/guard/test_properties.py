@@ -24,8 +24,10 @@ steady = settings(
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-every_program = settings(steady, max_examples=1200)
-fewer_programs = settings(steady, max_examples=150)
+# `make quick` loads a profile with a fifth of the examples.
+SHARE = settings().max_examples / 100
+every_program = settings(steady, max_examples=round(1200 * SHARE))
+fewer_programs = settings(steady, max_examples=round(150 * SHARE))
 
 
 def compiles(source: bytes) -> bool:
@@ -98,7 +100,7 @@ def test_newlines_tabs_marks_and_encodings_stay(source: bytes) -> None:
     assert rewrite(rewritten.data, RULE).data == rewritten.data
 
 
-@settings(every_program, max_examples=300)
+@settings(every_program, max_examples=round(300 * SHARE))
 @given(dressed_programs())
 def test_the_verifier_reads_through_newlines_tabs_marks_and_encodings(source: bytes) -> None:
     assume(compiles(source))
@@ -117,7 +119,7 @@ pieces = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(steady, max_examples=800)
+@settings(steady, max_examples=round(800 * SHARE))
 @given(st.lists(pieces, max_size=14).map("".join).map(str.encode) | st.binary(max_size=30))
 @example(b"return(lambda:x)()")
 @example(b"x = (1)if(self.kv_b_proj.weight.dtype)else(2)")
