@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +58,10 @@ def smoke(
 ) -> None:
     """Let a real engine generate: a green health check proves nothing.
 
+    URL is a running vLLM server, as http://127.0.0.1:8000: it is asked for its health, its models,
+    a short and a long generation, one that shares a prefix, and timed. A key is taken from
+    VLLM_API_KEY.
+
     IMAGE, in the Docker daemon, or --python PATH: a small model made of a config only, with its
     weights in each form, answers a prompt that must be read in chunks, on this machine's GPU.
     No checkpoint is needed, and none is loaded.
@@ -72,6 +77,25 @@ def smoke(
         program = interpreter(python)
         wanted = select_cases(cases) if cases else cases_of(catalogue())
         _cases(context, str(python), wanted, lambda *of: run_here(program, *of), timeout, as_data)
+    elif what is not None and what.startswith(("http://", "https://")):
+        if cases:
+            raise UsageError("--case is not for a server", next_step="Leave it out for a URL.")
+        _server(context, what, timeout, as_data)
+
+
+def _server(context: click.Context, url: str, timeout: float, as_data: bool) -> None:
+    from patcher.report.smoke import served_lines, step_line
+    from patcher.smoke.server import KEY, smoke_server
+    from patcher.web.openai import open_server
+
+    show = say if as_data else click.echo
+    server = open_server(url, os.environ.get(KEY), timeout)
+    served = smoke_server(server, lambda step: show(step_line(step)))
+    if as_data:
+        click.echo(as_json("smoke", target=server.url, server=served))
+    for line in served_lines(served):
+        say(line)
+    context.exit(served.exit)
 
 
 def _cases(

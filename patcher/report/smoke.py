@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from patcher.smoke.cases import Outcome
+    from patcher.smoke.server import Served, Spread, Step
 
 
 def case_line(outcome: Outcome) -> str:
@@ -39,3 +40,25 @@ def cases_summary(outcomes: Sequence[Outcome]) -> str:
     if any(each.case == CONTROL.name for each in broken):
         control = ". The control has not passed: what the others say is not about the patches"
     return printable(f"{where}: {', '.join(counts)}{control}", 2000)
+
+
+def step_line(step: Step) -> str:
+    """One thing that a server was asked."""
+    return printable(f"{step.name:<14} {step.state.value:<12} {step.said}", 2000)
+
+
+def served_lines(served: Served) -> list[str]:
+    """What a server did, in all."""
+    lines = [f"vLLM {served.vllm or 'of unknown version'}, {served.model or 'no model'}"]
+    if served.first_token:
+        lines.append(f"first token   {_spread(served.first_token, 1000, 'ms')}")
+    if served.speed:
+        lines.append(f"decoding      {_spread(served.speed, 1, 'tokens/s')}, one stream")
+    if served.finding:
+        lines.append(served.finding)
+    return [printable(line, 2000) for line in lines]
+
+
+def _spread(spread: Spread, factor: float, unit: str) -> str:
+    median, least, most = (factor * each for each in (spread.median, spread.least, spread.most))
+    return f"{median:.1f} {unit} ({least:.1f} to {most:.1f})"

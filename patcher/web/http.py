@@ -213,7 +213,7 @@ class Http:
         # What was typed before the host of an address, as the header that it makes.
         self._typed: dict[tuple[str, str | None, int | None], str] = {}
         self._lock = threading.Lock()
-        self._trust, self._session = _open_session(self.settings)
+        self._trust, self._session = open_session(self.settings)
 
     def base(self, registry: str) -> str:
         """The address of a registry's API, without a slash at its end. Raises `UsageError` for
@@ -422,7 +422,8 @@ def _speaks_tls(registry: str, trust: ssl.SSLContext) -> bool:
     return True
 
 
-def _open_session(settings: HttpSettings) -> tuple[ssl.SSLContext, requests.Session]:
+def open_session(settings: HttpSettings) -> tuple[ssl.SSLContext, requests.Session]:
+    """A session as `Http` has it, and whom it trusts."""
     import requests
 
     from patcher.web.connections import Adapter

@@ -1,0 +1,248 @@
+"""A running server, asked as people ask it: is there an engine behind its health check?"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from patcher.errors import AccessDenied, Exit, Undecided, Unreadable
+from patcher.smoke.cases import State
+from patcher.web.http import Fault
+
+if TYPE_CHECKING:
+    from patcher.web.openai import Generation, Server
+
+KEY = "VLLM_API_KEY"
+"""The variable that vLLM itself reads a server's key from."""
+
+# Tokens. vLLM's server reads 8192 at a time where nothing else was set, on small GPUs 2048.
+_LONG = 9216
+_SPARE = 64
+_FEW = 16
+
+# What the speed is measured with: so many answers of so many tokens.
+_RUNS, _MEASURED = 5, 128
+
+_LINES = 12
+_HITS = re.compile(rb"^vllm:(?:gpu_)?prefix_cache_hits(?:_total)?(?:\{.*\})? (\S+)$", re.MULTILINE)
+_NEXT = "See the server's own log; `vllm-patcher verify` says whether its vLLM has the bug."
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that was asked, and how it ended."""
+
+    name: str
+    state: State
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The middle of several measurements, and their ends."""
+
+    median: float
+    least: float
+    most: float
+
+
+@dataclass(slots=True)
+class Served:
+    """What a server did. `finding` is the sentence where it failed.
+
+    `first_token` is in seconds, for a short prompt; `speed` in tokens a second of one stream.
+    """
+
+    vllm: str | None = None
+    model: str | None = None
+    max_model_len: int | None = None
+    steps: list[Step] = field(default_factory=list)
+    finding: str | None = None
+    first_token: Spread | None = None
+    speed: Spread | None = None
+
+    @property
+    def exit(self) -> Exit:
+        """A failure is a finding; a context that was not read leaves it undecided."""
+        states = {step.state for step in self.steps}
+        if State.FAILED in states:
+            return Exit.FINDING
+        return Exit.UNDECIDED if State.NOT_REACHED in states else Exit.OK
+
+
+def smoke_server(server: Server, say: Callable[[Step], None]) -> Served:
+    """Health, models, a short and a long generation, one that shares its prefix, the speed.
+
+    It ends with the first step that fails. Raises `Unreadable` where nobody answers, `Undecided`
+    for a server that is not vLLM, `AccessDenied` where a key is wanted.
+    """
+    served = Served()
+    for step in _steps(server, served):
+        served.steps.append(step)
+        say(step)
+        if step.state is State.FAILED:
+            break
+    return served
+
+
+def _steps(server: Server, served: Served) -> Iterator[Step]:
+    try:
+        status, _ = server.get("/health")
+    except Fault as fault:
+        raise Unreadable(
+            f"{server.host}: no server to try: {fault.reason}",
+            next_step="Start it, wait until it is ready, and check the address.",
+        ) from None
+    healthy = status == 200
+    # A server of another kind may have no /health: what it is comes first.
+    models = _models(server)
+    if not healthy:
+        served.finding = f"/health answers HTTP {status}: nothing was generated"
+    yield Step("health", State.PASSED if healthy else State.FAILED, f"HTTP {status}")
+    served.vllm, served.model, served.max_model_len = _version(server), *models
+    length = f", {served.max_model_len} tokens" if served.max_model_len else ""
+    yield Step("models", State.PASSED, f"{served.model}{length}")
+    try:
+        yield from _generations(server, served)
+    except _Failed as failed:
+        served.finding = _sentence(server, failed)
+        yield Step(failed.step, State.FAILED, failed.reason)
+
+
+class _Failed(Exception):
+    """A generation that did not come."""
+
+    def __init__(self, step: str, reason: str) -> None:
+        super().__init__(reason)
+        self.step, self.reason = step, reason
+
+
+def _generations(server: Server, served: Served) -> Iterator[Step]:
+    def generate(step: str, prompt: str, tokens: int) -> Generation:
+        try:
+            return server.complete(served.model or "", prompt, tokens)
+        except Fault as fault:
+            raise _Failed(step, fault.reason) from None
+
+    # Nothing of it may be cached from another run.
+    mark = secrets.token_hex(4)
+    short = generate("short prompt", _text(f"{mark} short", _LINES), _FEW)
+    yield Step("short prompt", State.PASSED, _came(short))
+    lines = _lines(short, served.max_model_len)
+    long = generate("long prompt", _text(mark, lines), _FEW)
+    yield Step("long prompt", State.PASSED, _came(long))
+    before = _hits(server)
+    # A prefill with context, whatever was read at a time: what follows the shared part is new.
+    other = _text(mark, lines // 2) + _text(f"{mark} other", lines // 4)
+    shared = generate("shared prefix", other, _FEW)
+    after = _hits(server)
+    counted = after - before if after is not None and before is not None else 0
+    cached = shared.cached_tokens or counted
+    if cached:
+        said = f"{_came(shared)}, {cached:.0f} of them from the cache"
+        yield Step("shared prefix", State.PASSED, said)
+    else:
+        said = (
+            f"{_came(shared)}, and none from a cache: nothing shows that a context was read. "
+            "Serve with --enable-prefix-caching, or with a smaller --max-num-batched-tokens"
+        )
+        yield Step("shared prefix", State.NOT_REACHED, said)
+    made = [generate("speed", _text(f"{mark} {run}", _LINES), _MEASURED) for run in range(_RUNS)]
+    served.first_token = _spread([each.first for each in made])
+    served.speed = _spread([each.speed for each in made if each.speed])
+    yield Step("speed", State.PASSED, f"{_RUNS} answers of {_MEASURED} tokens")
+
+
+def _text(mark: str, lines: int) -> str:
+    """A text of so many lines, the same but for its beginning."""
+    kept = (f"{n}. At mile {n} the river is {n * 7 % 90} yards wide.\n" for n in range(lines))
+    return f"Log {mark}\n{''.join(kept)}"
+
+
+def _lines(short: Generation, most: int | None) -> int:
+    """How many lines make a prompt that has to be read in pieces and still fits the model."""
+    room = min(_LONG, (most or _LONG) - _SPARE - _FEW)
+    # Larger numbers may be more tokens.
+    return max(_LINES, int(0.9 * room * _LINES / (short.prompt_tokens or 16 * _LINES)))
+
+
+def _came(made: Generation) -> str:
+    tokens = "" if made.prompt_tokens is None else f"{made.prompt_tokens} tokens read, "
+    return f"{tokens}first token after {made.first:.2f} s"
+
+
+def _spread(values: list[float]) -> Spread | None:
+    return Spread(statistics.median(values), min(values), max(values)) if values else None
+
+
+def _sentence(server: Server, failed: _Failed) -> str:
+    """What it means: whether the health check still says that all is well."""
+    try:
+        status, _ = server.get("/health")
+    except Fault as fault:
+        return f"/health was green, and the {failed.step} ended the server: {fault.reason}"
+    if status == 200:
+        return (
+            f"/health is green over a dead engine: HTTP 200 before and after the {failed.step} "
+            "failed"
+        )
+    return f"/health was green until the {failed.step} came, and answers HTTP {status} now"
+
+
+def _models(server: Server) -> tuple[str, int | None]:
+    """The first model and the most tokens that it takes. Raises `AccessDenied`, `Undecided`."""
+    try:
+        status, body = server.get("/v1/models")
+    except Fault as fault:
+        raise Unreadable(f"{server.host}: /v1/models: {fault.reason}", next_step=_NEXT) from None
+    if status in (401, 403):
+        raise AccessDenied(
+            f"{server.host} wants a key (HTTP {status})", next_step=f"Set {KEY} to it."
+        )
+    models = _document(body).get("data") if status == 200 else None
+    first = models[0] if isinstance(models, list) and models else None
+    owner = first.get("owned_by") if isinstance(first, dict) else None
+    if not isinstance(first, dict) or owner != "vllm" or not isinstance(first.get("id"), str):
+        told = f"its models are owned by {owner!r}" if owner else f"/v1/models: HTTP {status}"
+        raise Undecided(
+            f"{server.host} is not a vLLM server: {told}",
+            next_step="Give the address of vLLM itself, not of what stands before it.",
+        )
+    most = first.get("max_model_len")
+    return first["id"], most if isinstance(most, int) else None
+
+
+def _version(server: Server) -> str | None:
+    try:
+        version = _document(server.get("/version")[1]).get("version")
+    except Fault:
+        return None
+    return version if isinstance(version, str) else None
+
+
+def _hits(server: Server) -> float | None:
+    """Tokens that came from the prefix cache so far; None where the server does not count."""
+    try:
+        status, body = server.get("/metrics")
+    except Fault:
+        return None
+    found = re.findall(
+        rb"^vllm:(?:gpu_)?prefix_cache_hits(?:_total)?(?:\{.*\})? (\S+)$", body, re.MULTILINE
+    )
+    try:
+        return sum(map(float, found)) if status == 200 and found else None
+    except ValueError:
+        return None
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}

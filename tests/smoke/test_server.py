@@ -1,0 +1,194 @@
+"""`vllm-patcher smoke URL` against servers that answer as vLLM does, well and broken.
+
+The real one is in tests/engine; here are the faults that it cannot be made to show.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.commands import run
+from tests.conftest import free_port
+from tests.scripted import HANG_UP, Reply, Seen, serving
+from tests.test_schemas import check
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEAD = b'{"error": {"message": "EngineCore encountered an issue.", "code": 500}}'
+
+
+def event(document: Any) -> bytes:
+    return b"data: " + json.dumps(document).encode() + b"\n\n"
+
+
+def stream(prompt: int, tokens: int, cached: int | None = None) -> bytes:
+    """What vLLM streams: a token an event, each with the usage so far, and `[DONE]`."""
+    details = {} if cached is None else {"prompt_tokens_details": {"cached_tokens": cached}}
+    events = [
+        event(
+            {
+                "choices": [{"text": "a", "finish_reason": None}],
+                "usage": {"prompt_tokens": prompt, "completion_tokens": made, **details},
+            }
+        )
+        for made in range(1, tokens + 1)
+    ]
+    return b"".join([*events, b"data: [DONE]\n\n"])
+
+
+@dataclass
+class Vllm:
+    """A server's answers; `on_long` is what it makes of a prompt of more than 1000 words."""
+
+    owner: str = "vllm"
+    health: list[int] = field(default_factory=lambda: [200])
+    on_long: Callable[[bytes], Reply] = lambda body: Reply(body=body)
+    hits: int = 96
+    key: str | None = None
+    asked: list[Any] = field(default_factory=list)
+    cached: int = 0
+
+    def __call__(self, seen: Seen) -> Reply:
+        if seen.path == "/health":
+            return Reply(self.health.pop(0) if len(self.health) > 1 else self.health[0])
+        if seen.path == "/version":
+            return Reply(body=b'{"version": "0.23.0"}')
+        if seen.path == "/metrics":
+            line = f'vllm:prefix_cache_hits_total{{engine="0"}} {self.cached}.0\n'
+            return Reply(body=b"# TYPE vllm:prefix_cache_hits_total counter\n" + line.encode())
+        if self.key and seen.headers.get("authorization") != f"Bearer {self.key}":
+            return Reply(401, body=b'{"error": "Unauthorized"}')
+        if seen.path == "/v1/models":
+            model = {"id": "tiny", "owned_by": self.owner, "max_model_len": 4096}
+            return Reply(body=json.dumps({"data": [model]}).encode())
+        assert seen.path == "/v1/completions"
+        asked = json.loads(seen.body)
+        self.asked.append(asked)
+        words = len(asked["prompt"].split())
+        body = stream(words, asked["max_tokens"])
+        if "other" in asked["prompt"]:
+            self.cached += self.hits
+            return Reply(body=body)
+        return self.on_long(body) if words > 1000 else Reply(body=body)
+
+
+def smoke(vllm: Vllm, *, code: int) -> Any:
+    with serving(vllm) as server:
+        done = run("smoke", server.url, "--timeout", "20", "--json")
+    return check(done.stdout, done.returncode, code), done.stderr
+
+
+def test_a_server_that_is_well() -> None:
+    vllm = Vllm()
+    document, talk = smoke(vllm, code=0)
+    served = document["server"]
+    assert [step["state"] for step in served["steps"]] == ["passed"] * 6
+    assert (served["vllm"], served["model"]) == ("0.23.0", "tiny")
+    assert served["speed"]["least"] <= served["speed"]["median"] <= served["speed"]["most"]
+    assert "tokens/s" in talk
+    short, long, other, *measured = [asked["prompt"] for asked in vllm.asked]
+    assert len(short.split()) < 200
+    assert 3000 < len(long.split()) < 4096
+    assert 1000 < len([*_shared(long, other)]) < len(other)
+    assert len(set(measured)) == 5
+
+
+def _shared(one: str, other: str) -> list[str]:
+    """The characters at the beginning that two prompts share."""
+    pairs = enumerate(zip(one, other, strict=False))
+    end = next(at for at, (first, second) in pairs if first != second)
+    return list(one[:end])
+
+
+def failing(reply: Reply) -> Callable[[bytes], Reply]:
+    return lambda _: reply
+
+
+ERROR = event(json.loads(DEAD)) + b"data: [DONE]\n\n"
+STREAMED = b"text/event-stream"
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (Reply(500, body=DEAD), "HTTP 500 (EngineCore encountered an issue.)"),
+        (Reply(500, body=b"<html>"), "HTTP 500"),
+        (Reply(body=ERROR), "its stream says (EngineCore encountered an issue.)"),
+        (Reply(body=event({"choices": [{"text": "a"}]})), "its stream ended before it was done"),
+        (Reply(body=b"data: [DONE]\n\n"), "it ended its stream without a token"),
+        (Reply(body=b"data: {\n\n"), "its stream holds something that is not JSON"),
+        (Reply(body=b"x" * 100, sent=50), "the connection broke"),
+        (HANG_UP, "the connection broke"),
+        (Reply(307, {"Location": "http://127.0.0.1:1/"}), "HTTP 307"),
+    ],
+)
+def test_a_green_health_check_over_a_dead_engine(reply: Reply, reason: str) -> None:
+    document, talk = smoke(Vllm(on_long=failing(reply)), code=1)
+    served = document["server"]
+    assert [step["name"] for step in served["steps"]][-2:] == ["short prompt", "long prompt"]
+    assert served["steps"][-1] == {"name": "long prompt", "state": "failed", "said": reason}
+    assert served["finding"].startswith("/health is green over a dead engine")
+    assert served["finding"] in talk
+
+
+def test_a_health_check_that_turns_red_with_the_engine() -> None:
+    vllm = Vllm(health=[200, 503], on_long=failing(Reply(500, body=DEAD)))
+    document, _ = smoke(vllm, code=1)
+    assert document["server"]["finding"] == (
+        "/health was green until the long prompt came, and answers HTTP 503 now"
+    )
+
+
+def test_a_server_that_is_not_well_is_asked_nothing_more() -> None:
+    vllm = Vllm(health=[503])
+    document, _ = smoke(vllm, code=1)
+    assert [step["name"] for step in document["server"]["steps"]] == ["health"]
+    assert vllm.asked == []
+
+
+def test_a_context_that_nothing_shows_to_be_read_is_not_passed() -> None:
+    document, _ = smoke(Vllm(hits=0), code=3)
+    states = {step["name"]: step["state"] for step in document["server"]["steps"]}
+    assert states["shared prefix"] == "not reached"
+    assert states["speed"] == "passed"
+
+
+@pytest.mark.parametrize(("owner", "told"), [("library", "owned by 'library'"), ("", "HTTP 200")])
+def test_a_server_that_is_not_vllm(owner: str, told: str) -> None:
+    document, _ = smoke(Vllm(owner=owner), code=3)
+    assert "is not a vLLM server" in document["error"]["problem"]
+    assert told in document["error"]["problem"]
+
+
+def test_a_key_comes_from_the_environment_and_is_never_shown() -> None:
+    with serving(Vllm(key="sk-secret-of-mine")) as server:
+        without = run("smoke", server.url, VLLM_API_KEY="")
+        wrong = run("smoke", server.url, VLLM_API_KEY="sk-another-key")
+        right = run("smoke", server.url, VLLM_API_KEY="sk-secret-of-mine")
+    assert (without.returncode, wrong.returncode, right.returncode) == (3, 3, 0)
+    assert "Set VLLM_API_KEY" in without.stderr
+    shown = wrong.stdout + wrong.stderr + right.stdout + right.stderr
+    assert "sk-" not in shown
+
+
+def test_nobody_answers() -> None:
+    done = run("smoke", f"http://127.0.0.1:{free_port()}")
+    assert done.returncode == 3
+    assert "no server to try: the connection is refused" in done.stderr
+
+
+@pytest.mark.parametrize("url", ["http://user:word@127.0.0.1:1", "http://[x"])
+def test_an_address_that_is_none(url: str) -> None:
+    done = run("smoke", url)
+    assert done.returncode == 2
+    assert "word" not in done.stderr
+
+
+def test_the_address_of_the_api_will_do() -> None:
+    with serving(Vllm()) as server:
+        assert run("smoke", f"{server.url}/v1/").returncode == 0
