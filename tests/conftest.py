@@ -219,7 +219,7 @@ def _copy(source: Path, root: Path, destination: str) -> None:
     shutil.copy(source, target)
 
 
-def _shared_libraries(binary: Path) -> list[str]:
+def shared_libraries(binary: Path) -> list[str]:
     """The absolute paths that the loader takes for a binary, the loader itself included."""
     listed = subprocess.run(["ldd", binary], capture_output=True, text=True, check=False).stdout
     return re.findall(r"(/\S+) \(0x", listed)
@@ -246,6 +246,6 @@ def python_rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / home.lstrip("/") / "lib-dynload").mkdir(exist_ok=True)
     _copy(interpreter, root, "/usr/local/bin/python3")
     for binary in [interpreter, *root.glob(f".{home}/lib-dynload/*.so")]:
-        for library in _shared_libraries(binary):
+        for library in shared_libraries(binary):
             _copy(Path(library), root, library)
     return root

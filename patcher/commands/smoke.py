@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,11 +77,21 @@ def smoke(
 
         program = interpreter(python)
         wanted = select_cases(cases) if cases else cases_of(catalogue())
-        _cases(context, str(python), wanted, lambda *of: run_here(program, *of), timeout, as_data)
+        _cases(context, str(python), wanted, partial(run_here, program), timeout, as_data)
     elif what is not None and what.startswith(("http://", "https://")):
         if cases:
             raise UsageError("--case is not for a server", next_step="Leave it out for a URL.")
         _server(context, what, timeout, as_data)
+    elif what is not None:
+        from patcher.daemon.engine import connect, local_image
+        from patcher.smoke.cases import select_cases
+        from patcher.smoke.container import claimed, gpu, run_in
+        from patcher.smoke.run import cases_of
+
+        image = local_image(connect(), what)
+        image.installation([])  # else there is no vLLM in it to try
+        wanted = select_cases(cases) if cases else cases_of(claimed(image))
+        _cases(context, what, wanted, partial(run_in, image, gpu()), timeout, as_data)
 
 
 def _server(context: click.Context, url: str, timeout: float, as_data: bool) -> None:
