@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def test_vllms_own_parser_takes_the_arguments(engine: Path) -> None:
     program = (
         "import sys\n"
-        "from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args\n"
+        "from vllm.entrypoints.launchers.cli_args import make_arg_parser\n"
+        "from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args\n"
         "from vllm.utils.argparse_utils import FlexibleArgumentParser\n"
         "parser = make_arg_parser(FlexibleArgumentParser())\n"
         "parsed = parser.parse_args(sys.argv[1:])\n"
