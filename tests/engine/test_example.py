@@ -35,7 +35,7 @@ def test_vllms_own_parser_takes_the_arguments(engine: Path) -> None:
     assert done.stdout.splitlines()[-1] == (
         "0.5 {'method': 'mtp', 'num_speculative_tokens': 1} glm47"
     )
-    wrong = [*called, "--gpu-memory=0.5"]
+    wrong = [*called, "--gpu-memory-utilisation=0.5"]
     refused = subprocess.run(wrong, capture_output=True, text=True, check=False, cwd="/")
-    assert "unrecognized arguments: --gpu-memory=0.5" in refused.stderr
+    assert "unrecognized arguments: --gpu-memory-utilisation=0.5" in refused.stderr
     assert refused.returncode != 0
