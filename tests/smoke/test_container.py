@@ -125,11 +125,12 @@ def test_the_probe_runs_with_the_images_python_and_is_heard(
 def test_a_container_that_hangs_is_ended(
     daemon: docker.DockerClient, load: Callable[..., str], python_entries: list[Entry]
 ) -> None:
-    hangs = Entry(f"{SITE}/torch.py", b"import threading\nthreading.Event().wait()\n")
+    hangs = Entry(f"{SITE}/torch.py", b"import time\ntime.sleep(3600)\n")
     config = {"Env": [PATH, f"PYTHONPATH={SITE}"]}
     image = local_image(daemon, load([*python_entries, hangs, TMP], config))
-    ran = run_in(image, (), CONTROL, 1)
+    ran = run_in(image, (), CONTROL, 3)
     assert ran.code is None
+    assert ran.output == ""
     assert left_over(daemon) == []
 
 
