@@ -64,6 +64,12 @@ class DockerImage:
             self.client, self.attrs, self.platform, targets, cache, root=root, mentions=mentions
         )
 
+    def is_built_on(self, base: DockerImage) -> bool:
+        """Are its lowest layers those of `base`, and is it for the same platform?"""
+        below = base.attrs["RootFS"]["Layers"]
+        layers = self.attrs["RootFS"]["Layers"]
+        return bool(layers[: len(below)] == below) and self.platform == base.platform
+
     def dockerfile(self, change: Change) -> str:
         """The Dockerfile that `bake` builds, for a person to read or to build by hand."""
         return dockerfile.render(self.reference, self.platform, change)

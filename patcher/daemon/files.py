@@ -9,13 +9,16 @@ about a result is asked for its few files alone (ContainerArchive).
 from __future__ import annotations
 
 import io
+import posixpath
+import tarfile
 import uuid
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from patcher.daemon.client import asking, undisturbed
 from patcher.errors import DaemonFailed
-from patcher.oci.model import Descriptor
+from patcher.oci.installation import ImageFile
+from patcher.oci.model import Descriptor, broken
 from patcher.oci.running import find_installation
 from patcher.oci.scan import Traces, Wanted, scan_tar, whole
 from patcher.oci.start import read_start
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 
 READER_LABEL = "dev.vllm-patcher.reader"
 """Marks the containers that exist to be read from: one that outlives a kill can be recognised."""
+
+_MOST_LINKS = 40  # as Linux follows
+_MOST_BYTES = 64 << 20
 
 _LOST = "Try again: another program may have removed the container ('docker container prune')."
 
@@ -88,6 +94,46 @@ def _export(client: DockerClient, container: str, wanted: Wanted) -> Traces:
         if not stream.ended:
             raise DaemonFailed("the image came cut off", next_step=_LOST)
     return traces
+
+
+def read_files(
+    client: DockerClient, image: str, platform: Platform, paths: Sequence[str]
+) -> dict[str, ImageFile]:
+    """The regular files at these paths, by path; a link's file is read under the link's name.
+
+    Raises `BrokenImage` where one is missing or is something else, `DaemonFailed`.
+    """
+    with opened(client, image, platform) as container:
+        return {path: _file(client, container, path) for path in paths}
+
+
+def _file(client: DockerClient, container: str, path: str) -> ImageFile:
+    from docker.errors import NotFound
+
+    real, member, data = path, None, b""
+    for _ in range(_MOST_LINKS):
+        try:
+            with asking(f"{real} in the image cannot be read", next_step=_LOST):
+                stream, stat = client.api.get_archive(container, real)
+                if stat["size"] > _MOST_BYTES:
+                    raise broken(f"{real} in the image has {stat['size']} bytes")
+                packed = b"".join(stream)
+        except DaemonFailed as error:
+            if isinstance(error.__cause__, NotFound):
+                raise broken(f"{real} is not in the image") from error
+            raise
+        with tarfile.open(fileobj=io.BytesIO(packed), mode="r:") as archive:
+            member = archive.next()
+            content = archive.extractfile(member) if member and member.isreg() else None
+            data = content.read() if content else b""
+        if member is None or not member.issym():
+            break
+        real = posixpath.normpath(posixpath.join(posixpath.dirname(real), member.linkname))
+    if member is None or not member.isreg():
+        raise broken(f"{path} in the image is not a regular file")
+    # Go's tar writer may put the file's type beside the permission bits.
+    mode = member.mode & 0o7777
+    return ImageFile(path, data, member.uid, member.gid, mode, int(member.mtime))
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patcher.daemon.engine import BakedDockerImage, DockerImage, named_image
-from patcher.places.place import Outline, Sent
+from patcher.daemon.files import read_files
+from patcher.places.place import Outline, Sent, changed
 
 if TYPE_CHECKING:
     from patcher.oci.blobs import Watch
@@ -33,7 +34,7 @@ class DaemonPlace:
         wanted = {**self.base.labels, **(change.labels if change else {})}
         fixed = held[names[0]]
         there = self.base if change is None else None
-        if fixed and fixed.labels == wanted and fixed.platform == self.base.platform:
+        if fixed and fixed.labels == wanted and fixed.is_built_on(self.base):
             there = fixed
         moving = tuple(
             tag
@@ -93,13 +94,22 @@ class DaemonResult:
         return Sent()
 
     def read_back(self, before: Mapping[str, Installation]) -> Mapping[str, Installation]:
-        """See `Made`: found and read anew, out of the new image."""
-        return {
-            digest: self.baked.installation(
-                sorted(found.files), None if found.others else found.root
-            )
-            for digest, found in before.items()
-        }
+        """See `Made`. The new image is asked for the changed files alone: `build` and `plan` have
+        held it against the base, whose layers are below them.
+        """
+        image, draft = self.baked.image, self.plan.draft
+        back: dict[str, Installation] = {}
+        for digest, installation in before.items():
+            change = draft.changes.get(digest)
+            if change is None:
+                return before
+            wanted = [*(file.path for file in change.files), *change.bytecode]
+            found = read_files(image.client, image.id, image.platform, wanted)
+            # An empty .pyc does not count: Python passes over it and reads the source.
+            gone = [path for path in change.bytecode if not found[path].data]
+            files = [found[file.path] for file in change.files]
+            back[digest] = changed(installation, files, gone)
+        return back
 
     def name(self) -> Mapping[str, str]:
         """See `Made`."""

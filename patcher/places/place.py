@@ -6,13 +6,14 @@ make the result, which has no name yet; has the result read back and judged; and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from patcher.oci.blobs import Watch
-    from patcher.oci.installation import Change, Installation
+    from patcher.oci.installation import Change, ImageFile, Installation
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,21 @@ class Outline:
     blobs: int
     moving: tuple[str, ...]
     taken: frozenset[str]
+
+
+def changed(before: Installation, files: Sequence[ImageFile], gone: Sequence[str]) -> Installation:
+    """An installation with the files that were read back, and without the bytecode taken away."""
+    back = {file.path: file for file in files}
+    return dataclasses.replace(
+        before,
+        files={target: back.get(file.path, file) for target, file in before.files.items()},
+        bytecode={
+            target: tuple(path for path in paths if path not in gone)
+            for target, paths in before.bytecode.items()
+        },
+        stale={target: path for target, path in before.stale.items() if path not in gone},
+        others=tuple(changed(other, files, gone) for other in before.others),
+    )
 
 
 class Made(Protocol):

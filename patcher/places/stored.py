@@ -7,7 +7,6 @@ tag is as it was, and a second run sends only what is still missing.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -26,12 +25,12 @@ from patcher.oci.model import (
     read_descriptor,
 )
 from patcher.oci.validate import validate
-from patcher.places.place import Outline, Sent
+from patcher.places.place import Outline, Sent, changed
 
 if TYPE_CHECKING:
     from patcher.oci.blobs import Watch
     from patcher.oci.image import Family
-    from patcher.oci.installation import ImageFile, Installation
+    from patcher.oci.installation import Installation
     from patcher.places.place import Draft
 
 _DOCUMENTS = INDEXES | MANIFESTS
@@ -244,7 +243,7 @@ class StoredResult:
         new = self.plan.root.descriptor
         added = validate(place.store, place.base.family, new, draft.changes, draft.annotations)
         return {
-            digest: _changed(before[digest], files, draft.changes[digest].bytecode)
+            digest: changed(before[digest], files, draft.changes[digest].bytecode)
             for digest, files in added.items()
         }
 
@@ -260,18 +259,3 @@ class StoredResult:
 
     def discard(self) -> None:
         """See `Made`. Blobs without a name stay: the next run, or another's, may use them."""
-
-
-def _changed(before: Installation, files: Sequence[ImageFile], gone: Sequence[str]) -> Installation:
-    """An installation with the files that were read back, and without the bytecode taken away."""
-    back = {file.path: file for file in files}
-    return dataclasses.replace(
-        before,
-        files={target: back.get(file.path, file) for target, file in before.files.items()},
-        bytecode={
-            target: tuple(path for path in paths if path not in gone)
-            for target, paths in before.bytecode.items()
-        },
-        stale={target: path for target, path in before.stale.items() if path not in gone},
-        others=tuple(_changed(other, files, gone) for other in before.others),
-    )
