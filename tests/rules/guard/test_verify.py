@@ -69,6 +69,12 @@ def test_a_file_whose_first_cookie_counts_is_read_in_spite_of_a_second() -> None
     assert [read.line for read in verify(source, RULE)] == [3]
 
 
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_a_place_is_told_whatever_ends_a_line(newline: str) -> None:
+    source = newline.join(["x = 1", "é = kv_b_proj.weight.dtype", ""]).encode()
+    assert [(read.line, read.column) for read in verify(source, RULE)] == [(2, 5)]
+
+
 def nested(depth: int, head: str, line: str) -> bytes:
     lines = [" " * n + head for n in range(depth)] + [" " * depth + "x = 1"]
     for n in reversed(range(depth)):

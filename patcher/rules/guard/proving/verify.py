@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import tokenize
 import warnings
 from bisect import bisect_left
@@ -51,6 +52,7 @@ from patcher.threads import PARSING
 
 # Where a node says a name that may be the receiver's.
 _SAYS = {ast.Attribute: "attr", ast.Name: "id", ast.Constant: "value"}
+NEWLINE = re.compile(r"\r\n|\r|\n")
 # Steps that the walk may take for each node of the tree; what takes more has paths that multiply.
 STEPS = 200
 
@@ -199,7 +201,7 @@ def _told(source: bytes, tree: ast.Module, reads: dict[ast.expr, bool]) -> tuple
     if not reads:
         return ()
     encoding = tokenize.detect_encoding(io.BytesIO(source).readline)[0]
-    lines = source.decode(encoding, errors="replace").split("\n")
+    lines = NEWLINE.split(source.decode(encoding, errors="replace"))
     encoded: dict[int, bytes] = {}
     told = []
     for node, function in _functions(tree, reads):
