@@ -2,31 +2,94 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
+# Built in: the module `signal` takes some milliseconds to come.
+import _signal as signal  # type: ignore[import-not-found]
 
-from patcher.errors import Exit, PatcherError, Undecided, UsageError
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Until `main` is there to catch it, Ctrl-C ends this as it ends a program in C: no traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import contextlib
+import io
+import os
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from patcher.errors import Exit, PatcherError, Undecided, Unwritable, UsageError, printable
+
+if TYPE_CHECKING:
+    import click
+    from _typeshed import ReadableBuffer
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
 
+class OutputLost(Unwritable):
+    """Standard output did not take the answer: a full disk, or a reader that has gone."""
+
+
+class _Data(io.FileIO):
+    """Standard output, where the answer goes."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            # What is still in a buffer is written again at the very end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            raise OutputLost(
+                f"standard output cannot be written: {error.strerror}",
+                next_step="Check the free space and who reads it, and run it again.",
+            ) from None
+
+
+class _Talk(io.FileIO):
+    """Standard error: where it takes nothing nobody listens, and the work goes on."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
 def main() -> None:
     """Run `vllm-patcher`. No traceback ever reaches the user."""
+    code: int = INTERRUPTED
+    with contextlib.suppress(KeyboardInterrupt):
+        # A job that is cancelled is asked to end by SIGTERM: it takes back what it began, too.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        _open_streams()
+        code = _run(sys.argv[1:])
+    sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Streams that fail as `_Data` and `_Talk` say, also where the caller has closed them.
+
+    A number that is free would be given to the next file that is opened, and what a child process
+    prints would end up in it.
+    """
+    for number, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)  # takes the lowest number that is free
+            os.set_inheritable(number, True)
+    # A test may have put others in their place.
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _text(_Data(1, "w", closefd=False))
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _text(_Talk(2, "w", closefd=False))
+
+
+def _text(raw: io.FileIO) -> TextIO:
     # A path may hold bytes that no encoding has.
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        stream.reconfigure(errors="backslashreplace")
-    # A job that is cancelled is asked to end by this signal: it takes back what it began, too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        sys.exit(_run(sys.argv[1:]))
-    except KeyboardInterrupt:
-        # In the very first moments, while modules are still imported.
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(Exit.OK)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), errors="backslashreplace", line_buffering=raw.isatty()
+    )
 
 
 def _run(arguments: list[str]) -> int:
@@ -36,31 +99,44 @@ def _run(arguments: list[str]) -> int:
 
     try:
         result = cli(arguments, prog_name="vllm-patcher", standalone_mode=False)
-        print(end="", flush=True)  # a closed stream cannot be flushed
+        sys.stdout.flush()
         return result if isinstance(result, int) else Exit.OK
     except click.ClickException as error:
-        error.show()
-        if "--json" in arguments:
-            said = UsageError(error.format_message(), next_step="See --help.")
-            click.echo(_as_json(said, arguments))
-        return error.exit_code if error.exit_code == Exit.USAGE else Exit.UNDECIDED
+        _show(error)
+        said = UsageError(error.format_message(), next_step="See --help.")
+        code = error.exit_code if error.exit_code == Exit.USAGE else Exit.UNDECIDED
+        return _answer(said, arguments, code)
     except PatcherError as error:
         return _tell(error, arguments)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted: no file, image or tag was left half-done", err=True)
         return INTERRUPTED
-    except BrokenPipeError:
-        raise
     except Exception as error:
         return _tell(_unexpected(error), arguments)
 
 
+def _show(error: click.ClickException) -> None:
+    """As click does; an argument that it repeats may come from somebody else."""
+    lines = io.StringIO()
+    error.show(lines)
+    for line in lines.getvalue().splitlines():
+        print(printable(line.expandtabs(4), 2000), file=sys.stderr)
+
+
 def _tell(error: PatcherError, arguments: list[str]) -> int:
-    if "--json" in arguments:
-        print(_as_json(error, arguments))
     print(f"error: {error.problem}", file=sys.stderr)
     print(f" next: {error.next_step}", file=sys.stderr)
-    return int(error.exit_code)
+    return _answer(error, arguments, int(error.exit_code))
+
+
+def _answer(error: PatcherError, arguments: list[str], code: int) -> int:
+    """The error as the answer, for a caller that asked for JSON; the exit code."""
+    if "--json" in arguments and not isinstance(error, OutputLost):
+        try:
+            print(_as_json(error, arguments), flush=True)
+        except OutputLost as lost:
+            return _tell(lost, arguments)
+    return code
 
 
 def _as_json(error: PatcherError, arguments: list[str]) -> str:

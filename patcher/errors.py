@@ -32,22 +32,39 @@ class Exit(enum.IntEnum):
     UNDECIDED = 3
 
 
-# C0, DEL and C1 control characters, the Unicode ones that reorder a line (bidirectional
-# overrides), and what replaces bytes that are not UTF-8. Text from an index, a registry or a
-# file may hold them.
-_UNPRINTABLE = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+# What stands before the host of an address, up to the last @: a password may hold a slash.
+_CREDENTIALS = re.compile(r"(?<=://)[^/@:]*(?::.*)?@")
 
-# user:password@ in front of a host, as an index or a registry address may carry it.
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+# What a CI runner takes for a command to itself: GitHub's at the beginning of a line, blanks
+# before it or not; its older form, and those of Azure and TeamCity, anywhere in one.
+_COMMAND = re.compile(r"^\s*:(?=:)|##(?=\w*\[)")
 
 
 def printable(text: str, limit: int = 400) -> str:
-    """Third-party text made safe to show on a terminal: one line, no escape, no credential."""
-    shown = _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
-    shown = _CREDENTIALS.sub("***@", shown)
+    """Third-party text made safe for a terminal and a CI log: one line, no escape, no credential.
+
+    What Python does not call printable is spelled out: control and separator characters, those
+    that are invisible or reorder a line, and what replaces bytes that are not UTF-8.
+    """
+    shown = text
+    if not shown.isprintable():
+        shown = "".join(each if each.isprintable() else _spelled(each) for each in shown)
+    if "://" in shown and "@" in shown:
+        shown = re.sub(r"\S+", _without_credentials, shown)
+    shown = _COMMAND.sub(lambda found: found[0][:-1] + _spelled(found[0][-1]), shown)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def _spelled(character: str) -> str:
+    """As an escape of Python's, also for what needs none."""
+    escaped = character.encode("unicode_escape").decode()
+    return escaped if escaped != character else f"\\x{ord(character):02x}"
+
+
+def _without_credentials(word: re.Match[str]) -> str:
+    # Up to the last @ only: then no part of a long text is looked at twice.
+    before, at, after = word[0].rpartition("@")
+    return _CREDENTIALS.sub("***@", before + at) + after
 
 
 class PatcherError(Exception):

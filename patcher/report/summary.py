@@ -7,6 +7,7 @@ Every text that a third party may have written stands in a code span.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -102,8 +103,8 @@ def _row(report: Mapping[str, Any]) -> Row:
     return Row(
         base=str(report["base_name"] or report["base_digest"]),
         outcome=DRY_RUN if report.get("dry_run") else PUBLISHED if moved else THERE,
-        repository=str(report.get("repository") or report["tags"][0].rpartition(":")[0]),
-        digest=str(report["digest"]),
+        repository=_word(report.get("repository") or report["tags"][0].rpartition(":")[0]),
+        digest=_word(report["digest"]),
         vllm=_distinct(image["vllm"] for image in images),
         tags=tuple(map(str, report["tags"])),
         before=_distinct(_verdict(each) for image in images for each in image["before"]),
@@ -111,6 +112,13 @@ def _row(report: Mapping[str, Any]) -> Row:
         sent=sent,
         seconds=float(report["seconds"]) if "seconds" in report else None,
     )
+
+
+def _word(text: object) -> str:
+    """A name as it stands in `outputs`: with a line break in it, it could set another output."""
+    if not isinstance(text, str) or re.search(r"\s", text) or not text.isprintable():
+        raise ValueError(text)
+    return text
 
 
 def _error_row(report: Mapping[str, Any]) -> Row:

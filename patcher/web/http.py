@@ -33,6 +33,7 @@ from patcher.web.trust import (
     joined,
     origin,
     refusal,
+    shown,
     trusted,
 )
 
@@ -233,7 +234,7 @@ class Http:
         clean = joined("", url)
         if clean is None:
             raise UsageError(
-                f"{host_of(url) or url.partition(':')[0]!r} is not a web address",
+                f"{host_of(shown(url)) or url.partition(':')[0]!r} is not a web address",
                 next_step="Give an address that begins with https:// or http://.",
             )
         parts = urlsplit(url)

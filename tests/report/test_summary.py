@@ -156,3 +156,16 @@ def test_one_failure_fails_the_sum_and_hides_nothing(tmp_path: Path) -> None:
     assert ran.returncode == Exit.UNDECIDED
     assert "1 failed, 1 published, 1 no patch needed." in ran.stdout
     assert "failed: " in ran.stderr
+
+
+@pytest.mark.parametrize("name", ["repository", "digest"])
+@pytest.mark.parametrize("text", ["x\ndigest=y", "x\ry", "x\u2028y", "x y", 1, None, ["x"]])
+def test_no_report_sets_an_output_of_its_own(tmp_path: Path, name: str, text: object) -> None:
+    row = load(file(tmp_path, published(**{name: text or [text]})))
+    assert row.outcome == FAILED
+    assert outputs(row).splitlines() == [
+        "outcome=failed",
+        "published=false",
+        "repository=",
+        "digest=",
+    ]
