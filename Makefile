@@ -10,6 +10,8 @@ PATCHES ?=
 ALLOW_CLEAN ?=
 TO ?=
 
+EXAMPLES ?= 2000
+
 # The whole suite also holds the rules, which prove every edit, to a floor of branch coverage.
 FLOOR := --cov --cov-fail-under=90
 
@@ -36,6 +38,16 @@ test: $(BIN)/.dev ## run the tests; what is missing here is skipped with the rea
 quick: $(BIN)/.dev ## the tests that need no other program, daemon, registry or network
 	$(BIN)/python -m pytest --numprocesses 2 -m quick --hypothesis-profile quick $(TESTS)
 
+fuzz: $(BIN)/.dev ## hostile documents, layers, wheels, locks and answers, for minutes: TESTS, EXAMPLES=2000
+	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest --numprocesses 2 $(or $(TESTS),tests/test_fuzz.py)
+
+oldest: ## the quick tests on the oldest dependencies that pyproject.toml allows
+	$(PYTHON) -m venv --clear out/oldest
+	$(PYTHON) -m tests.oldest > out/oldest/constraints.txt
+	out/oldest/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint out/oldest/constraints.txt --editable '.[dev]'
+	out/oldest/bin/python -m pytest --numprocesses 2 -m quick --hypothesis-profile quick $(TESTS)
+
 docs: $(BIN)/.docs ## the documentation site, into out/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --site-dir out/site
 
@@ -43,12 +55,14 @@ engine: $(BIN)/.dev ## a real vLLM on this CPU: it crashes without the guard, an
 	@echo "the first run makes an environment outside the tree: 3.4 GB, about 4 minutes" >&2
 	$(BIN)/python -m pytest -m engine --durations 0 tests/engine
 
-lint: $(BIN)/.dev ## ruff, mypy, and actionlint and zizmor on the workflows
+lint: $(BIN)/.dev ## ruff, mypy, bandit, pip-audit; actionlint and zizmor on the workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/actionlint
 	$(BIN)/zizmor --offline --no-progress --quiet .github
+	$(BIN)/python -m bandit --quiet --configfile pyproject.toml --recursive patcher
+	.ci/audit
 
 bench: $(BIN)/.dev ## measure: rewriting, verifying, reading a wheel
 	$(BIN)/python -m bench

@@ -43,7 +43,8 @@ def render(base: str, platform: Platform, change: Change) -> str:
 
     environment = Environment(
         loader=FileSystemLoader(data_path("dockerfiles")),
-        autoescape=False,  # noqa: S701 - a Dockerfile is not HTML: the filters quote
+        # A Dockerfile is not HTML: the filters quote.
+        autoescape=False,  # noqa: S701  # nosec B701
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

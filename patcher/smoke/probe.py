@@ -250,7 +250,7 @@ def generate(engine: Any, length: int) -> list[int]:
     """The greedy tokens after a prompt of that many tokens, the same on every machine."""
     from vllm import SamplingParams
 
-    chosen = random.Random(length)  # noqa: S311
+    chosen = random.Random(length)  # noqa: S311  # nosec B311
     prompt = [chosen.randrange(2, VOCABULARY) for _ in range(length)]
     asked = SamplingParams(temperature=0, max_tokens=GENERATED, ignore_eos=True, detokenize=False)
     [answer] = engine.generate([{"prompt_token_ids": prompt}], asked, use_tqdm=False)
