@@ -45,7 +45,8 @@ oldest: ## the quick tests on the oldest dependencies that pyproject.toml allows
 	$(PYTHON) -m venv --clear out/oldest
 	$(PYTHON) -m tests.oldest > out/oldest/constraints.txt
 	out/oldest/bin/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint out/oldest/constraints.txt --editable '.[dev]'
+	  --constraint out/oldest/constraints.txt --editable . \
+	  hypothesis jsonschema pytest pytest-xdist pyyaml
 	out/oldest/bin/python -m pytest --numprocesses 2 -m quick --hypothesis-profile quick $(TESTS)
 
 docs: $(BIN)/.docs ## the documentation site, into out/site

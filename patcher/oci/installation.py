@@ -124,7 +124,8 @@ class Change:
         for file in self.files:
             if file.mode & _SET_ID:
                 raise _not_ours(f"{file.path} has mode {file.mode:o}: it would run as its owner")
-        for entry in (*self.files, *self.directories):
+        entries: tuple[ImageFile | ImageDirectory, ...] = (*self.files, *self.directories)
+        for entry in entries:
             if not (0 <= entry.uid <= _MOST_ID and 0 <= entry.gid <= _MOST_ID):
                 raise _not_ours(f"{entry.path} belongs to a user or group that Linux cannot have")
 
