@@ -127,7 +127,7 @@ class NotPython(Undecided):
 
 
 class NotFollowed(Undecided):
-    """A file that is Python, and whose verdict hangs on a way that is not followed."""
+    """A file that is Python, and whose verdict depends on a way that is not followed."""
 
 
 class FileAbsent(Undecided):

@@ -236,5 +236,7 @@ def _version(text: str | None) -> Version | None:
 
     version = parsed(text)
     if version is None:
-        raise UsageError(f"{text!r} is no version", next_step="Write it as PEP 440 does: 0.23.0.")
+        raise UsageError(
+            f"{text!r} is not a version", next_step="Write it as PEP 440 does: 0.23.0."
+        )
     return version

@@ -120,7 +120,7 @@ def _elsewhere(source: Source, patches: Sequence[Patch]) -> list[tuple[Patch, No
 
     if not isinstance(source, TreeSource):
         raise UsageError(
-            f"{source.label} is no installed tree and no image",
+            f"{source.label} is neither an installed tree nor an image",
             next_step="Leave --everywhere out for it.",
         )
     return [(patch, each) for patch in patches for each in everywhere(source.root, patch)]

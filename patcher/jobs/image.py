@@ -302,7 +302,7 @@ def _report(
 def _without(report: Report, refused: Mapping[str, str], say: Say) -> Report:
     """The report of a result that the place let have its fixed tag, and not the moving one.
 
-    That is no failure: whoever makes tags immutable means them to be used by the fixed name.
+    That is not a failure: whoever makes tags immutable means them to be used by the fixed name.
     """
     full = {f"{report.repository}:{tag}": reason for tag, reason in refused.items()}
     for name, reason in full.items():

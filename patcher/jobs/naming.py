@@ -129,7 +129,7 @@ def labels(
         said[BASE_LABELS[0]] = str(base_name or "")
     if commit is not None:
         said[f"{OURS}.vllm.commit"] = commit
-    # Of several vLLMs in an image, the one that runs is told of: it comes first.
+    # Of several vLLMs in an image, the one that runs is named: it comes first.
     told: dict[str, list[str]] = {}
     for p in patched:
         targets = told.setdefault(p.patch, [])

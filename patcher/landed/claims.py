@@ -91,7 +91,7 @@ def specifiers(patch: Patch) -> tuple[SpecifierSet, ...]:
         return tuple(SpecifierSet(text) for text in patch.affected)
     except InvalidSpecifier as error:
         raise BrokenCatalogue(
-            f"the patch {patch.name} claims what is no version specifier: {error}",
+            f"the patch {patch.name} claims what is not a version specifier: {error}",
             next_step="Mend `affected` in its file; PEP 440 has the form.",
         ) from error
 

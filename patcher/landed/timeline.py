@@ -41,7 +41,7 @@ class Transition:
     """A turn, at the first artifact that shows it.
 
     `before` is the last artifact whose content is known, None where nothing older was read.
-    `unread` lie between the two: the turn may have come with one of them.
+    `unread` are between the two: the turn may have come with one of them.
     """
 
     turn: Turn
@@ -217,7 +217,7 @@ def notices(line: Timeline) -> tuple[str, ...]:
 
 
 def _spans(line: Timeline, findings: Sequence[Finding]) -> str:
-    """Where among the timeline's findings these lie, neighbours joined."""
+    """Where among the timeline's findings these are, neighbours joined."""
     inside = [any(each is one for one in findings) for each in line.findings]
     pairs = itertools.groupby(zip(inside, line.findings, strict=True), key=lambda pair: pair[0])
     runs = [Band(tuple(each for _, each in group)) for is_in, group in pairs if is_in]

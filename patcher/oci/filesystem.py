@@ -1,4 +1,4 @@
-"""What a container would see: the names of all layers laid one upon another.
+"""What a container would see: the names of all layers, one on top of another.
 
 A path is what the topmost layer says of it, unless a layer in between has hidden it: by a
 whiteout of it or of a directory above, by an opaque directory above, or by something that is
@@ -39,7 +39,7 @@ class _Node:
     parent: _Node | None
     name: str
     entry: Entry = None
-    # Below this a layer states files though it is no folder: runtimes differ in what that means.
+    # Below this a layer states files though it is not a folder: runtimes differ in what that means.
     clash: bool = False
     children: dict[str, _Node] = field(default_factory=dict)
 
@@ -117,11 +117,11 @@ class Filesystem:
     def directory(self, path: str) -> ImageDirectory:
         """The folder at a real path, as a layer that writes below it must state it again.
 
-        Raises `BrokenImage` where it is none, and where runtimes differ in what it is.
+        Raises `BrokenImage` where it is not one, and where runtimes differ in what it is.
         """
         node = self._node(path)
         if node is not None and (node.clash or not node.is_folder()):
-            raise broken(f"{path} is no directory, and vLLM's files lie below it")
+            raise broken(f"{path} is not a directory, and vLLM's files are below it")
         if node is None or not isinstance(node.entry, ImageDirectory):
             # No layer states it. Every runtime then makes it so.
             return ImageDirectory(path, uid=0, gid=0, mode=0o755, mtime=0)

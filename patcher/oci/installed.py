@@ -41,12 +41,12 @@ def parse_version(data: bytes) -> tuple[str, str | None]:
     if version is None:
         _refuse("it assigns no version")
     try:
-        # A number of thousands of digits is none that Python would convert.
+        # Python refuses to convert a number of thousands of digits.
         local = (Version(version).local or "") if len(version) <= _MOST_VERSION else None
     except InvalidVersion:
         local = None
     if local is None:
-        _refuse(f"{version[:_MOST_VERSION]!r} is no version")
+        _refuse(f"{version[:_MOST_VERSION]!r} is not a version")
     commit = stated.get("__commit_id__", stated.get("commit_id"))
     candidates = [commit] if commit else [part for part in local.split(".") if part[:1] == "g"]
     matches = (_COMMIT.fullmatch(candidate) for candidate in candidates)

@@ -107,7 +107,7 @@ def venv_settings(data: bytes) -> dict[str, str]:
 
 
 def _libraries(tree: Tree, prefix: str, binary: str) -> tuple[str, ...]:
-    """The versions that an interpreter may be of: the one in its name, or those that lie there."""
+    """The versions that an interpreter may be of: the one in its name, or those that are there."""
     stated = _LIBRARY.fullmatch(basename(binary))
     if stated:
         return (stated[1],)
@@ -257,11 +257,11 @@ def find_package(tree: Tree, places: Sequence[Place], library: str | None) -> Im
 def module_file(
     tree: Tree, folders: Sequence[str], parts: Sequence[str], library: str | None
 ) -> tuple[Loader, str] | None:
-    """The file that Python runs for a module of a package that lies in `folders`.
+    """The file that Python runs for a module of a package in `folders`.
 
     `parts` are the names below the package, the module's last. A package of the module's name and
     an extension module come before a .py file, and a .py file before bytecode without source.
-    None where there is no such module, or where a name on the way is a module and no package:
+    None where there is no such module, or where a name on the way is a module and not a package:
     then its file is given. The last link on the way is not followed.
     """
     for part in parts[:-1]:

@@ -79,7 +79,7 @@ def find_installation(
     `scan` gives the layers' traces of what is wanted; it is called again only where a file is a
     link to a place of no other interest. `root` picks one copy, by the folder that holds the
     package. `mentions` picks the other Python files that are handed out.
-    Raises `FileAbsent` where no vLLM is, `BadSource` where `root` is none, `BrokenImage` where
+    Raises `FileAbsent` where no vLLM is, `BadSource` where `root` is not one, `BrokenImage` where
     something else is run in a target's place, or a link or another hostile entry stands there.
     """
     wanted = Wanted((VERSION_FILE, *targets), scripts=start.scripts, mentions=tuple(mentions))
@@ -328,19 +328,19 @@ class _Search:
         return path
 
     def _check_nothing_odd(self, copy: _Found, target: str) -> None:
-        """What is there and is no file that Python could run is no absence."""
+        """Something that is there and that Python cannot run does not count as absent."""
         for folder in copy.folders:
             path = join(dirname(folder), target)
             for above in parents([path]):
                 if above.startswith(dirname(folder)) and self.files.at(above) is not None:
                     there, kind = resolve(self.files, above)
                     if kind is Kind.FILE or (kind is None and self.files.kind(above)):
-                        raise broken(f"{there} is no directory, and vLLM's files lie below it")
+                        raise broken(f"{there} is not a directory, and vLLM's files are below it")
             if self.files.kind(path) is Kind.FOLDER:
-                raise broken(f"{path} is no regular file")
+                raise broken(f"{path} is not a regular file")
 
     def _content(self, path: str) -> ImageFile:
-        """The file at a path, under that path though its bytes lie where a link leads."""
+        """The file at a path, under that path though its bytes are where a link leads."""
         there, _ = resolve(self.files, path)
         entry = self.files.at(there)
         if isinstance(entry, ImageFile):
@@ -349,11 +349,11 @@ class _Search:
             raise _Unseen(replace(self.wanted, paths=self.wanted.paths | {there}))
         if self.files.kind(path) is Kind.LINK:
             raise broken(f"{path} is a link to nothing, or in a circle")
-        raise broken(f"{path} is no regular file")
+        raise broken(f"{path} is not a regular file")
 
     def _bytecode(self, path: str) -> tuple[str, ...]:
-        """Every .pyc that Python could run in a file's place. An empty one is none: Python reads
-        the source then, which is how the Dockerfile's way covers bytecode.
+        """Every .pyc that Python could run in a file's place. An empty one does not count: Python
+        reads the source then, which is how the Dockerfile's way covers bytecode.
         """
         cache = real_folder(self.files, join(dirname(path), "__pycache__"))
         if cache is None:
@@ -422,7 +422,7 @@ def _picked(copies: Sequence[_Found], root: str | None) -> list[_Found]:
         fitting = [c for c in copies if wanted in (c.root, *c.folders, *c.sites)]
         if not fitting:
             raise BadSource(
-                f"no vLLM lies in {root}", next_step=f"There is one in: {_roots(copies)}."
+                f"there is no vLLM in {root}", next_step=f"There is one in: {_roots(copies)}."
             )
         return fitting[:1]
     likely = [copy for copy in copies if _order(copy)[0] < 4]

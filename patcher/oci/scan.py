@@ -1,7 +1,7 @@
 """One layer's tar, streamed once: what it says about the paths that matter, and nothing else.
 
 A layer may hold 300,000 entries and 10 GB. What is kept are the wanted files, the names that say
-which vLLM a Python imports, the directories and symbolic links that can lie on the way to them,
+which vLLM a Python imports, the directories and symbolic links that can be on the way to them,
 whiteouts, and eight bytes for any other.
 """
 
@@ -115,7 +115,7 @@ class Wanted:
         return bool(self.mentions) and path.endswith(".py") and bool(_IN_SITE.search(path))
 
     def way(self, path: str) -> bool:
-        """Can this folder lie above a file? All that is in no package can."""
+        """Can this folder be above a file? All outside packages can."""
         if not _IN_SITE.search(path):
             return True
         return path.endswith(_folders(self.targets)) or path in _above(self.paths)
@@ -169,7 +169,7 @@ class Traces:
     mentions: dict[str, ImageFile] = field(default_factory=dict)
     whiteouts: set[str] = field(default_factory=set)
     opaque: set[str] = field(default_factory=set)
-    # Every entry that is no directory, as sorted hashes: it only matters whether one is there.
+    # Every entry that is not a directory, as sorted hashes: it only matters whether one is there.
     others: array[int] = field(default_factory=lambda: array("Q"))
 
     def __len__(self) -> int:
@@ -233,7 +233,7 @@ def _join_hard_links(traces: Traces) -> Traces:
                 traces.files[path] = replace(traces.files[first], path=path)
     for path, first in traces.hard_links.items():
         if path not in traces.files:
-            raise broken(f"{path} is a hard link to {first}, which is no file of the same layer")
+            raise broken(f"{path} is a hard link to {first}, which is not a file of the same layer")
     return traces
 
 

@@ -18,7 +18,7 @@ from patcher.oci.tree import Kind, Tree, read, resolve
 # What docker sets where an image sets none.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-# What starts another program and is none that imports.
+# What starts another program and imports nothing itself.
 _STARTERS = frozenset({"env", "tini", "dumb-init", "catatonit", "exec", "nice"})
 
 # pip's, where a path is too long or has blanks for a `#!` line.
@@ -73,7 +73,7 @@ class Started:
 
 
 def read_start(run: object) -> Start:
-    """A config's part for running it. Raises `BrokenImage` for what is no such part."""
+    """A config's part for running it. Raises `BrokenImage` for anything else."""
     settings = expect(run or {}, dict, "config: config")
     env = [expect(each, str, "config: Env") for each in _list(settings.get("Env"), "Env")]
     command = [

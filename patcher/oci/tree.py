@@ -48,7 +48,7 @@ class Tree(Protocol):
         ...
 
     def read(self, path: str) -> bytes | None:
-        """The bytes of the file at the path; None where it is no file, or one of no interest."""
+        """The bytes of the file at the path; None for anything but a file of interest."""
         ...
 
 

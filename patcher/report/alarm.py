@@ -1,7 +1,7 @@
 """The one issue that is open while content refutes what a patch claims.
 
 A report of `landed --check --json` is a day's answer. What it refutes is an alarm at once. What
-it could not read is one from the second day on: an index that is away for an hour is no news. So
+it could not read is one from the second day on: an index that is away for an hour is not news. So
 the days since when each artifact is unread are kept between runs, in a file.
 """
 
@@ -42,7 +42,7 @@ class Day:
 
     @property
     def exit_code(self) -> Exit:
-        """As `landed --check`, but that the first unread day is none."""
+        """As `landed --check`, but that the first unread day does not count."""
         if self.refuted:
             return Exit.FINDING
         return Exit.UNDECIDED if self.overdue else Exit.OK
@@ -51,7 +51,8 @@ class Day:
 def judge(report: Path, state: Path, today: datetime.date) -> Day:
     """A day's answer out of its report, and the state that the last day left.
 
-    A state that is not there or not whole is none. Raises `Unreadable` for what is no report.
+    A state that is missing or not whole does not count. Raises `Unreadable` for anything but a
+    report.
     """
     day = today.isoformat()
     try:
@@ -61,7 +62,7 @@ def judge(report: Path, state: Path, today: datetime.date) -> Day:
         refuted = tuple(line for check in checks for line in _refuted(check))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Unreadable(
-            f"{report} is no report: {type(error).__name__}",
+            f"{report} is not a report: {type(error).__name__}",
             next_step="Give the file that `vllm-patcher landed --check --json` wrote.",
         ) from error
     before = _before(state)

@@ -51,7 +51,7 @@ def code(text: str) -> str:
 
 
 def prose(text: str) -> str:
-    """A sentence of ours, without anything that Markdown could take for markup.
+    """A sentence of this program, without anything that Markdown could take for markup.
 
     GitHub looks for mentions and issues in what has been rendered: it takes a zero-width space
     between the sign and the name to stop it.

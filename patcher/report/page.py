@@ -37,7 +37,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What stands behind a cell for neighbours whose reads lie on the same lines.
+    """What a cell shows for neighbours whose reads are on the same lines.
 
     `artifacts` are the names that say more than the version does.
     """

@@ -76,7 +76,7 @@ _PREVIEW = {
 
 
 def newest_release(ordered: Sequence[Finding]) -> Finding | None:
-    """The last one that is no pre-release or nightly; the last of all where there is none."""
+    """The last one that is not a pre-release or nightly; the last of all where there is none."""
     releases = [each for each in ordered if each.version and not each.version.is_prerelease]
     return next(reversed(releases or list(ordered)), None)
 

@@ -61,7 +61,7 @@ def load(path: Path) -> Row:
     except OSError as error:
         return Row(str(path), FAILED, reason=f"its report cannot be read: {error.strerror}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return Row(str(path), FAILED, reason="it is no whole report of `image --json`")
+        return Row(str(path), FAILED, reason="it is not a whole report of `image --json`")
 
 
 def reports_of(paths: Sequence[Path]) -> list[Path]:
@@ -76,14 +76,14 @@ def reports_of(paths: Sequence[Path]) -> list[Path]:
 def unreported(bases: Path, rows: Sequence[Row]) -> list[Row]:
     """A failure for each base of `lock list --json` that no row is of: its job was cut off.
 
-    Raises `Unreadable` where the file is no such list.
+    Raises `Unreadable` where the file is not such a list.
     """
     try:
         images = json.loads(bases.read_bytes())["images"]
         wanted = [str(image["original"]["reference"]) for image in images]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Unreadable(
-            f"{bases} is no list of bases: {type(error).__name__}",
+            f"{bases} is not a list of bases: {type(error).__name__}",
             next_step="Give the file that `vllm-patcher lock list --json` wrote.",
         ) from error
     there = {row.base for row in rows}
@@ -122,7 +122,7 @@ def _word(text: object) -> str:
 
 
 def _error_row(report: Mapping[str, Any]) -> Row:
-    """A base that needs no patch is no failure: it is what this program waits for."""
+    """A base that needs no patch is not a failure: it is what this program waits for."""
     error = report["error"]
     asked = report.get("arguments", [])
     base = asked[1] if len(asked) > 1 and asked[0] == "image" else ""

@@ -1,4 +1,4 @@
-"""A file's edits, told from its bytes before and after, line by line."""
+"""A file's edits, line by line, from its bytes before and after."""
 
 from __future__ import annotations
 

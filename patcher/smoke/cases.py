@@ -106,7 +106,7 @@ def told(output: str) -> dict[str, Any]:
 def outcome(case: Case, ran: Ran, limit: float) -> Outcome:
     """What a run says about a case.
 
-    An engine that fails before its prefill with context is no proof against a patch, one that
+    An engine that fails before its prefill with context proves nothing against a patch, one that
     never enters it no proof for one: both are NOT_REACHED. But the read of a missing attribute in
     the patched file is the failure itself, wherever it comes: 0.15.0 has it while loading.
     """

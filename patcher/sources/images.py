@@ -1,4 +1,4 @@
-"""An image as a source, wherever it lies. Nothing is run in it."""
+"""An image as a source, wherever it is kept. Nothing is run in it."""
 
 from __future__ import annotations
 

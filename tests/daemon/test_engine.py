@@ -216,7 +216,7 @@ def test_a_directory_in_the_target_s_place_is_refused(
     base: Callable[..., engine.DockerImage],
 ) -> None:
     image = base([Entry(f"{ROOT}/vllm/_version.py", b"version = '1'"), Entry(f"{ROOT}/{TARGET}")])
-    with pytest.raises(BrokenImage, match=r"mla\.py is no regular file"):
+    with pytest.raises(BrokenImage, match=r"mla\.py is not a regular file"):
         image.installation([TARGET])
 
 

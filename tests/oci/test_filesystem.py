@@ -293,13 +293,13 @@ HOSTILE: list[tuple[str, list[Entry]]] = [
     ("named 'a/../../b'", [("a/../../b", FILE, "")]),
     ("whiteout named 'a/.wh.'", [("a/.wh.", FILE, "")]),
     ("whiteout named '.wh...'", [(".wh...", FILE, "")]),
-    ("no regular file", [(NAME, DEVICE, "")]),
-    ("no regular file", [(NAME, DIRECTORY, "")]),
+    ("not a regular file", [(NAME, DEVICE, "")]),
+    ("not a regular file", [(NAME, DIRECTORY, "")]),
     ("hard link to /etc/shadow", [(NAME, HARD, "etc/shadow")]),
     ("hard link", [(NAME, HARD, NAME)]),
     ("named '../x'", [(NAME, HARD, "../x")]),
     ("in a circle", [(NAME, LINK, NAME.rsplit("/", 1)[1])]),
-    ("is no directory", [(NAME.rsplit("/", 1)[0], LINK, "/elsewhere"), (NAME, FILE, "x")]),
+    ("is not a directory", [(NAME.rsplit("/", 1)[0], LINK, "/elsewhere"), (NAME, FILE, "x")]),
 ]
 
 
@@ -310,7 +310,7 @@ def test_a_hostile_layer_is_one_clear_error(said: str, entries: list[Entry]) -> 
 
 
 def test_a_symbolic_link_below_the_root_is_refused() -> None:
-    with pytest.raises(BrokenImage, match="/usr/local is no directory"):
+    with pytest.raises(BrokenImage, match="/usr/local is not a directory"):
         find(tar([("usr/local", LINK, "/opt")]), vllm())
 
 

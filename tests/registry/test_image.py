@@ -179,7 +179,7 @@ def test_folders_that_no_upper_layer_states_are_looked_for_below(proxy: Proxy) -
 def test_a_link_below_the_files_is_not_overlooked(registry: str) -> None:
     bare = tar([(file.path.lstrip("/"), FILE, file.data.decode()) for file in vllm_files()])
     below = tar([("usr/local/lib/python3.12", LINK, "../../../opt/python")])
-    with pytest.raises(BrokenImage, match="is no directory"):
+    with pytest.raises(BrokenImage, match="is not a directory"):
         remote(registry, push(registry, "linked", below, bare)).installation([TARGET])
 
 

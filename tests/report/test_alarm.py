@@ -73,7 +73,7 @@ def test_a_state_that_is_not_whole_is_none(tmp_path: Path, state: str) -> None:
 @pytest.mark.parametrize("text", ["", "[]", '{"command": "verify"}', '{"command": "landed"}'])
 def test_what_is_no_report_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "landed.json").write_text(text)
-    with pytest.raises(Unreadable, match="is no report"):
+    with pytest.raises(Unreadable, match="is not a report"):
         judge(tmp_path / "landed.json", tmp_path / "state.json", FIRST)
 
 

@@ -136,7 +136,7 @@ def test_a_base_without_a_report_has_failed(tmp_path: Path) -> None:
         bases.write_text(wrong)
         ran = run("summary", "--bases", bases)
         assert (ran.returncode, ran.stdout) == (Exit.UNDECIDED, "")
-        assert "is no list of bases" in ran.stderr
+        assert "is not a list of bases" in ran.stderr
 
 
 def test_outputs_are_those_of_one_report(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class Item:
 
 
 class Cut:
-    """A file's lines and scopes. Raises `NotPython` for bytes that are no source."""
+    """A file's lines and scopes. Raises `NotPython` for bytes that are not source."""
 
     def __init__(self, source: bytes) -> None:
         self.lines = source.splitlines(keepends=True)
@@ -136,7 +136,7 @@ class Cut:
 
 
 def _blocks(node: ast.AST) -> list[list[ast.stmt]]:
-    """The blocks of statements directly within a compound statement that is no definition."""
+    """The blocks of statements directly within a compound statement that is not a definition."""
     blocks = []
     for name in ("body", "orelse", "finalbody"):
         block = getattr(node, name, None)

@@ -44,7 +44,7 @@ class Merged:
 
 
 def merge_file(data: bytes, sides: Sequence[Sides]) -> Merged:
-    """Merge the sides of one file's scopes into it. Raises `NotPython` for what is no source.
+    """Merge the sides of one file's scopes into it. Raises `NotPython` for anything but source.
 
     Every scope is merged by itself; what is in none of them keeps its bytes.
     """

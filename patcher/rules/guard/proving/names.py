@@ -1,4 +1,4 @@
-"""What a module's names can be relied upon to mean."""
+"""What a module's names can be relied on to mean."""
 
 from __future__ import annotations
 

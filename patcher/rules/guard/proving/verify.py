@@ -16,7 +16,7 @@ It may be strict, and never is it lenient:
 - Nothing is known at the start of a function, lambda, generator expression or class body: they
   run at another time. A read that no path reaches counts as unguarded.
 - A handler that uses the error, raises, asserts, yields, loops, imports, stores or calls anything
-  but a log line may hand the error on: it is no guard. Neither is `try ... finally: return`, nor
+  but a log line may hand the error on: it is not a guard. Neither is `try ... finally: return`, nor
   `except*`. A `try` or `with` between the read and the handler may turn the error into another.
 - An annotation is read as if it were evaluated now and at any other time. A class that is raised
   is called. A pattern for a class, a mapping or a sequence runs code of the subject.
@@ -30,7 +30,7 @@ be what went away, no answer is given: `NotFollowed` names both lines.
 Taken for granted: attribute loads, subscript loads, operators, formatting and truth of a value
 alter no receiver, unless the module defines a special method or property that does more than
 look; other modules replace no builtin; what a string annotation holds is not evaluated. A load of
-the attribute alone, without the member, is no read of the rule's chain.
+the attribute alone, without the member, is not a read of the rule's chain.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def verify(source: bytes, rule: Chain) -> tuple[Read, ...]:
 
     Reads of the chain as it is written are listed, guarded or not. A read through a local name
     (`w = x.weight`, then `w.dtype`) is listed only where it is not guarded.
-    Raises `NotPython`, with the line, for bytes that are no source for this Python, and
+    Raises `NotPython`, with the line, for bytes that are not source for this Python, and
     `NotFollowed` where no read is shown to be unguarded, and yet one may be.
     """
     tree = _parse(source)

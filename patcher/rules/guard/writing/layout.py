@@ -1,6 +1,6 @@
 """How a guard is written into a file: on one line where it fits, as black would lay it out.
 
-A `Replacement` knows what it stands for and renders its new text from what lies around it.
+A `Replacement` knows what it stands for and renders its new text from what is around it.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def _first_difference(source: bytes, other: bytes) -> int:
 
 
 def _first_failing(source: bytes, tree: ast.Module) -> int:
-    """The line of the innermost statement that libcst cannot parse; 1 where it is none alone."""
+    """The line of the innermost statement that libcst cannot parse; 1 where no single one fails."""
     text = source.decode("latin-1")  # every byte is a character; the length of tokens is unharmed
     failing = [line for line, snippet in _snippets(text, tree) if not _parses(snippet)]
     return max(failing, default=1)

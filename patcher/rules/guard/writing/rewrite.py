@@ -5,7 +5,7 @@ Left alone:
 - a read that `enclosing` finds guarded: an `if`, a conditional expression, an `and`/`or` chain,
   an early exit, `assert`
 - a read whose error the program may handle itself: a guard would take the place of its fallback.
-  Where that is no guard, the proof refuses the file
+  Where that does not guard it, the proof refuses the file
 
 Refused, by line: a receiver that may have side effects, a target of a store or a deletion, a
 pattern, an annotation, `{x=}` in an f-string, an f-string with no quote left to use.
@@ -42,7 +42,7 @@ def rewrite(source: bytes, rule: Chain) -> Rewritten:
     """Guard every unguarded read; no edits where there is none.
 
     Raises `RewriteRefused`, with line and reason, for a read that must not be touched and for a
-    file that libcst cannot reproduce byte for byte; `NotPython` for bytes that are no source.
+    file that libcst cannot reproduce byte for byte; `NotPython` for bytes that are not source.
     """
     module, text = parse(source)
     try:
@@ -93,7 +93,7 @@ def _splice(module: cst.Module, pieces: list[str], places: list[Replacement]) ->
 
 
 def _last_lines(text: str) -> str:
-    """The last two lines: all that a place's layout hangs on."""
+    """The last two lines: all that a place's layout depends on."""
     ends = [found.start() for found in NEWLINE.finditer(text)]
     return text[ends[-2] :] if len(ends) > 1 else text
 
@@ -121,7 +121,7 @@ class _Marker(cst.CSTTransformer):
             self._gate(node)
         self.stack.append(node)
         if isinstance(node, cst.Import | cst.ImportFrom):
-            return False  # a dotted module's name is no read
+            return False  # a dotted module's name is not a read
         if isinstance(node, cst.FunctionDef | cst.SimpleStatementLine):
             return self.rule.receiver in self._text(node)
         return True
