@@ -125,7 +125,7 @@ def _unchanged(base: Stored, draft: Draft) -> _Whole:
     roots = {image.digest: image.descriptor for image in base.family.images}
     alone = len(draft.images) == 1 and len(roots) > 1
     root = _document(base.blobs, roots[draft.images[0]] if alone else base.family.root)
-    items = _once(_walk(base.blobs, root))
+    items = _once(_walk(base.blobs, root, set()))
     return _Whole(root, items, {digest: digest for digest in draft.images})
 
 
@@ -140,15 +140,18 @@ def _once(
 _MOST_DEPTH = 8
 
 
-def _walk(source: Blobs, document: Part, depth: int = 0) -> Iterator[Part | Descriptor]:
-    """Everything that a document leads to, what is led to first."""
+def _walk(
+    source: Blobs, document: Part, seen: set[str], depth: int = 0
+) -> Iterator[Part | Descriptor]:
+    """Everything that a document leads to, what is led to first; each document is read once."""
     if depth > _MOST_DEPTH:
         raise broken(f"{document.descriptor.digest}: indexes lead to indexes {depth} times over")
     for child in _references(document):
-        if child.media_type in _DOCUMENTS:
-            yield from _walk(source, _document(source, child), depth + 1)
-        else:
+        if child.media_type not in _DOCUMENTS:
             yield child
+        elif child.digest not in seen:
+            seen.add(child.digest)
+            yield from _walk(source, _document(source, child), seen, depth + 1)
     yield document
 
 

@@ -142,3 +142,9 @@ def test_a_guarded_or_another_read_may_stand_where_the_receiver_goes_away(source
 def test_an_attribute_that_is_stored_none_is_not_shown_by_hasattr() -> None:
     source = b"kv_b_proj.weight = None\nif hasattr(kv_b_proj, 'weight'): kv_b_proj.weight.dtype\n"
     assert [read.guarded for read in verify(source, RULE)] == [False]
+
+
+def test_an_encoding_that_reads_by_lines_only_is_named() -> None:
+    long = b"x = '" + b"a" * 300 + b"'\n"
+    with pytest.raises(NotPython, match="line 1: "):
+        verify(b"# -*- coding: idna -*-\n" + long + b"y = self.kv_b_proj.weight.dtype\n", RULE)

@@ -201,7 +201,13 @@ def _told(source: bytes, tree: ast.Module, reads: dict[ast.expr, bool]) -> tuple
     if not reads:
         return ()
     encoding = tokenize.detect_encoding(io.BytesIO(source).readline)[0]
-    lines = NEWLINE.split(source.decode(encoding, errors="replace"))
+    try:
+        lines = NEWLINE.split(source.decode(encoding, errors="replace"))
+    except UnicodeError as error:  # as idna, which Python reads line by line and not in one
+        raise NotPython(
+            f"line 1: its encoding {encoding!r} cannot read it in one piece",
+            next_step="Save the file as UTF-8.",
+        ) from error
     encoded: dict[int, bytes] = {}
     told = []
     for node, function in _functions(tree, reads):
