@@ -328,4 +328,5 @@ def test_an_image_of_ours_is_not_taken_for_upstreams_fix(world: Callable[..., Wo
     findings = json.loads(said.stdout)
     assert said.returncode == 3
     assert "was patched by vllm-patcher" in said.stdout + said.stderr
-    assert '"clean"' not in json.dumps(findings)
+    assert '"status": "clean"' not in json.dumps(findings)
+    assert '"status": "unknown"' in json.dumps(findings)
