@@ -41,7 +41,7 @@ _HEADER = """\
 #
 # stated_by: how many independent projects state this digest in public files; where it is missing, a
 # registry was asked. `unknown`: the digest of an index or of one platform, it is not known which.
-# A statement proves nothing: a pull by digest does.
+# A statement is no proof: a pull by digest is.
 
 """
 
