@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from patcher.daemon.engine import local_image
+from patcher.daemon.engine import DockerImage, local_image
 from patcher.errors import Undecided
 from patcher.smoke.cases import select_cases, told
 from patcher.smoke.container import LABEL, claimed, gpu, run_in
@@ -74,8 +74,10 @@ def python_entries(python_rootfs: Path) -> list[Entry]:
     return [Entry(path, file.read_bytes(), mode=0o755) for path, file in files.items()]
 
 
-def left_over(daemon: docker.DockerClient) -> list[object]:
-    return list(daemon.api.containers(all=True, filters={"label": LABEL}))
+def left_over(daemon: docker.DockerClient, image: str | DockerImage) -> list[object]:
+    """Our containers of an image: those of other images belong to tests that run beside this."""
+    name = image if isinstance(image, str) else image.id
+    return list(daemon.api.containers(all=True, filters={"label": LABEL, "ancestor": name}))
 
 
 def test_a_daemon_without_a_gpu(
@@ -86,14 +88,15 @@ def test_a_daemon_without_a_gpu(
     assert (done.returncode, done.stdout) == (3, "")
     assert "could not select device driver" in done.stderr
     assert "nvidia-ctk" in done.stderr
-    assert left_over(daemon) == []
+    assert left_over(daemon, image) == []
 
 
 def test_an_image_without_vllm(daemon: docker.DockerClient, load: Callable[..., str]) -> None:
-    done = run("smoke", load([Entry("/etc/os-release", b"")]))
+    image = load([Entry("/etc/os-release", b"")])
+    done = run("smoke", image)
     assert done.returncode == 3
     assert "the image holds no vLLM" in done.stderr
-    assert left_over(daemon) == []
+    assert left_over(daemon, image) == []
 
 
 def test_an_image_that_the_daemon_does_not_have(daemon: docker.DockerClient) -> None:
@@ -106,7 +109,7 @@ def test_an_image_without_python(daemon: docker.DockerClient, load: Callable[...
     image = local_image(daemon, load(installed()))
     with pytest.raises(Undecided, match="there is no python3 in its PATH"):
         run_in(image, (), CONTROL, 60)
-    assert left_over(daemon) == []
+    assert left_over(daemon, image) == []
 
 
 def test_the_probe_runs_with_the_images_python_and_is_heard(
@@ -119,7 +122,7 @@ def test_the_probe_runs_with_the_images_python_and_is_heard(
     assert ran.code == 0
     assert told(ran.output)["place"] == f"{SITE}/vllm"
     assert "PyTorch sees no GPU" in told(ran.output)["refused"]
-    assert left_over(daemon) == []
+    assert left_over(daemon, image) == []
 
 
 def test_a_container_that_hangs_is_ended(
@@ -131,7 +134,7 @@ def test_a_container_that_hangs_is_ended(
     ran = run_in(image, (), CONTROL, 3)
     assert ran.code is None
     assert ran.output == ""
-    assert left_over(daemon) == []
+    assert left_over(daemon, image) == []
 
 
 def test_one_gpu_is_asked_for() -> None:
