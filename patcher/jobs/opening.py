@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,8 +29,6 @@ from patcher.registry.repository import open_registry
 from patcher.web.http import Http, HttpSettings
 
 if TYPE_CHECKING:
-    from docker import DockerClient
-
     from patcher.daemon.engine import DockerImage
     from patcher.lock.entries import Lock
     from patcher.places.place import Place
@@ -56,14 +53,14 @@ def publish_job(
     and the lock say them. Raises `BadReference`, `NotLocked`, and as `make_image`.
     """
     http, tally = Http(settings, say=say), Tally()
-    folder, reference, tag = _parse_place(to or f"{PREFIX}{_folder(name)}")
+    where, tag = _parse_place(to or f"{PREFIX}{_folder(name)}")
     stored, base, place_in_lock = _open_base(name, lock, order.platform, http, tally, say)
     place: Place
-    if folder is not None:
+    if isinstance(where, Path):
         stored, base = _in_oci(stored, base)
-        place = layout_place(folder, stored, dry_run=order.dry_run)
+        place = layout_place(where, stored, dry_run=order.dry_run)
     else:
-        place = registry_place(reference, stored, http, tally, dry_run=order.dry_run)
+        place = registry_place(where, stored, http, tally, dry_run=order.dry_run)
     said = dataclasses.replace(order, tag=tag, standing=place_in_lock)
     base = dataclasses.replace(base, root=root or base.root)
     done = make_image(base, said, place, say, partial(moving, "copying"))
@@ -78,13 +75,12 @@ def daemon_job(
     A name that the lock does not know may be that of an image which only the daemon has; it is
     built on by its id. Raises as `publish_job`.
     """
-    from patcher.daemon.engine import connect
     from patcher.places.daemon import DaemonPlace
 
     parse_reference(repository)  # before a pull of 9 GB
     here = host_platform()
     wanted = order.platform or here
-    image, base = _daemon_base(connect, name, load(lock), wanted, say)
+    image, base = _daemon_base(name, load(lock), wanted, say)
     # One local tag holds one platform: another machine's image must not take over this one's.
     suffix = None if wanted == here else wanted
     said = dataclasses.replace(order, platform=wanted, standing=Standing(suffix, newest=True))
@@ -92,11 +88,9 @@ def daemon_job(
     return make_image(base, said, DaemonPlace(repository, image), say, partial(moving, "copying"))
 
 
-def _daemon_base(
-    connect: Callable[[], DockerClient], name: str, lock: Lock, platform: Platform, say: Say
-) -> tuple[DockerImage, Base]:
+def _daemon_base(name: str, lock: Lock, platform: Platform, say: Say) -> tuple[DockerImage, Base]:
     """The image that a name means, and what is known of it."""
-    from patcher.daemon.engine import local_image, named_image, pull
+    from patcher.daemon.engine import connect, local_image, named_image, pull
 
     try:
         entry, digest = resolve(lock, name, platform)
@@ -166,13 +160,13 @@ def _folder(name: str) -> Path:
     return split_spec(name.removeprefix(PREFIX))[0]
 
 
-def _parse_place(to: str) -> tuple[Path | None, Reference, str | None]:
+def _parse_place(to: str) -> tuple[Path | Reference, str | None]:
     """A layout's folder, or a repository; and the tag."""
     if to.startswith(PREFIX):
         folder, name = split_spec(to.removeprefix(PREFIX))
         if to.removeprefix(PREFIX)[:1] in ("", ":"):
             raise BadReference(f"{to!r} names no folder", next_step="Write it as oci:DIR[:TAG].")
-        return folder, parse_reference("layout"), name
+        return folder, name
     try:
         reference = parse_reference(to)
     except BadReference as error:
@@ -180,4 +174,4 @@ def _parse_place(to: str) -> tuple[Path | None, Reference, str | None]:
         raise BadReference(error.problem, next_step=error.next_step if known else _PLACE) from error
     if reference.digest:
         raise BadReference(f"{to!r} is a digest, which only content decides", next_step=_PLACE)
-    return None, parse_reference(reference.name), reference.tag
+    return parse_reference(reference.name), reference.tag

@@ -63,7 +63,7 @@ class Layout:
         return stream
 
     def put(self, descriptor: Descriptor, data: bytes) -> None:
-        """See `Blobs`. A blob that is there, whole, is left alone."""
+        """See `Blobs`."""
         write_atomically(self._blob(descriptor), data, within=self.path)
 
     def check(self, descriptors: Sequence[Descriptor]) -> None:
@@ -73,10 +73,6 @@ class Layout:
                 with self.open(descriptor) as raw:
                     Verified(raw, descriptor).finish()
                 self.checked.add(descriptor.digest)
-
-    def has(self, descriptor: Descriptor) -> bool:
-        """Is there a blob of that name, whole or not?"""
-        return self._blob(descriptor).exists()
 
     def holds(self, descriptor: Descriptor) -> bool:
         """Is the blob there, whole? See `check`."""
