@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,9 @@ def world(
         installed_file(TARGET, SOURCE, mode=0o640, owner=1234),
         installed_file(f"{Path(TARGET).parent}/__pycache__/mla_attention.cpython-312.pyc", b"old"),
     ]
-    run = {"Entrypoint": ["vllm"], "User": "7", "Labels": {"kept": "yes"}}
+    # A base of this test's own: two tests beside each other would else take away one image's names.
+    labels = {"kept": "yes", "unique": uuid.uuid4().hex}
+    run = {"Entrypoint": ["vllm"], "User": "7", "Labels": labels}
     name = f"places/{tmp_path.name.lower().replace('_', '-')}"
     root = add_index(blobs, OCI, files, run)
     upload(registry, name, blobs.data, root)
