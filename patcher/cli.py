@@ -23,6 +23,7 @@ COMMANDS = {
     "landed": "landed:landed",
     "lock": "lock:lock_group",
     "patch": "image:patch",
+    "patches": "patches:patches",
     "smoke": "smoke:smoke",
     "summary": "summary:summary",
     "verify": "verify:verify",
@@ -35,6 +36,7 @@ Get a source fix into a vLLM container image today, proven.
 \b
 vllm-patcher verify pypi:0.23.0          is this vLLM affected?
 vllm-patcher image 0.23.1rc1             bake a patched image on a pinned base
+vllm-patcher patches                     the fixes that it knows
 vllm-patcher patch .venv --in-place      patch an installed vLLM
 vllm-patcher demo                        all of it, without Docker
 """

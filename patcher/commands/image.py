@@ -16,7 +16,7 @@ from patcher.commands.options import (
     lock_option,
     lock_path,
     parsed_platform,
-    patch_option,
+    patch_options,
     plain_http_option,
     root_option,
     say,
@@ -46,10 +46,15 @@ dry_run_option = click.option(
     help="Write here: a file for FILE, a folder for TREE.",
 )
 @click.option("--in-place", is_flag=True, help="Replace the file; remove its stale bytecode.")
-@patch_option
+@patch_options
 @json_option
 def patch(
-    path: Path, output: Path | None, in_place: bool, patches: Sequence[str], as_data: bool
+    path: Path,
+    output: Path | None,
+    in_place: bool,
+    patches: Sequence[str],
+    folders: Sequence[Path],
+    as_data: bool,
 ) -> None:
     """Patch a vLLM that is not in an image: one file, or a tree that holds the package.
 
@@ -61,7 +66,7 @@ def patch(
 
     if (output is None) is not in_place:
         raise UsageError("say where the result goes", next_step="Give either -o OUT or --in-place.")
-    done = patch_path(path, chosen(patches), output)
+    done = patch_path(path, chosen(patches, folders), output)
     if as_data:
         click.echo(as_json("patch", files=done))
     for file in done:
@@ -73,7 +78,7 @@ def patch(
 
 @click.command(epilog=EPILOG)
 @click.argument("name")
-@patch_option
+@patch_options
 @click.option(
     "--platform",
     metavar="OS/ARCH",
@@ -95,6 +100,7 @@ def patch(
 def image(
     name: str,
     patches: Sequence[str],
+    folders: Sequence[Path],
     platform: str | None,
     root: str | None,
     lock: Path | None,
@@ -122,7 +128,7 @@ def image(
 
     if to is not None and repository is not None:
         raise UsageError("--to says the repository too", next_step="Leave --repository out.")
-    order = Order(chosen(patches), parsed_platform(platform), None, allow_clean, dry_run)
+    order = Order(chosen(patches, folders), parsed_platform(platform), None, allow_clean, dry_run)
     if to is not None or name.startswith("oci:"):
         from patcher.jobs.opening import publish_job
 

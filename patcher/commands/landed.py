@@ -20,7 +20,7 @@ from patcher.commands.options import (
     json_option,
     lock_option,
     lock_path,
-    patch_option,
+    patch_options,
     plain_http_option,
     say,
 )
@@ -47,7 +47,7 @@ Exit codes: 0 as wanted; 1 a claim is refuted (--check); 2 a wrong call;
 @click.option("--since", metavar="VERSION", help="The oldest version to read; 0 for all.")
 @click.option("--until", metavar="VERSION", help="The newest version to read.")
 @click.option("--pre", is_flag=True, help="Read pre-releases and nightlies too.")
-@patch_option
+@patch_options
 @click.option("--index", metavar="URL", help="Read this index instead of PyPI (PEP 503, PEP 691).")
 @click.option(
     "--wheel", "wheels", multiple=True, metavar="URL", help="Read this wheel; may be repeated."
@@ -91,6 +91,7 @@ def landed(
     until: str | None,
     pre: bool,
     patches: Sequence[str],
+    folders: Sequence[Path],
     index: str | None,
     wheels: Sequence[str],
     images: bool,
@@ -121,7 +122,7 @@ def landed(
     --check is for a daily job: exit 1 and the patch, release and direction where content refutes
     a claim. Editing `affected` in the patch's file clears it.
     """
-    wanted, style = chosen(patches), _format(form, as_data, output)
+    wanted, style = chosen(patches, folders), _format(form, as_data, output)
     scope = Scope(
         releases=index is not None or not (sources or wheels or images),
         index=index,

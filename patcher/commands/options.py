@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,14 +16,37 @@ if TYPE_CHECKING:
     from patcher.rules.catalogue import Patch
     from patcher.web.http import HttpSettings
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
 EPILOG = """\b
 Exit codes: 0 as wanted; 1 a finding (a patch is needed, or nothing is there to patch);
 2 a wrong call; 3 could not decide or reach."""
 
 json_option = click.option("--json", "as_data", is_flag=True, help="Print JSON on stdout.")
-patch_option = click.option(
-    "--patch", "patches", multiple=True, metavar="NAME", help="Only this patch; may be repeated."
+folders_option = click.option(
+    "--patches",
+    "folders",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="A folder of patches of your own, beside the catalogue; may be repeated, or be in the "
+    "variable VLLM_PATCHER_PATCHES. Its files are run.",
 )
+
+
+def patch_options(command: _Command) -> _Command:
+    """--patch and --patches, everywhere a patch can be named."""
+    option = click.option(
+        "--patch",
+        "patches",
+        multiple=True,
+        metavar="NAME|FILE",
+        help="Only this patch, by its name or its file, as ./mine.py, which is run: take no file "
+        "that you would not run yourself. May be repeated.",
+    )
+    return option(folders_option(command))
+
+
 platform_option = click.option(
     "--platform",
     metavar="OS/ARCH",
@@ -57,12 +80,15 @@ def say(text: str) -> None:
     click.echo(printable(text, 2000), err=True)
 
 
-def chosen(names: Sequence[str]) -> tuple[Patch, ...]:
-    """The patches that `--patch` names, able to read vLLM's releases. Raises `UnknownPatch`."""
+def chosen(names: Sequence[str], folders: Sequence[Path]) -> tuple[Patch, ...]:
+    """The patches that `--patch` and `--patches` mean, able to read vLLM's releases.
+
+    Raises `UnknownPatch`, `BrokenCatalogue`.
+    """
     from patcher.rules.catalogue import select
     from patcher.sources.upstream import Releases
 
-    return select(names, Releases())
+    return select(names, Releases(), folders)
 
 
 def parsed_platform(text: str | None) -> Platform | None:

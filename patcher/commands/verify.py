@@ -18,7 +18,7 @@ from patcher.commands.options import (
     lock_option,
     lock_path,
     parsed_platform,
-    patch_option,
+    patch_options,
     plain_http_option,
     platform_option,
     root_option,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @click.command(epilog=EPILOG)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@patch_option
+@patch_options
 @platform_option
 @root_option
 @lock_option
@@ -53,6 +53,7 @@ def verify(
     context: click.Context,
     sources: Sequence[str],
     patches: Sequence[str],
+    folders: Sequence[Path],
     platform: str | None,
     root: str | None,
     lock: Path | None,
@@ -70,7 +71,7 @@ def verify(
     """
     from patcher.sources.spec import open_source
 
-    wanted, place = chosen(patches), parsed_platform(platform)
+    wanted, place = chosen(patches, folders), parsed_platform(platform)
     settings = partial(http_settings, ca_file, plain_http)
     verdicts, elsewhere = [], []
     for spec in sources:
@@ -128,7 +129,7 @@ def _elsewhere(source: Source, patches: Sequence[Patch]) -> list[tuple[Patch, No
 
 @click.command(epilog=EPILOG)
 @click.argument("source")
-@patch_option
+@patch_options
 @platform_option
 @root_option
 @lock_option
@@ -140,6 +141,7 @@ def diff(
     context: click.Context,
     source: str,
     patches: Sequence[str],
+    folders: Sequence[Path],
     platform: str | None,
     root: str | None,
     lock: Path | None,
@@ -157,7 +159,7 @@ def diff(
 
     settings = partial(http_settings, ca_file, plain_http)
     found = open_source(source, lock_path(lock), parsed_platform(platform), settings, root)
-    outcomes = apply_all(chosen(patches), found.read, lambda _: found.label)
+    outcomes = apply_all(chosen(patches, folders), found.read, lambda _: found.label)
     texts = [unified_diff(each.before, each.after, each.target) for each in outcomes]
     if not any(texts):
         say(f"{found.label}: nothing to patch")

@@ -22,11 +22,12 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from patcher.errors import BrokenCatalogue, Exit, printable
+from patcher.errors import Exit, printable
 from patcher.landed.timeline import Band, Turn, evidence, shown, span
+from patcher.rules.affected import claimed, quoted, specifiers
 from patcher.rules.catalogue import Status
 
 if TYPE_CHECKING:
@@ -83,22 +84,6 @@ def check(line: Timeline) -> Check:
 
 def _comparable(finding: Finding) -> bool:
     return finding.version is not None and finding.verdict.status is not Status.UNKNOWN
-
-
-def specifiers(patch: Patch) -> tuple[SpecifierSet, ...]:
-    """The patch's claim, parsed. Raises `BrokenCatalogue`."""
-    try:
-        return tuple(SpecifierSet(text) for text in patch.affected)
-    except InvalidSpecifier as error:
-        raise BrokenCatalogue(
-            f"the patch {patch.name} claims what is not a version specifier: {error}",
-            next_step="Mend `affected` in its file; PEP 440 has the form.",
-        ) from error
-
-
-def claimed(claims: Iterable[SpecifierSet], version: Version) -> bool:
-    """Whether a version is claimed. A pre-release is one too: PEP 440's order alone decides."""
-    return any(each.contains(version, prereleases=True) for each in claims)
 
 
 def oldest_claimed(patches: Iterable[Patch]) -> Version | None:
@@ -172,13 +157,15 @@ def exit_for(checks: Sequence[Check]) -> Exit:
 
 def check_lines(judged: Check) -> list[str]:
     """The judgement for people: refutations first, then what could not be read."""
-    name, claim = judged.timeline.patch.name, _quoted(judged.timeline.patch.affected)
+    name, claim = judged.timeline.patch.name, printable(quoted(judged.timeline.patch.affected))
     lines = [
         f"{name}: {_SAID[each.direction]} in {span(Band(each.findings))}, against the claim {claim}"
         for each in judged.refutations
     ]
     if judged.holds_instead is not None:
-        lines.append(f"{name}: what was read supports the claim {_quoted(judged.holds_instead)}")
+        lines.append(
+            f"{name}: what was read supports the claim {printable(quoted(judged.holds_instead))}"
+        )
     lines += [
         f"{name}: not compared: {shown(each)}: {_why(judged, each)}" for each in judged.unread
     ]
@@ -199,7 +186,3 @@ def _why(judged: Check, finding: Finding) -> str:
     if finding.verdict.status is Status.UNKNOWN:
         return evidence(judged.timeline, finding)[0]
     return "it states no version"
-
-
-def _quoted(claim: Sequence[str]) -> str:
-    return printable(" or ".join(claim)) or "nothing"

@@ -2,7 +2,7 @@
 
 A patch is one file in `patches/` that binds a `PATCH`; adding a patch is adding a file. The
 catalogue is read from the checkout's `patches/`, or from the copy inside an installed wheel, and
-from the folders that VLLM_PATCHER_PATCHES names.
+from folders and files of the user's own. Loading a patch runs its file.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import functools
 import hashlib
 import importlib.util
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +39,10 @@ if TYPE_CHECKING:
     from patcher.rules.source import Source
 
 # Folders with patches of one's own, beside the program's; several are separated as in PATH.
-# Loading a patch runs its file.
 PATCHES_VARIABLE = "VLLM_PATCHER_PATCHES"
+
+# It is in labels, whose parts dots and commas separate, and is told from a file by its form.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +73,8 @@ class Patch:
     rule: Rule
     upstream: tuple[tuple[int, str], ...]
     affected: tuple[str, ...]
-    valid: tuple[str, ...]
-    invalid: tuple[Example, ...]
+    valid: tuple[str, ...] = ()
+    invalid: tuple[Example, ...] = ()
     smoke: tuple[str, ...] = ()
 
     @property
@@ -251,8 +254,10 @@ def apply_all(
 
 
 def load_patch(path: Path) -> Patch:
-    """The PATCH that a file of patches/ binds. Runs the file. Raises `BrokenCatalogue`."""
-    name = f"patches.{path.stem}"
+    """The PATCH that a file binds. Runs the file. Raises `BrokenCatalogue`."""
+    # Two files of one name, in two folders, are two modules.
+    unlike = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:12]
+    name = f"patches.{path.stem}_{unlike}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise BrokenCatalogue(f"{path} is not a Python file", next_step="Name it *.py.")
@@ -279,13 +284,20 @@ def load_patch(path: Path) -> Patch:
 
 
 def _fault(patch: object) -> str | None:
-    """What is wrong with a patch's rule or targets, which may be anything; None for nothing."""
+    """What is wrong with a patch's fields, which may be anything; None for nothing."""
     if not isinstance(patch, Patch):
         return None
     rule: Any = patch.rule
     targets: Any = patch.targets
+    if not _NAME.fullmatch(patch.name):
+        return f"the name {patch.name!r} is not of letters, digits, - and _"
     if not (isinstance(targets, tuple) and targets):
         return f"the targets of {patch.name} are not a tuple of paths"
+    if outside := next((each for each in targets if not _is_below(each)), None):
+        return f"{outside!r}, a target of {patch.name}, is not a path under site-packages"
+    affected: Any = patch.affected
+    if not (isinstance(affected, tuple) and all(isinstance(each, str) for each in affected)):
+        return f'affected of {patch.name} is not a tuple of texts, as (">=0.25.0,<0.27.0",)'
     kind = type(rule).__qualname__
     if isinstance(rule, type):
         return f"the rule of {patch.name} is a class, {rule.__qualname__}, and not one made of it"
@@ -298,6 +310,11 @@ def _fault(patch: object) -> str | None:
     return None
 
 
+def _is_below(target: str) -> bool:
+    parts = target.split("/")
+    return len(parts) > 1 and not {"", ".", ".."} & set(parts)
+
+
 def _hashes(rule: object) -> bool:
     try:
         hash(rule)
@@ -306,13 +323,14 @@ def _hashes(rule: object) -> bool:
     return True
 
 
-def catalogue() -> tuple[Patch, ...]:
-    """Every patch in patches/ and in the user's folders, by name.
+def catalogue(folders: Iterable[Path] = ()) -> tuple[Patch, ...]:
+    """Every patch in patches/, in the folders that the environment names, and in these, by name.
 
     Raises `BrokenCatalogue`, also for a name that is used twice.
     """
     own = os.environ.get(PATCHES_VARIABLE, "")
-    return _load((data_path("patches"), *(Path(each) for each in own.split(os.pathsep) if each)))
+    named = (Path(each) for each in own.split(os.pathsep) if each)
+    return _load((data_path("patches"), *dict.fromkeys([*named, *folders])))
 
 
 @functools.cache
@@ -321,17 +339,22 @@ def _load(folders: tuple[Path, ...]) -> tuple[Patch, ...]:
     for folder in folders:
         if not folder.is_dir():
             raise BrokenCatalogue(
-                f"{folder} is not a folder", next_step=f"Check {PATCHES_VARIABLE}."
+                f"{folder} is not a folder", next_step=f"Check --patches and {PATCHES_VARIABLE}."
             )
         for path in sorted(folder.glob("[!_]*.py")):
-            patch = load_patch(path)
-            if patch.name in known:
-                raise BrokenCatalogue(
-                    f"{path} and {known[patch.name][0]} both name their patch {patch.name!r}",
-                    next_step="Rename one.",
-                )
-            known[patch.name] = path, patch
+            _add(known, path)
     return tuple(known[name][1] for name in sorted(known))
+
+
+def _add(known: dict[str, tuple[Path, Patch]], path: Path) -> Patch:
+    patch = load_patch(path)
+    if patch.name in known:
+        raise BrokenCatalogue(
+            f"{path} and {known[patch.name][0]} both name their patch {patch.name!r}",
+            next_step="Rename one.",
+        )
+    known[patch.name] = path, patch
+    return patch
 
 
 def named_only() -> tuple[Patch, ...]:
@@ -343,21 +366,45 @@ def named_only() -> tuple[Patch, ...]:
     return _load((data_path("patches") / "named",))
 
 
-def select(names: Iterable[str], upstream: Upstream | None = None) -> tuple[Patch, ...]:
-    """The named patches; for no name all of the catalogue. Raises `UnknownPatch`.
+def select(
+    names: Iterable[str], upstream: Upstream | None = None, folders: Iterable[Path] = ()
+) -> tuple[Patch, ...]:
+    """The named patches, in the catalogue's order: by name; all of them where none is named.
 
-    `upstream` is handed to the rules that read vLLM's own artifacts.
+    A name is that of a patch in the catalogue or in one of the `folders`, or the path of a patch's
+    file. `upstream` is handed to the rules that read vLLM's own artifacts. Raises `UnknownPatch`,
+    `BrokenCatalogue`.
     """
-    known = {patch.name: patch for patch in catalogue()}
-    wanted = tuple(names) or tuple(known)
-    if any(name not in known for name in wanted):
-        known = {patch.name: patch for patch in (*named_only(), *catalogue())}
+    wanted = tuple(dict.fromkeys(names))
+    known = {patch.name: patch for patch in catalogue(folders)}
+    chosen = {} if wanted else dict(known)
+    if any(name not in known and not is_file(name) for name in wanted):
+        known = {patch.name: patch for patch in (*named_only(), *known.values())}
     for name in wanted:
-        if name not in known:
+        patch = _load_file(name) if is_file(name) else known.get(name)
+        if patch is None:
             raise UnknownPatch(
-                f"no patch is named {name!r}", next_step=f"Known: {', '.join(known)}."
+                f"no patch is named {name!r}",
+                next_step=f"Known: {', '.join(sorted(known))}; or name a file: ./mine.py.",
             )
-    return tuple(_with(known[name], upstream) for name in dict.fromkeys(wanted))
+        if is_file(name) and patch.name in {*known, *chosen}:
+            raise BrokenCatalogue(
+                f"{name} names its patch {patch.name!r}, as another does", next_step="Rename one."
+            )
+        chosen[patch.name] = patch
+    return tuple(_with(chosen[name], upstream) for name in sorted(chosen))
+
+
+def is_file(name: str) -> bool:
+    """Whether what a person typed for a patch is the path of its file."""
+    return _NAME.fullmatch(name) is None
+
+
+def _load_file(name: str) -> Patch:
+    path = Path(name)
+    if not path.is_file():
+        raise UnknownPatch(f"there is no file {path}", next_step="Check the path.")
+    return load_patch(path)
 
 
 def _with(patch: Patch, upstream: Upstream | None) -> Patch:

@@ -78,3 +78,9 @@ class DataFile:
             self.path: self.data
         }:
             raise proof_failed(f"{self.path} is not what the patch states")
+
+    def explain(self) -> tuple[str, ...]:
+        """The file, and what it may take the place of."""
+        known = len(self.replaces)
+        over = f"in place of {known} known content(s)" if known else "where there is none"
+        return (f"{self.path}: {len(self.data)} bytes, {over}",)

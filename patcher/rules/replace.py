@@ -106,6 +106,20 @@ class Replace:
             return Found(tuple(places), unknown="one part of the change is made and another is not")
         return Found(tuple(places))
 
+    def explain(self) -> tuple[str, ...]:
+        """Each change, and upstream's other fixes."""
+        changes = (
+            f"{each.path}: {each.function}: `{_line(each.old)}` becomes `{_line(each.new)}`"
+            + (f", {each.times} times" if each.times > 1 else "")
+            for each in self.changes
+        )
+        other = (
+            f"instead, upstream has its own fix where {each.function} in {each.path} "
+            f"holds `{_line(each.code)}`: then nothing is needed"
+            for each in self.instead
+        )
+        return (*changes, *other)
+
     def rewrite(self, files: Files) -> Mapping[str, Rewritten]:
         """Put the new code in place of the old. Raises `RewriteRefused`, `NotPython`."""
         made: dict[str, bytes] = {}

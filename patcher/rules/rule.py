@@ -190,6 +190,15 @@ class SearchesElsewhere(Protocol):
         ...
 
 
+@runtime_checkable
+class Explains(Protocol):
+    """A rule that can say to a person what it does."""
+
+    def explain(self) -> tuple[str, ...]:
+        """A line for each place that it is about, and for each other fix that it knows."""
+        ...
+
+
 def present(files: Files) -> dict[str, bytes]:
     """The files, for a rule that needs all of them. Raises `FileAbsent` for the first without."""
     there = {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from patcher.errors import FileAbsent, NotPython, RewriteRefused
-from patcher.rules.rule import Found, NeedsUpstream, Words, proof_failed
+from patcher.rules.rule import Explains, Found, NeedsUpstream, Words, proof_failed
 
 if TYPE_CHECKING:
     from patcher.rules.rule import Files, Rewritten, Rule, Upstream
@@ -21,6 +21,10 @@ def _handed(rules: tuple[Rule, ...], upstream: Upstream) -> tuple[Rule, ...]:
     return tuple(
         rule.with_upstream(upstream) if isinstance(rule, NeedsUpstream) else rule for rule in rules
     )
+
+
+def _explained(rules: tuple[Rule, ...]) -> list[str]:
+    return [line for rule in rules if isinstance(rule, Explains) for line in rule.explain()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,10 @@ class Together:
         if proven != after.keys():
             raise proof_failed("a file changed that no part of the fix is about")
 
+    def explain(self) -> tuple[str, ...]:
+        """What each part does."""
+        return (*_explained(self.parts), "all of these or none")
+
 
 @dataclass(frozen=True, slots=True)
 class FirstOf:
@@ -117,6 +125,10 @@ class FirstOf:
     def prove(self, before: Files, after: Mapping[str, Rewritten]) -> None:
         """The form that fits proves it. Raises `ProofFailed`."""
         self._choose(before)[0].prove(before, after)
+
+    def explain(self) -> tuple[str, ...]:
+        """What each form does."""
+        return (*_explained(self.forms), "the first of these that finds its place")
 
 
 def _find(rule: Rule, files: Files) -> Found:

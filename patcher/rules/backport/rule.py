@@ -69,6 +69,19 @@ class Backport:
             return sides_of_diff(self.diff)
         return [self._read(scope) for scope in self.scopes]
 
+    def explain(self) -> tuple[str, ...]:
+        """Each function, and where its two sides are from."""
+        if self.diff:
+            try:
+                scopes = [each.scope for each in self.sides()]
+            except Unreadable as error:
+                return (error.problem,)
+            return tuple(f"{scope}: as the patch's own diff has it" for scope in scopes)
+        return tuple(
+            f"{scope}: what vLLM {self.after} made of it, taken from {self.before}"
+            for scope in self.scopes
+        )
+
     def _read(self, scope: Scope) -> Sides:
         from patcher.rules.backport.changed import read_sides
 

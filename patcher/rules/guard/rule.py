@@ -78,3 +78,10 @@ class AttributeGuard(Chain):
     def mentioned_in(self, data: bytes) -> bool:
         """Whether the receiver's name occurs: the target's code is copied into new models."""
         return self.receiver.encode() in data
+
+    def explain(self) -> tuple[str, ...]:
+        """What it guards, and with what."""
+        return (
+            f"every read of {self.chain}, wherever it stands in the file, becomes one of "
+            f"{self.receiver}.{self.fallback} where there is no .{self.attribute}",
+        )

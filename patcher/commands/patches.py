@@ -1,0 +1,40 @@
+"""`vllm-patcher patches`: the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from patcher.commands.options import folders_option, json_option
+from patcher.report.text import as_json
+
+EPILOG = """\b
+Exit codes: 0 as wanted; 2 no such patch; 3 a patch's file cannot be loaded."""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("names", nargs=-1, metavar="[NAME|FILE]...")
+@folders_option
+@json_option
+def patches(names: Sequence[str], folders: Sequence[Path], as_data: bool) -> None:
+    """List the fixes that are known, or explain those that are named.
+
+    For each patch: which versions of vLLM it is claimed for, and in which release upstream has the
+    fix. Of a named one also why, upstream's issues and pull requests, the files, and what changes.
+    The claims bound where a patch is applied; `landed --check` holds them against the releases.
+
+    FILE is the file of a patch of your own, as ./mine.py. It is run, as all in a folder of patches
+    are: take none that you would not run yourself.
+    """
+    from patcher.report.patches import data, explained, table
+    from patcher.rules.catalogue import select
+
+    chosen = select(names, folders=folders)
+    if as_data:
+        click.echo(as_json("patches", patches=[data(patch) for patch in chosen]))
+    elif names:
+        click.echo("\n\n".join("\n".join(explained(patch)) for patch in chosen))
+    else:
+        click.echo("\n".join(table(chosen)))

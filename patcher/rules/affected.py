@@ -1,0 +1,47 @@
+"""What a patch claims in `affected`: the versions that need it, as specifiers (PEP 440)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import Version
+
+from patcher.errors import BrokenCatalogue
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from patcher.rules.catalogue import Patch
+
+
+def specifiers(patch: Patch) -> tuple[SpecifierSet, ...]:
+    """The patch's claim, parsed. Raises `BrokenCatalogue`."""
+    try:
+        return tuple(SpecifierSet(text) for text in patch.affected)
+    except InvalidSpecifier as error:
+        raise BrokenCatalogue(
+            f"the patch {patch.name} claims what is not a version specifier: {error}",
+            next_step="Mend `affected` in its file; PEP 440 has the form.",
+        ) from error
+
+
+def claimed(claims: Iterable[SpecifierSet], version: Version) -> bool:
+    """Whether a version is claimed. A pre-release is one too: PEP 440's order alone decides."""
+    return any(each.contains(version, prereleases=True) for each in claims)
+
+
+def landings(patch: Patch) -> tuple[Version | None, ...]:
+    """The version that each claim ends before, which has the fix; None for one without such an end.
+
+    Raises `BrokenCatalogue`.
+    """
+    return tuple(
+        min((Version(each.version) for each in claim if each.operator == "<"), default=None)
+        for claim in specifiers(patch)
+    )
+
+
+def quoted(claim: Iterable[str]) -> str:
+    """A claim for people."""
+    return " or ".join(claim) or "nothing"
