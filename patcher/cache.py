@@ -109,10 +109,7 @@ class Cache:
             self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700, exist_ok=True)
             check_private(self.folder)
-            path = self._path(key)
-            if path.is_symlink():  # which `write_atomically` would follow
-                path.unlink()
-            write_atomically(path, _checksum(key, data) + data)
+            write_atomically(self._path(key), _checksum(key, data) + data, within=self.folder)
         except OSError as error:
             self._give_up(error.strerror or str(error))
         except Unwritable as error:

@@ -8,10 +8,12 @@ leads to may be shared, or be one that somebody wants overwritten.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -53,7 +55,8 @@ def replacing(
     folder = -1
     try:
         folder = _open_folder(path.parent, within)
-        _clear_orphans(folder, path.name)
+        # A folder of ours holds no partial file but ours.
+        _clear_orphans(folder, None if within else path.name)
         with _partial(folder, path.name) as (partial, file):
             yield file
             file.flush()
@@ -71,6 +74,67 @@ def replacing(
     finally:
         if folder >= 0:
             os.close(folder)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A regular file to read. Raises `OSError`, also for a pipe, which nobody may ever write to,
+    and for a device, which may have no end: a link to one can stand at any name in a folder that
+    somebody else has made.
+    """
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return os.fdopen(opened, "rb")
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """The bytes of a regular file. Raises `OSError`, also for one of over `most` bytes."""
+    with open_file(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most >> 20} MiB")
+    return data
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time in a folder, among those that ask. Raises `OSError` for no folder.
+
+    The lock is on the folder: a file in it is replaced, and cannot carry a lock that lasts.
+    """
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
+@contextlib.contextmanager
+def scratch_folder(beside: Path) -> Iterator[Path]:
+    """An empty folder next to a path, removed at the end; those of killed runs go too.
+
+    Raises `Unwritable`.
+    """
+    make_directory(beside.parent)
+    _clear_scratch(beside)
+    path = beside.with_name(f".{beside.name[:100]}.{secrets.token_hex(8)}.tmp")
+    make_directory(path)
+    try:
+        with locked(path):
+            yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _clear_scratch(beside: Path) -> None:
+    for path in beside.parent.iterdir():
+        if _orphan(beside.name).fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(OSError), _unused(os.open(path, os.O_RDONLY)) as left:
+                if time.time() - os.fstat(left).st_mtime > _ORPHANED:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def make_directory(path: Path) -> None:
@@ -127,18 +191,32 @@ def _partial(folder: int, name: str) -> Iterator[tuple[str, BinaryIO]]:
         raise
 
 
-def _clear_orphans(folder: int, name: str) -> None:
-    """Remove the partial files of this name that a killed run has left."""
-    orphan = re.compile(rf"\.{re.escape(name[:100])}\.[0-9a-f]{{16}}\.tmp")
-    for partial in filter(orphan.fullmatch, os.listdir(folder)):
-        with contextlib.suppress(OSError):
-            left = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-            try:
-                fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if time.time() - os.fstat(left).st_mtime > _ORPHANED:
-                    os.unlink(partial, dir_fd=folder)
-            finally:
-                os.close(left)
+def _clear_orphans(folder: int, name: str | None) -> None:
+    """Remove the partial files of this name that a killed run has left; of any name for None."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    for partial in filter(_orphan(name).fullmatch, os.listdir(folder)):
+        with (
+            contextlib.suppress(OSError),
+            _unused(os.open(partial, flags, dir_fd=folder)) as left,
+        ):
+            if time.time() - os.fstat(left).st_mtime > _ORPHANED:
+                os.unlink(partial, dir_fd=folder)
+
+
+def _orphan(name: str | None) -> re.Pattern[str]:
+    return re.compile(
+        rf"\.{'.{1,100}' if name is None else re.escape(name[:100])}\.[0-9a-f]{{16}}\.tmp"
+    )
+
+
+@contextlib.contextmanager
+def _unused(left: int) -> Iterator[int]:
+    """What a killed run has left, opened. Raises `OSError` while somebody still writes it."""
+    try:
+        fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield left
+    finally:
+        os.close(left)
 
 
 def _keep_attributes(folder: int, name: str, new: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from patcher.errors import Unwritable
-from patcher.files import write_atomically
+from patcher.files import open_file, read_file, scratch_folder, write_atomically
 from tests.conftest import missing
 
 NOBODY = 65534
@@ -135,6 +135,41 @@ def test_what_a_killed_run_left_is_cleared_and_what_another_writes_is_not(tmp_pa
         fcntl.flock(file, fcntl.LOCK_EX)
         write_atomically(path, b"new")
     assert sorted(tmp_path.iterdir()) == sorted([path, written, other])
+
+
+def test_in_a_folder_of_ours_it_is_cleared_whatever_it_was_to_become(tmp_path: Path) -> None:
+    left = tmp_path / f".{'a' * 64}.0123456789abcdef.tmp"
+    left.write_bytes(b"a part")
+    new = tmp_path / f".{'b' * 64}.0123456789abcdef.tmp"
+    new.write_bytes(b"a part")
+    os.utime(left, (0, 0))
+    write_atomically(tmp_path / "other", b"new", within=tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "other", new])
+
+
+def test_a_scratch_folder_goes_and_takes_those_of_killed_runs_along(tmp_path: Path) -> None:
+    left, other = tmp_path / ".demo.0123456789abcdef.tmp", tmp_path / ".demo.mine.tmp"
+    for folder in (left, other):
+        (folder / "inner").mkdir(parents=True)
+        os.utime(folder, (0, 0))
+    with scratch_folder(tmp_path / "demo") as first:
+        os.utime(first, (0, 0))
+        with scratch_folder(tmp_path / "demo") as second:
+            assert sorted(tmp_path.iterdir()) == sorted([first, second, other])
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_only_a_regular_file_is_read_and_no_more_of_it_than_is_asked_for(tmp_path: Path) -> None:
+    pipe, link, whole = tmp_path / "pipe", tmp_path / "link", tmp_path / "whole"
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/zero")
+    whole.write_bytes(b"x" * 10)
+    assert read_file(whole, 10) == b"x" * 10
+    for path in (pipe, link, tmp_path):
+        with pytest.raises(OSError, match="it is not a regular file"):
+            open_file(path)
+    with pytest.raises(OSError, match="it has more than 0 MiB"):
+        read_file(whole, 9)
 
 
 def test_a_hard_link_elsewhere_keeps_the_old_bytes(tmp_path: Path) -> None:

@@ -72,6 +72,17 @@ def test_actions_are_pinned_by_commit_and_permissions_by_job(name: str) -> None:
                 assert step["with"]["persist-credentials"] == "false"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_that_another_run_has_cached_is_patched_or_published(name: str) -> None:
+    """What GitHub's cache restores may have been put there by any job of the branch."""
+    kept = {"landed": {"alarm.json"}}.get(name, set())  # days, which are read as days or not at all
+    for step in [*steps(name), *(action()["runs"]["steps"] if name == NAMES[0] else [])]:
+        given = step.get("with", {})
+        if "/cache" in step.get("uses", ""):
+            assert given["path"] in kept
+        assert {given[key] for key in given if key.startswith("cache")} <= {"false"}
+
+
 def test_an_action_has_one_pin_in_all_workflows() -> None:
     pins = {step["uses"] for name in NAMES for step in steps(name) if "uses" in step}
     by_repository = {"/".join(pin.split("/")[:2]).partition("@")[0] for pin in pins}
@@ -161,7 +172,7 @@ class World:
         environment = {
             "SSL_CERT_FILE": str(self.authority),
             "DOCKER_CONFIG": str(home / "docker"),
-            "XDG_CACHE_HOME": str(self.home / "cache"),
+            "XDG_CACHE_HOME": str(home / "cache"),
         }
         values = {
             "vars.REGISTRY || 'ghcr.io'": self.host,

@@ -256,8 +256,8 @@ def lock_prune(
     A tag that moved or went drops nothing, as its digest can still be pulled. Nor does a registry
     that does not answer; then the exit code is 3.
     """
-    from patcher.lock.file import load, save
-    from patcher.lock.upkeep import prune
+    from patcher.lock.file import edit, load
+    from patcher.lock.upkeep import dropped, prune
     from patcher.report.summary import prune_markdown
     from patcher.report.text import entry_json
     from patcher.web.http import Http
@@ -266,7 +266,7 @@ def lock_prune(
     with counting("asking the registries") as watch:
         done = prune(load(lock), http, watch)
     if done.gone:
-        save(lock, done.lock)
+        edit(lock, lock, lambda known: dropped(known, done.gone))
     if as_data:
         gone = [
             {

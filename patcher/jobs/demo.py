@@ -6,8 +6,9 @@ but it is read, patched, verified and tagged exactly as a real one is.
 
 from __future__ import annotations
 
-import secrets
-import shutil
+import contextlib
+import ctypes
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from patcher.diff import unified_diff
 from patcher.errors import AlreadyClean, Unwritable
-from patcher.files import write_atomically
+from patcher.files import locked, scratch_folder, write_atomically
 from patcher.jobs.base import Base
 from patcher.jobs.image import Order, Report, make_image
 from patcher.oci.image import StoredImage, load_family
@@ -76,12 +77,9 @@ def run(version: str, output: Path, say: Say) -> Demo:
         f"took {len(files)} files of vLLM {version} out of its wheel: "
         f"{wheel.bytes_read / 1e6:.2f} of {wheel.size / 1e6:.0f} MB"
     )
-    beside = output.with_name(f".{output.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        report = _bake(version, files, beside, output, say)
-        _take_place(beside, output)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with scratch_folder(output) as scratch:
+        report = _bake(version, files, scratch / "demo", output, say)
+        _take_place(scratch / "demo", output)
     diffs = [unified_diff(c.before.data, c.after, c.target) for c in report.platforms[0].changes]
     return Demo(report, "".join(diffs), output, wheel.bytes_read, wheel.size)
 
@@ -118,17 +116,34 @@ def _expect_demo(output: Path) -> None:
         )
 
 
-def _take_place(beside: Path, output: Path) -> None:
-    _expect_demo(output)
+def _take_place(made: Path, output: Path) -> None:
+    """Let the new folder have the name, in one step where the system has one for it."""
     try:
-        if output.exists():
-            shutil.rmtree(output)
-        beside.rename(output)
+        with locked(output.parent):
+            _expect_demo(output)
+            if not output.exists():
+                made.rename(output)
+            elif not _exchanged(made, output):
+                output.rename(made.with_name("before"))
+                made.rename(output)
     except OSError as error:
         raise Unwritable(
             f"{output} cannot be replaced: {error.strerror}",
-            next_step="Check its permissions, and that no other demo is writing there.",
+            next_step="Check its permissions.",
         ) from error
+
+
+# renameat2(2), since Linux 3.15; glibc has it since 2.28.
+_FROM_HERE, _EXCHANGE = -100, 2
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Let two folders exchange their names; False where the system or its files cannot."""
+    with contextlib.suppress(AttributeError, OSError):
+        paths = [os.fsencode(path) for path in (one, other)]
+        rename = ctypes.CDLL(None).renameat2
+        return bool(rename(_FROM_HERE, paths[0], _FROM_HERE, paths[1], _EXCHANGE) == 0)
+    return False
 
 
 def write_base(

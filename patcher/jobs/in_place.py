@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from patcher.errors import Unwritable
-from patcher.files import make_directory, write_atomically
-from patcher.rules.catalogue import Patch, apply_all
-from patcher.sources.path import FileSource, PathSource, open_path, stale_bytecode
+from patcher.errors import PatcherError, Unwritable
+from patcher.files import locked, make_directory, write_atomically
+from patcher.rules.catalogue import Outcome, Patch, apply_all
+from patcher.sources.path import (
+    ASIDE,
+    FileSource,
+    PathSource,
+    left_aside,
+    open_path,
+    stale_bytecode,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +37,16 @@ def replace_sources(edits: Mapping[Path, Edit]) -> tuple[Path, ...]:
     Killed between the two, the old source is there without its bytecode, which Python makes anew.
     Raises `Unreadable`, and `Unwritable`, also for a file that was changed since it was read.
     """
+    refused: set[Path] = set()
     with contextlib.ExitStack() as undo:
         aside = [_set_aside(stale, undo) for path in edits for stale in stale_bytecode(path)]
         for path, edit in edits.items():
-            undo.callback(_put_back, path, edit)
-            write_atomically(path, edit.after, expected=edit.before)
+            undo.callback(_put_back, path, edit, refused)
+            try:
+                write_atomically(path, edit.after, expected=edit.before)
+            except Unwritable:
+                refused.add(path)
+                raise
         undo.pop_all()
     for moved, _ in aside:
         with contextlib.suppress(OSError):
@@ -42,14 +54,32 @@ def replace_sources(edits: Mapping[Path, Edit]) -> tuple[Path, ...]:
     return tuple(stale for _, stale in aside)
 
 
-def _put_back(path: Path, edit: Edit) -> None:
-    """Take our own bytes back; an edit that somebody else has made since is theirs."""
-    if path.read_bytes() == edit.after:
+def _put_back(path: Path, edit: Edit, refused: Iterable[Path]) -> None:
+    """Take our own bytes back; what somebody else has written is theirs, be it the same."""
+    if path not in refused and path.read_bytes() == edit.after:
         write_atomically(path, edit.before, expected=edit.after)
 
 
+@contextlib.contextmanager
+def _one_run_at_a_time(paths: Iterable[Path]) -> Iterator[None]:
+    """Else the one that fails would put back the bytecode, and the other has patched the source.
+
+    What a killed run has set aside, its own file under a name that Python never runs, goes.
+    """
+    there = list(paths)
+    with contextlib.ExitStack() as held:
+        for folder in sorted({path.parent.resolve() for path in there}):
+            with contextlib.suppress(OSError):  # whoever reads it says what is wrong with it
+                held.enter_context(locked(folder))
+        for path in there:
+            for left in left_aside(path):
+                with contextlib.suppress(OSError):
+                    left.unlink()
+        yield
+
+
 def _set_aside(stale: Path, undo: contextlib.ExitStack) -> tuple[Path, Path]:
-    moved = stale.with_name(f"{stale.name}.{os.getpid()}.removed")
+    moved = stale.with_name(f"{stale.name}.{os.getpid()}{ASIDE}")
     undo.callback(_rename_back, moved, stale)
     try:
         stale.rename(moved)
@@ -89,13 +119,33 @@ def patch_path(path: Path, patches: Sequence[Patch], output: Path | None) -> tup
     Raises what reading and rewriting raise, and `Unwritable`; then nothing was written.
     """
     source = open_path(path)
-    outcomes = apply_all(patches, source.read, lambda target: str(source.locate(target)))
     if output is not None:
-        done = [Done(_place(source, output, each.target), each.places, ()) for each in outcomes]
-        for each, result in zip(outcomes, done, strict=True):
-            make_directory(result.path.parent)
-            write_atomically(result.path, each.after)
-        return tuple(done)
+        return _write_to(output, source, _outcomes(source, patches))
+    with _one_run_at_a_time(_located(source, patches)):
+        return _replace(source, _outcomes(source, patches))
+
+
+def _outcomes(source: PathSource, patches: Sequence[Patch]) -> tuple[Outcome, ...]:
+    return apply_all(patches, source.read, lambda target: str(source.locate(target)))
+
+
+def _located(source: PathSource, patches: Sequence[Patch]) -> Iterator[Path]:
+    """The files that are to be patched, as far as they can be named."""
+    for target in dict.fromkeys(target for patch in patches for target in patch.targets):
+        with contextlib.suppress(PatcherError):  # reading it says so
+            yield source.locate(target)
+
+
+def _write_to(output: Path, source: PathSource, outcomes: Sequence[Outcome]) -> tuple[Done, ...]:
+    done = [Done(_place(source, output, each.target), each.places, ()) for each in outcomes]
+    for each, result in zip(outcomes, done, strict=True):
+        within = result.path.parent if isinstance(source, FileSource) else output
+        make_directory(within)
+        write_atomically(result.path, each.after, within=within)
+    return tuple(done)
+
+
+def _replace(source: PathSource, outcomes: Sequence[Outcome]) -> tuple[Done, ...]:
     changed = {
         source.locate(each.target): Edit(each.before, each.after)
         for each in outcomes

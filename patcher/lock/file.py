@@ -6,8 +6,7 @@ pypi-simple. (msgspec loads 30 ms faster, says `[...]` there, and would be one m
 
 from __future__ import annotations
 
-import fcntl
-import os
+import contextlib
 import re
 import tomllib
 from collections.abc import Callable
@@ -24,8 +23,8 @@ from pydantic import (
     model_validator,
 )
 
-from patcher.errors import BadReference, BrokenLock, Unreadable
-from patcher.files import make_directory, write_atomically
+from patcher.errors import BadReference, BrokenLock, Unreadable, Unwritable
+from patcher.files import locked, make_directory, read_file, write_atomically
 from patcher.lock.entries import Entry, Lock, Locked, Original, Pin
 from patcher.oci.reference import Platform, Reference, parse_digest, parse_platform, parse_reference
 from patcher.versions import parsed
@@ -34,6 +33,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA = 1
+
+# 5,000 images have some 3 MB.
+_MOST_BYTES = 64 << 20
 
 _HEADER = """\
 # Which image a vLLM version means, pinned by digest. Written by vllm-patcher: `lock add VERSION
@@ -138,7 +140,7 @@ class _File(_Table):
 def load(path: Path) -> Lock:
     """The lock in a file. Raises `Unreadable`, and `BrokenLock`, which says where and why."""
     try:
-        data = path.read_bytes()
+        data = read_file(path, _MOST_BYTES)
     except OSError as error:
         raise Unreadable(
             f"{path} cannot be read: {error.strerror}", next_step="Check the path."
@@ -195,14 +197,16 @@ def edit(path: Path, start: Path, change: Callable[[Lock], Lock]) -> None:
     One at a time: two that read the same lock would lose an entry. Raises as `load` and `save`.
     """
     make_directory(path.parent)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        # The file itself is replaced, and no place for a lock that lasts.
-        fcntl.flock(folder, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(path.parent))
+        except OSError as error:
+            raise Unwritable(
+                f"{path.parent} cannot be locked: {error.strerror}",
+                next_step="Check the folder's permissions.",
+            ) from error
         known = path if path.exists() else start
         save(path, change(load(known) if known.exists() else Lock()))
-    finally:
-        os.close(folder)
 
 
 def _entry_table(entry: Entry) -> dict[str, Any]:

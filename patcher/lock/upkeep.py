@@ -470,6 +470,13 @@ def prune(lock: Lock, http: Http, watch: Watch = _nobody) -> Pruned:
     return Pruned(Lock(tuple(kept)), tuple(gone), tuple(unread))
 
 
+def dropped(lock: Lock, gone: Iterable[Gone]) -> Lock:
+    """A lock without what is gone; it may have got other entries since that was asked."""
+    lost = {each.entry.key: each.pins for each in gone}
+    left = (_without(entry, lost.get(entry.key, ())) for entry in lock.entries)
+    return Lock(tuple(entry for entry in left if entry is not None))
+
+
 def _lost(entry: Entry, registry: Registry) -> tuple[tuple[str, Pin], ...]:
     return tuple(
         (kind, pin) for kind, pin in entry.locked.pins() if registry.head(pin.digest) is None

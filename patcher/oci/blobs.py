@@ -21,7 +21,7 @@ Watch = Callable[[Progress], None]
 """Called with each step of what moves."""
 
 # containerd's own limit for a manifest is 8 MiB, and no registry takes a larger one.
-_MOST_BYTES = 8 * 1024 * 1024
+MOST_BYTES = 8 * 1024 * 1024
 
 
 class Blobs(Protocol):
@@ -83,7 +83,7 @@ class Verified(io.RawIOBase):
 
 def read_blob(blobs: Blobs, descriptor: Descriptor) -> bytes:
     """A small blob (manifest, config, thin layer), proven. Raises `BrokenImage`, `Unreadable`."""
-    if descriptor.size > _MOST_BYTES:
+    if descriptor.size > MOST_BYTES:
         raise broken(f"{descriptor.digest} says that it has {descriptor.size} bytes")
     with blobs.open(descriptor) as raw:
         stream = Verified(raw, descriptor)

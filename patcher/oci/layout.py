@@ -7,16 +7,21 @@ last. Whatever interrupts it, every name leads to something that is all there.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from patcher.errors import BadReference, BrokenImage, Unreadable
-from patcher.files import make_directory, replacing, write_atomically
-from patcher.oci.blobs import Moved, Verified
+from patcher.files import (
+    locked,
+    make_directory,
+    open_file,
+    read_file,
+    replacing,
+    write_atomically,
+)
+from patcher.oci.blobs import MOST_BYTES, Moved, Verified
 from patcher.oci.image import StoredImage, load_family
 from patcher.oci.model import (
     OCI_INDEX,
@@ -54,7 +59,7 @@ class Layout:
     def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
         """See `Blobs`."""
         try:
-            stream = self._blob(descriptor).open("rb")
+            stream = open_file(self._blob(descriptor))
         except FileNotFoundError as error:
             raise broken(f"{self.path} has no blob {descriptor.digest}") from error
         except OSError as error:
@@ -123,7 +128,7 @@ class Layout:
         for name in names:
             _check_name(name)
         with _locked(self.path):
-            document = parse_json(self._read("index.json"), "index.json")
+            document = dict(parse_index(self._read("index.json"), OCI_INDEX).document)
             entries = document["manifests"]
             for name in names:
                 _set_name(entries, name, root.descriptor)
@@ -132,7 +137,7 @@ class Layout:
 
     def _read(self, name: str) -> bytes:
         try:
-            return (self.path / name).read_bytes()
+            return read_file(self.path / name, MOST_BYTES)
         except OSError as error:
             raise _unreadable(self.path, error) from error
 
@@ -217,21 +222,18 @@ def create_layout(path: Path) -> Layout:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """One writer of a layout at a time: two that read the same index.json would lose a name."""
-    try:
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(path))
+        except OSError as error:
+            raise _unreadable(path, error) from error
         yield
-    finally:
-        os.close(folder)
 
 
 def existing_layout(path: Path) -> Layout:
     """The layout at a path. Raises `Unreadable`, `BrokenImage`."""
     try:
-        marker = parse_json((path / "oci-layout").read_bytes(), "oci-layout")
+        marker = parse_json(read_file(path / "oci-layout", MOST_BYTES), "oci-layout")
     except OSError as error:
         raise _unreadable(path, error) from error
     if marker.get("imageLayoutVersion") != _VERSION:

@@ -236,7 +236,7 @@ def _read_token(answer: Answer) -> tuple[str | None, float]:
         document: Any = json.loads(answer.body) if answer.status == 200 else {}
         token = document.get("token") or document.get("access_token")
         life = float(document.get("expires_in") or _LIFE)
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return None, _LIFE
     usable = isinstance(token, str) and _TOKEN.fullmatch(token)
     return (token if usable else None), max(life, _LIFE)

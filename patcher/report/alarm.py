@@ -60,7 +60,7 @@ def judge(report: Path, state: Path, today: datetime.date) -> Day:
         checks = [] if document["command"] == "error" else document["checks"]
         names = [name for check in checks for name in _unread(check)]
         refuted = tuple(line for check in checks for line in _refuted(check))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise Unreadable(
             f"{report} is not a report: {type(error).__name__}",
             next_step="Give the file that `vllm-patcher landed --check --json` wrote.",
@@ -87,9 +87,11 @@ def _refuted(check: Mapping[str, Any]) -> list[str]:
 def _before(state: Path) -> dict[str, str]:
     try:
         known = json.loads(state.read_bytes())["unread"]
-        return {str(name): str(since) for name, since in known.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # A day as this writes it; anything else would stand in the text.
+        days = {name: datetime.date.fromisoformat(since) for name, since in known.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}
+    return {name: day.isoformat() for name, day in days.items()}
 
 
 def state_json(day: Day) -> str:

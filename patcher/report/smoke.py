@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from patcher.smoke.server import Served, Spread, Step
 
 
+_MOST_LINES = 300
+
+
 def case_line(outcome: Outcome) -> str:
     """One case: how it ended, and why or with what."""
     took = "" if outcome.seconds is None else f" ({outcome.seconds:.0f} s)"
@@ -22,8 +25,9 @@ def case_line(outcome: Outcome) -> str:
 
 
 def traceback_lines(outcome: Outcome) -> list[str]:
-    """The engine's own traceback, line by line."""
-    return [printable(line, 2000) for line in (outcome.traceback or "").splitlines()]
+    """The engine's own traceback, line by line; of a very long one the end."""
+    lines = (outcome.traceback or "").splitlines()
+    return [printable(line, 2000) for line in lines[-_MOST_LINES:]]
 
 
 def cases_summary(outcomes: Sequence[Outcome]) -> str:

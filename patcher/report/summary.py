@@ -60,7 +60,7 @@ def load(path: Path) -> Row:
         return _row(json.loads(path.read_bytes()))
     except OSError as error:
         return Row(str(path), FAILED, reason=f"its report cannot be read: {error.strerror}")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return Row(str(path), FAILED, reason="it is not a whole report of `image --json`")
 
 
@@ -81,7 +81,7 @@ def unreported(bases: Path, rows: Sequence[Row]) -> list[Row]:
     try:
         images = json.loads(bases.read_bytes())["images"]
         wanted = [str(image["original"]["reference"]) for image in images]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise Unreadable(
             f"{bases} is not a list of bases: {type(error).__name__}",
             next_step="Give the file that `vllm-patcher lock list --json` wrote.",

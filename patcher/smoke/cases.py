@@ -91,16 +91,42 @@ class Ran:
 
 
 def told(output: str) -> dict[str, Any]:
-    """All that the probe said; a line that is not whole says nothing."""
+    """All that the probe said. A line that is not whole says nothing, nor does a value of another
+    form than the probe's: what runs beside the engine may print such lines, too.
+    """
     said: dict[str, Any] = {}
     for line in output.splitlines():
         _, mark, text = line.partition(MARK)
         if mark:
             try:
-                said |= json.loads(text)
-            except (ValueError, TypeError):
+                document = json.loads(text)
+            except (ValueError, RecursionError):
                 continue
+            if isinstance(document, dict):
+                said |= {key: value for key, value in document.items() if _fits(key, value)}
     return said
+
+
+# As texts, as counts, as lists of tokens: what `probe.py` tells.
+_TEXTS = frozenset(
+    {"vllm", "torch", "place", "device", "stage", "weight", "error", "traceback", "refused"}
+)
+_TOKENS = frozenset({"short", "long"})
+_MOST_TEXT, _MOST_TOKENS, _MOST_NUMBER = 100_000, 1000, 10**9
+
+
+def _fits(key: str, value: object) -> bool:
+    if key in _TEXTS:
+        return isinstance(value, str) and len(value) <= _MOST_TEXT
+    if key in _TOKENS:
+        return isinstance(value, list) and len(value) <= _MOST_TOKENS and all(map(_counts, value))
+    if key == "seconds":
+        return isinstance(value, float | int) and 0 <= value <= _MOST_NUMBER
+    return key == "reads" and _counts(value)
+
+
+def _counts(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _MOST_NUMBER
 
 
 def outcome(case: Case, ran: Ran, limit: float) -> Outcome:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import secrets
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from patcher.errors import AccessDenied, Exit, Undecided, Unreadable
@@ -29,6 +30,9 @@ _FEW = 16
 _RUNS, _MEASURED = 5, 128
 
 _LINES = 12
+
+# No model's context comes near it, in tokens.
+_MOST_LENGTH = 10**9
 _HITS = re.compile(rb"^vllm:(?:gpu_)?prefix_cache_hits(?:_total)?(?:\{.*\})? (\S+)$", re.MULTILINE)
 _NEXT = "See the server's own log; `vllm-patcher verify` says whether its vLLM has the bug."
 
@@ -82,7 +86,11 @@ def smoke_server(server: Server, say: Callable[[Step], None]) -> Served:
     for a server that is not vLLM, `AccessDenied` where a key is wanted.
     """
     served = Served()
-    for step in _steps(server, served):
+    for said in _steps(server, served):
+        step = replace(said, said=server.hide(said.said))
+        served.vllm, served.model, served.finding = (
+            text and server.hide(text) for text in (served.vllm, served.model, served.finding)
+        )
         served.steps.append(step)
         say(step)
         if step.state is State.FAILED:
@@ -141,7 +149,7 @@ def _generations(server: Server, served: Served) -> Iterator[Step]:
     other = _text(mark, lines // 2) + _text(f"{mark} other", lines // 4)
     shared = generate("shared prefix", other, _FEW)
     after = _hits(server)
-    counted = after - before if after is not None and before is not None else 0
+    counted = max(0.0, after - before) if after is not None and before is not None else 0
     cached = shared.cached_tokens or counted
     if cached:
         said = f"{_came(shared)}, {cached:.0f} of them from the cache"
@@ -210,11 +218,11 @@ def _models(server: Server) -> tuple[str, int | None]:
     if not isinstance(first, dict) or owner != "vllm" or not isinstance(first.get("id"), str):
         told = f"its models are owned by {owner!r}" if owner else f"/v1/models: HTTP {status}"
         raise Undecided(
-            f"{server.host} is not a vLLM server: {told}",
+            f"{server.host} is not a vLLM server: {server.hide(told)}",
             next_step="Give the address of vLLM itself, not of what stands before it.",
         )
     most = first.get("max_model_len")
-    return first["id"], most if isinstance(most, int) else None
+    return first["id"], most if type(most) is int and 0 < most < _MOST_LENGTH else None
 
 
 def _version(server: Server) -> str | None:
@@ -231,13 +239,12 @@ def _hits(server: Server) -> float | None:
         status, body = server.get("/metrics")
     except Fault:
         return None
-    found = re.findall(
-        rb"^vllm:(?:gpu_)?prefix_cache_hits(?:_total)?(?:\{.*\})? (\S+)$", body, re.MULTILINE
-    )
+    found = _HITS.findall(body)
     try:
-        return sum(map(float, found)) if status == 200 and found else None
+        total = sum(map(float, found))
     except ValueError:
         return None
+    return total if status == 200 and found and math.isfinite(total) else None
 
 
 def _document(body: bytes) -> dict[str, Any]:

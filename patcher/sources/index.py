@@ -37,6 +37,10 @@ PROJECT = "vllm"
 # PyPI's page of vLLM has 128 KB in November 2026, for 309 files.
 _PAGE_LIMIT = 8 << 20
 
+# A mirror's page of the same in HTML has some 130 KB.
+_HTML_LIMIT = 2 << 20
+_TAG_LIMIT = 8 << 10
+
 _ADDRESS = "Check the network and the index's address (the one that pip takes)."
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -183,6 +187,7 @@ def _parse(answer: Answer) -> ProjectPage:
             return ProjectPage.from_json_data(json.loads(answer.body), answer.url)
         if kind.strip() in ("application/vnd.pypi.simple.v1+html", "text/html"):
             charset = parameters.partition("charset=")[2].strip("\"' ") or None
+            _expect_tags(answer.body)
             return ProjectPage.from_html(PROJECT, answer.body, answer.url, charset)
     except (
         ValueError,
@@ -193,6 +198,39 @@ def _parse(answer: Answer) -> ProjectPage:
     ) as error:
         raise _unreadable(f"{type(error).__name__}: {error}", _ADDRESS) from error
     raise _unreadable(f"its page is of the type {kind!r}", _ADDRESS)
+
+
+def _expect_tags(page: bytes) -> None:
+    """Raise `ValueError` for HTML whose parsing takes time by the square of its size.
+
+    Those are tags, comments and quotes that never end (CVE-2025-6069: 64 KB of `<a ` took a
+    minute), and links inside links, of each of which all the text below it is put together.
+    """
+    if len(page) > _HTML_LIMIT:
+        raise ValueError(f"its page has more than {_HTML_LIMIT >> 20} MiB")
+    place, inside = 0, False
+    while (start := page.find(b"<", place)) >= 0:
+        found = _TAG.match(page, start, start + _TAG_LIMIT)
+        if found is None:
+            raise ValueError(f"{_line(page, start)}: a tag, quote or comment that does not end")
+        if name := _LINK.match(page, start):
+            if inside and not name[1]:
+                raise ValueError(f"{_line(page, start)}: a link inside another")
+            inside = not name[1]
+        place = found.end()
+
+
+def _line(page: bytes, place: int) -> str:
+    number = page.count(b"\n", 0, place) + 1
+    return f"line {number}"
+
+
+_LINK = re.compile(rb"<(/?)[aA][\s>/]")
+
+# A comment, or a tag with its quotes closed. No part of it can match in two ways.
+_TAG = re.compile(
+    rb"""<(?:!--(?:[^-]|-(?!->))*-->|(?!!--)[^<>"']*(?:(?:"[^"]*"|'[^']*')[^<>"']*)*>)"""
+)
 
 
 def _unreadable(reason: str, next_step: str) -> Unreadable:

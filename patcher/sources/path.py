@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patcher.errors import BadSource, BrokenImage, FileAbsent, Unreadable
+from patcher.files import read_file
 from patcher.oci.installed import VERSION_FILE, bytecode_names, parse_version
 from patcher.oci.python import Loader, Place, find_package, module_file, site_places
 from patcher.oci.tree import Kind
@@ -224,14 +225,12 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 def _read(path: Path) -> bytes:
-    """A regular file's bytes. A pipe is not opened: nobody may ever write to it."""
+    """A regular file's bytes."""
     found = _stat(path)
     if found is None:
         raise FileAbsent(f"there is no {path}", next_step="Check the path and vLLM's version.")
-    if not stat.S_ISREG(found.st_mode) or found.st_size > _LIMIT:
-        raise _unreadable(path, f"it is not a regular file of up to {_LIMIT >> 20} MiB")
     try:
-        return path.read_bytes()
+        return read_file(path, _LIMIT)
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -248,16 +247,32 @@ def stale_bytecode(path: Path) -> tuple[Path, ...]:
     others share, theirs is left alone. Also under PYTHONPYCACHEPREFIX, as far as this process
     knows it. Raises `Unreadable`.
     """
-    source = path.absolute()
-    prefixed = Path(importlib.util.cache_from_source(str(source))).parent
-    folders = {source.parent / "__pycache__", prefixed}
     return tuple(
         sorted(
             folder / name
-            for folder in folders
-            for name in bytecode_names(source.name, _names(folder))
+            for folder in _bytecode_folders(path)
+            for name in bytecode_names(path.name, _names(folder))
         )
     )
+
+
+# What ends the name of bytecode that is out of Python's way, for as long as a file is replaced.
+ASIDE = ".removed"
+
+
+def left_aside(path: Path) -> tuple[Path, ...]:
+    """Bytecode of a source file that a killed run had set aside. Raises `Unreadable`."""
+    left = re.compile(rf"{re.escape(path.stem)}\..*\.pyc\.\d+{re.escape(ASIDE)}")
+    folders = _bytecode_folders(path)
+    return tuple(
+        folder / name for folder in folders for name in _names(folder) if left.fullmatch(name)
+    )
+
+
+def _bytecode_folders(path: Path) -> set[Path]:
+    source = path.absolute()
+    prefixed = Path(importlib.util.cache_from_source(str(source))).parent
+    return {source.parent / "__pycache__", prefixed}
 
 
 def _names(folder: Path) -> list[str]:

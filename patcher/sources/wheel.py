@@ -12,6 +12,7 @@ import base64
 import csv
 import functools
 import hashlib
+import io
 import re
 import zlib
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ _TAIL = 512 << 10
 
 # vLLM's largest Python file has under 1 MB, its longest RECORD 720 KB (0.33.0).
 _MEMBER_LIMIT = PART_LIMIT
+_RECORD_LIMIT = 4 << 20
 
 _RECORD = re.compile(rf"{PROJECT}-([^/]+)\.dist-info/RECORD")
 
@@ -112,12 +114,18 @@ class WheelSource:
     @functools.cached_property
     def _record(self) -> dict[str, tuple[str, str]]:
         """Path -> hash algorithm and digest, as RECORD states them."""
+        data = self._inflate(self._record_name, _RECORD_LIMIT)
         try:
-            rows = list(csv.reader(self._inflate(self._record_name).decode().splitlines()))
+            text = data.decode()
+            # Row by row: as a list, lines of nothing would be a hundred times as much.
+            return {
+                row[0]: (algorithm, digest)
+                for row in csv.reader(io.StringIO(text, newline=""))
+                if len(row) >= 2 and row[0] in self._zip.NameToInfo
+                for algorithm, _, digest in [row[1].partition("=")]
+            }
         except (UnicodeDecodeError, csv.Error) as error:
             raise _unreadable(self.label, f"its RECORD is damaged: {error}") from error
-        stated = {row[0]: row[1].partition("=") for row in rows if len(row) >= 2}
-        return {path: (algorithm, digest) for path, (algorithm, _, digest) in stated.items()}
 
     def _open_zip(self) -> ZipFile:
         """The zip behind the ranges, its central directory read."""
@@ -140,10 +148,10 @@ class WheelSource:
             )
         return found[0][0], found[0][1]
 
-    def _inflate(self, name: str) -> bytes:
+    def _inflate(self, name: str, most: int | None = None) -> bytes:
         """One member's bytes; zipfile checks the CRC."""
         info: ZipInfo = self._zip.getinfo(name)
-        if info.file_size > _MEMBER_LIMIT:
+        if info.file_size > (most or _MEMBER_LIMIT):
             raise _unreadable(self.label, f"{name} claims {info.file_size} bytes")
         with _zip_faults(self.label, f"{name} is damaged"):
             return self._zip.read(info)

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from patcher.errors import AccessDenied, RegistryFailed, Unreadable, UsageError
 from patcher.web.http import Http, Request, explanation
+from patcher.web.trust import host_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +43,10 @@ class Issues:
     def find(self) -> Issue | None:
         """The newest, open or closed; None where there never was one."""
         query = {"labels": LABEL, "state": "all", "sort": "created", "per_page": "20"}
-        found = [each for each in self._ask("GET", "", query) if "pull_request" not in each]
+        answer = self._ask("GET", "", query)
+        if not isinstance(answer, list) or not all(isinstance(each, dict) for each in answer):
+            raise _not_an_issue()
+        found = [each for each in answer if "pull_request" not in each]
         return _issue(found[0]) if found else None
 
     def open(self, title: str, body: str) -> str:
@@ -69,6 +73,11 @@ class Issues:
             body,
         )
         self.http.keyring.keep(self.token)
+        if not self.http.may_send_secret(url):
+            raise UsageError(
+                f"{host_of(url)} would get the token without TLS",
+                next_step="Give GITHUB_API_URL with https://.",
+            )
         # A new issue whose answer was lost must not be opened twice.
         pauses = () if method == "POST" else None
         answer = self.http.persist(url, lambda: self.http.ask_once(request), pauses)
@@ -87,9 +96,14 @@ class Issues:
 
 def _issue(document: Mapping[str, Any]) -> Issue:
     try:
-        return Issue(document["number"], document["html_url"], document["state"] == "open")
-    except (KeyError, TypeError) as error:
+        number, url = document["number"], document["html_url"]
+        is_open = document["state"] == "open"
+    except (LookupError, TypeError) as error:
         raise _not_an_issue() from error
+    # The number becomes part of an address that the token is sent to.
+    if type(number) is not int or number < 1 or not isinstance(url, str):
+        raise _not_an_issue()
+    return Issue(number, url, is_open)
 
 
 def _not_an_issue() -> Unreadable:

@@ -15,14 +15,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from patcher.errors import UsageError
+from patcher.errors import UsageError, printable
 from patcher.web.http import Fault, HttpSettings, faults, open_session
+from patcher.web.keyring import Keyring
 from patcher.web.trust import host_of, is_loopback, joined
 
 if TYPE_CHECKING:
     import requests
 
 _MOST_BYTES = 8 << 20
+
+# One event of a stream. A token's has 300 bytes, an error's a few thousand.
+_MOST_EVENT = 1 << 20
+
+_MOST_COUNT = 10**15
 
 # Small, so that a server that sends without chunks is timed well too; a token's line has 300 bytes.
 _PIECE = 64
@@ -59,11 +65,21 @@ class Server:
     key: str | None = field(repr=False)
     limit: float
     session: requests.Session = field(repr=False)
+    _keyring: Keyring = field(default_factory=Keyring, repr=False)
+
+    def __post_init__(self) -> None:
+        """The key is a secret from here on."""
+        if self.key:
+            self._keyring.keep(self.key)
 
     @property
     def host(self) -> str:
         """What may be shown of the address."""
         return host_of(self.url)
+
+    def hide(self, text: str) -> str:
+        """A text of the server's without the key: it may send back what it was sent."""
+        return self._keyring.hide(text)
 
     def get(self, path: str) -> tuple[int, bytes]:
         """The status and the body. Raises `Fault`."""
@@ -123,11 +139,7 @@ def open_server(url: str, key: str | None, limit: float) -> Server:
 
 def _events(response: requests.Response) -> Iterator[Any]:
     """The documents of an event stream, to its `[DONE]`. Raises `Fault` where it ends before."""
-    seen = 0
-    for line in response.iter_lines(_PIECE):
-        seen += len(line)
-        if seen > _MOST_BYTES:
-            raise Fault("its stream has no end", transient=False)
+    for line in _lines(response):
         if not line.startswith(b"data:"):
             continue
         data = line.removeprefix(b"data:").strip()
@@ -140,6 +152,26 @@ def _events(response: requests.Response) -> Iterator[Any]:
     raise Fault("its stream ended before it was done", transient=False)
 
 
+def _lines(response: requests.Response) -> Iterator[bytes]:
+    """The lines of a stream, each when it is whole, in time that is linear in their bytes.
+
+    requests' own `iter_lines` copies all that it has of a line for each piece that comes.
+    """
+    seen, line = 0, bytearray()
+    for piece in response.iter_content(_PIECE):
+        seen += len(piece)
+        if seen > _MOST_BYTES or len(line) > _MOST_EVENT:
+            raise Fault("its stream has no end", transient=False)
+        *whole, rest = piece.split(b"\n")
+        for each in whole:
+            line += each
+            yield bytes(line).rstrip(b"\r")
+            line.clear()
+        line += rest
+    if line:
+        yield bytes(line)
+
+
 def _generation(events: Iterator[Any], start: float) -> Generation:
     first = last = 0.0
     tokens_first = tokens = 0
@@ -147,7 +179,8 @@ def _generation(events: Iterator[Any], start: float) -> Generation:
     for event in events:
         if not isinstance(event, dict) or event.get("error"):
             raise Fault(f"its stream says{_said(json.dumps(event).encode())}", transient=False)
-        usage = event.get("usage") or usage
+        said = event.get("usage")
+        usage = said if said and isinstance(said, dict) else usage
         if event.get("choices"):
             last = time.monotonic() - start
             tokens = _count(usage, "completion_tokens") or tokens + 1
@@ -161,8 +194,8 @@ def _generation(events: Iterator[Any], start: float) -> Generation:
 
 
 def _count(document: Mapping[str, Any], name: str) -> int | None:
-    value = document.get(name) if isinstance(document, dict) else None
-    return value if isinstance(value, int) else None
+    value = document.get(name)
+    return value if type(value) is int and 0 <= value <= _MOST_COUNT else None
 
 
 def _said(body: bytes) -> str:
@@ -173,4 +206,4 @@ def _said(body: bytes) -> str:
         message = error.get("message") if isinstance(error, dict) else error
     except (ValueError, AttributeError, RecursionError):
         return ""
-    return f" ({message})" if message else ""
+    return f" ({printable(str(message))})" if message else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from packaging.version import Version
 from patcher.cache import LayerCache
 from patcher.errors import BadReference, NotLocked
 from patcher.lock.entries import Entry, Lock, Locked, Original, Pin, add, entry_for
-from patcher.lock.upkeep import Pruned, Update, prune, update
+from patcher.lock.upkeep import Pruned, Update, dropped, prune, update
 from patcher.oci.reference import Platform, parse_reference
 from patcher.registry.image import ask_registry
 from patcher.report.summary import prune_markdown, update_markdown
@@ -285,6 +286,9 @@ def test_what_is_gone_is_dropped_and_what_only_lost_its_name_stays(world: World)
     assert [(each.entry, each.whole) for each in done.gone] == [(gone, True)]
     assert done.lock.entries == (renamed,)
     assert done.unread == ()
+    # What was added while the registries were asked stays.
+    added = dataclasses.replace(renamed, original=Original("0.9", renamed.original.reference))
+    assert dropped(Lock((gone, added)), done.gone) == Lock((added,))
     pins = ", ".join(f"{kind} `{pin.digest}`" for kind, pin in gone.locked.pins())
     assert prune_markdown(done) == (
         f"## images.lock: 1 gone upstream\n\n- `0.22.0` (`{world.place}:v0.22.0`): {pins}\n\n"

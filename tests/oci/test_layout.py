@@ -240,6 +240,24 @@ def test_a_link_in_a_blobs_place_is_not_written_through(tmp_path: Path, dangling
     assert not [file for file in path.rglob("*") if file.is_symlink()]
 
 
+@pytest.mark.parametrize("name", ["oci-layout", "index.json", "blob"])
+@pytest.mark.parametrize("kind", ["pipe", "endless"])
+def test_what_stands_in_a_files_place_and_never_ends_is_not_read(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    """A pipe that nobody writes to held every reader; a link to /dev/zero filled the memory."""
+    path = base_layout(tmp_path / "layout")
+    blob = existing_layout(path).entries()[0].digest.replace(":", "/")
+    victim = path / (f"blobs/{blob}" if name == "blob" else name)
+    victim.unlink()
+    if kind == "pipe":
+        os.mkfifo(victim)
+    else:
+        victim.symlink_to("/dev/zero")
+    with pytest.raises(Unreadable, match="it is not a regular file"):
+        open_image(path, "base", None)
+
+
 def test_a_linked_folder_of_blobs_is_not_written_into(tmp_path: Path) -> None:
     path = base_layout(tmp_path / "layout")
     (path / "blobs" / "sha256").rename(tmp_path / "elsewhere")

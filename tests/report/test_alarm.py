@@ -62,7 +62,19 @@ def test_another_artifact_has_a_first_day_of_its_own(tmp_path: Path) -> None:
     assert day(tmp_path, checks(unread=("0.31.0",)), SECOND).exit_code == Exit.OK
 
 
-@pytest.mark.parametrize("state", ["", "[]", '{"unread": 3}', '{"unread": '])
+@pytest.mark.parametrize(
+    "state",
+    [
+        "",
+        "[]",
+        '{"unread": 3}',
+        '{"unread": ',
+        '{"unread": {"p: x": "@all ![x](y)"}}',
+        '{"unread": {"p: x": 1}}',
+        '{"unread": ' * 100_000,
+    ],
+    ids=lambda state: state[:40],
+)
 def test_a_state_that_is_not_whole_is_none(tmp_path: Path, state: str) -> None:
     (tmp_path / "landed.json").write_text(json.dumps(checks(unread=("x",))))
     (tmp_path / "state.json").write_text(state)
@@ -70,7 +82,9 @@ def test_a_state_that_is_not_whole_is_none(tmp_path: Path, state: str) -> None:
     assert judged.unread == {"p: x": "2026-07-06"}
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"command": "verify"}', '{"command": "landed"}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"command": "verify"}', '{"command": "landed"}', "[" * 100_000]
+)
 def test_what_is_no_report_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "landed.json").write_text(text)
     with pytest.raises(Unreadable, match="is not a report"):
@@ -150,6 +164,11 @@ def test_a_pull_request_with_the_label_is_no_issue(tracker: Tracker, issues: Iss
         (Reply(500), Unreadable),
         (Reply(body=b"<html>"), Unreadable),
         (Reply(body=b'[{"number": 1}]'), Unreadable),
+        (Reply(body=b'[{"number": "../../x", "html_url": "u", "state": "open"}]'), Unreadable),
+        (Reply(body=b'[{"number": 1, "html_url": [], "state": "open"}]'), Unreadable),
+        (Reply(body=b"[1]"), Unreadable),
+        (Reply(body=b"1"), Unreadable),
+        (Reply(body=b"[" * 100_000), Unreadable),
         (HANG_UP, Unreadable),
     ],
 )
@@ -177,6 +196,11 @@ def test_the_token_is_not_taken_elsewhere() -> None:
             assert Issues(server.url, "o/r", "s3cret").find() is None
             assert "authorization" in server.seen[0].headers
         assert "authorization" not in other.seen[0].headers
+
+
+def test_the_token_does_not_leave_this_machine_without_tls() -> None:
+    with pytest.raises(UsageError, match=r"api\.example would get the token without TLS"):
+        Issues("http://api.example", "o/r", "s3cret").find()
 
 
 def test_netrc_does_not_take_the_tokens_place(

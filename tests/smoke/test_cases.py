@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from patcher.errors import Exit, UsageError
+from patcher.report.smoke import case_line, cases_summary, traceback_lines
 from patcher.rules.catalogue import catalogue
-from patcher.smoke.cases import CASES, CONTROL, Ran, State, exit_of, outcome, select_cases
+from patcher.smoke.cases import (
+    CASES,
+    CONTROL,
+    Ran,
+    State,
+    exit_of,
+    outcome,
+    select_cases,
+    told,
+)
 from patcher.smoke.probe import MARK, model_config
 from patcher.smoke.run import cases_of
 
@@ -66,6 +76,50 @@ def test_the_engines_words_are_kept() -> None:
 def test_a_line_that_is_cut_says_nothing() -> None:
     cut = Ran(f"{MARK}{json.dumps(UP)}\n{MARK}{{'weight': 'abs", -9)
     assert outcome(W4A16, cut, 60).vllm == "0.23.0"
+
+
+ODD: list[object] = [
+    None,
+    True,
+    -1,
+    10**400,
+    1e400,
+    1.5,
+    "",
+    "x",
+    "x" * 200_000,
+    [],
+    [[]],
+    ["x"],
+    [-1],
+    {"x": 1},
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: str(odd)[:9])
+def test_what_a_hostile_image_prints_is_passed_over(odd: object) -> None:
+    """Each word of the probe's, with any value: it is kept as it must be, or not at all."""
+    words = ("vllm", "weight", "reads", "short", "long", "seconds", "error", "traceback", "stage")
+    for word in words:
+        ran = said(UP, SHORT, READ, {word: odd}, DONE)
+        found = outcome(W4A16, ran, 60)
+        assert type(found.reads) is int
+        assert all(type(token) is int for token in (*found.short, *found.long))
+        assert found.seconds is None or 0 <= found.seconds < 1e10
+        for line in (case_line(found), cases_summary([found]), *traceback_lines(found)):
+            assert line.isprintable()
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, "[]", "null", '{"reads": ' + "9" * 5000 + "}"])
+def test_a_line_that_is_no_object_says_nothing(line: str) -> None:
+    assert told(f"{MARK}{line}\n{MARK}{json.dumps(UP)}") == UP
+
+
+def test_of_a_very_long_traceback_the_end_is_shown() -> None:
+    found = outcome(W4A16, said(UP, {"error": "x", "traceback": "\n::x\x1b" * 9000}, END), 60)
+    lines = traceback_lines(found)
+    assert len(lines) == 300
+    assert all(line.isprintable() and not line.startswith("::") for line in lines)
 
 
 def test_a_failure_is_a_finding_and_what_was_not_reached_undecided() -> None:

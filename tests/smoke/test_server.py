@@ -176,6 +176,93 @@ def test_a_key_comes_from_the_environment_and_is_never_shown() -> None:
     assert "sk-" not in shown
 
 
+KEY = "sk-secret-of-mine"
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        Reply(500, body=json.dumps({"error": {"message": f"bad key {KEY}"}}).encode()),
+        Reply(500, body=b'{"error": "sk-\\u0073ecret-of-mine"}'),
+        Reply(body=event({"error": {"message": KEY}})),
+    ],
+)
+def test_a_server_that_sends_the_key_back_does_not_make_us_show_it(echo: Reply) -> None:
+    vllm = Vllm(key=KEY, on_long=failing(echo))
+    with serving(vllm) as server:
+        done = [run("smoke", server.url, *more, VLLM_API_KEY=KEY) for more in ((), ("--json",))]
+    assert [each.returncode for each in done] == [1, 1]
+    shown = "".join(each.stdout + each.stderr for each in done)
+    assert "***" in shown
+    assert KEY not in shown
+
+
+@pytest.mark.parametrize("well", [True, False])
+def test_nor_one_that_calls_itself_by_the_key(well: bool) -> None:
+    def script(seen: Seen) -> Reply:
+        if seen.path == "/version":
+            return Reply(body=json.dumps({"version": KEY}).encode())
+        if seen.path == "/v1/models":
+            model = {"id": f"m-{KEY}", "owned_by": "vllm" if well else KEY}
+            return Reply(body=json.dumps({"data": [model]}).encode())
+        return Vllm()(seen)
+
+    with serving(script) as server:
+        done = run("smoke", server.url, "--json", VLLM_API_KEY=KEY)
+    assert "***" in done.stdout + done.stderr
+    assert KEY not in done.stdout + done.stderr
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(body=b"data: " + b"x" * (3 << 20)),
+        Reply(body=b"data: x\n" * (2 << 20)),
+        Reply(body=event({"choices": [{}], "usage": [HUGE]}) + b"data: [DONE]\n"),
+        Reply(
+            body=event(
+                {"choices": [{}], "usage": {"completion_tokens": HUGE, "prompt_tokens": HUGE}}
+            )
+            + b"data: [DONE]\n"
+        ),
+        Reply(body=b"data: " + b"[" * 100_000 + b"\n"),
+        Reply(500, body=b'{"error": ' + b'{"message":' * 100_000),
+        Reply(200, {"Content-Encoding": "gzip"}, b"\x1f\x8bx"),
+        Reply(500, body=json.dumps({"error": {"message": "\n::add-mask::x\x1b[2J"}}).encode()),
+    ],
+    ids=["line", "lines", "list", "number", "depth", "error", "gzip", "escape"],
+)
+def test_whatever_a_server_sends_ends_in_a_step(reply: Reply) -> None:
+    with serving(Vllm(on_long=failing(reply))) as server:
+        done = run("smoke", server.url, "--timeout", "30")
+    assert done.returncode in (0, 1, 3), done.stderr
+    assert "unexpected" not in done.stderr
+    for line in (done.stdout + done.stderr).splitlines():
+        assert line.isprintable()
+        assert not line.startswith("::")
+
+
+@pytest.mark.parametrize("most", [HUGE, -1, True, "x", 1e400])
+def test_a_length_that_is_none_is_left_out(most: object) -> None:
+    def script(seen: Seen) -> Reply:
+        if seen.path == "/v1/models":
+            model = {"id": "tiny", "owned_by": "vllm", "max_model_len": most}
+            return Reply(body=json.dumps({"data": [model]}).encode())
+        if seen.path == "/metrics":
+            return Reply(body=b"vllm:prefix_cache_hits_total inf\n")
+        return vllm(seen)
+
+    vllm = Vllm()
+    with serving(script) as server:
+        done = run("smoke", server.url, "--json")
+    document = check(done.stdout, done.returncode, 3)
+    assert document["server"]["max_model_len"] is None
+    assert document["server"]["steps"][-2]["state"] == "not reached"
+
+
 def test_nobody_answers() -> None:
     done = run("smoke", f"http://127.0.0.1:{free_port()}")
     assert done.returncode == 3

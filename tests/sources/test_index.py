@@ -233,6 +233,45 @@ def test_a_broken_index_is_unreadable(http: Http, make: Callable[[], Site], reas
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize(
+    ("piece", "reason"),
+    [
+        *((each, "does not end") for each in ("<a ", "<!--", "</", "<!", f"<{9000 * 'a'}>")),
+        *((each, "a link inside another") for each in ("<a href='>", "<A\thref=x>", "<a>")),
+    ],
+    ids=lambda text: text[:9],
+)
+def test_a_page_that_pythons_parser_takes_days_for_is_refused(
+    http: Http, piece: str, reason: str
+) -> None:
+    """8 MiB of `<a ` would be twelve days of html.parser (CVE-2025-6069)."""
+    site = Site(files={"/simple/vllm/": piece.encode() * ((1 << 20) // len(piece))})
+    site.types["/simple/vllm/"] = "text/html"
+    with (
+        serving(site) as url,
+        pytest.raises(Unreadable, match=f"line 1: .*{reason}"),
+    ):
+        releases(f"{url}/simple", http)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        '<!-- <a href="x"> -- -->{}<!---->',
+        '<p title="a > b" class=\'it"s\'>{}</p>',
+        "<!DOCTYPE html>\n<meta name=x>{}\n<br/>",
+    ],
+)
+def test_a_page_that_is_written_otherwise_is_read(http: Http, around: str) -> None:
+    name = name_of("0.23.0")
+    link = f'<a href="{name}" data-requires-python=">=3.9" data-yanked="it\'s <b>old">{name}</a>'
+    site = Site(files={"/simple/vllm/": around.format(link).encode()})
+    site.types["/simple/vllm/"] = "text/html"
+    with serving(site) as url:
+        [release] = releases(f"{url}/simple", http)
+    assert str(release.version) == "0.23.0"
+
+
 def test_an_index_at_a_file_is_unreadable(http: Http, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a web address"):
         releases(tmp_path.as_uri(), http)

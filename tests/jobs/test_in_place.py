@@ -1,0 +1,78 @@
+"""Patching in place: many at once, and somebody else at the same file."""
+
+from __future__ import annotations
+
+import importlib.util
+import py_compile
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from patcher.errors import Unwritable
+from patcher.jobs.in_place import Edit, patch_path, replace_sources
+from patcher.rules.catalogue import select
+from tests.commands import ONE
+from tests.conftest import TARGET
+
+NEEDED = b"class MLA:\n    def dtype(self):\n        return self.kv_b_proj.weight.dtype\n"
+
+
+def tree_of(folder: Path) -> tuple[Path, Path]:
+    """A source file in a tree, and its bytecode, which Python runs without a look at the source."""
+    source = folder / TARGET
+    source.parent.mkdir(parents=True)
+    for package in (source.parent, *source.parent.parents[:2], folder / "vllm"):
+        (package / "__init__.py").touch()
+    source.write_bytes(NEEDED)
+    unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    py_compile.compile(str(source), invalidation_mode=unchecked)
+    return source, Path(importlib.util.cache_from_source(str(source)))
+
+
+def test_ten_runs_at_once_patch_a_tree_once_and_leave_no_bytecode(tmp_path: Path) -> None:
+    source, stale = tree_of(tmp_path / "tree")
+    command = [sys.executable, "-m", "patcher", "patch", str(source.parents[4]), "--in-place", *ONE]
+    runs = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(10)
+    ]
+    said = [run.communicate()[0] for run in runs]
+    assert [run.returncode for run in runs] == [0] * 10, said
+    assert sum("patched 1 place" in each for each in said) == 1
+    assert sum("nothing to patch" in each for each in said) == 9
+    assert b"hasattr" in source.read_bytes()
+    assert list(stale.parent.iterdir()) == []
+
+
+def test_what_another_has_written_meanwhile_is_not_taken_back(tmp_path: Path) -> None:
+    """Be it the same that we would have written: the bytecode must not come back over it."""
+    source, stale = tree_of(tmp_path / "tree")
+    edit = Edit(NEEDED, b"patched\n")
+    source.write_bytes(edit.after)
+    with pytest.raises(Unwritable, match="it was changed meanwhile"):
+        replace_sources({source: edit})
+    assert source.read_bytes() == edit.after
+    assert stale.exists()
+
+
+def test_bytecode_that_a_killed_run_set_aside_is_cleared(tmp_path: Path) -> None:
+    _, stale = tree_of(tmp_path / "tree")
+    left = stale.with_name(f"{stale.name}.4242.removed")
+    other = stale.with_name("another.cpython-311.pyc.4242.removed")
+    for path in (left, other):
+        path.write_bytes(b"old")
+    patch_path(tmp_path / "tree", select(["kv-b-proj-dtype"]), None)
+    assert list(stale.parent.iterdir()) == [other]
+
+
+def test_an_output_is_not_written_through_a_link_in_it(tmp_path: Path) -> None:
+    tree_of(tmp_path / "tree")
+    elsewhere, output = tmp_path / "elsewhere", tmp_path / "output"
+    elsewhere.mkdir()
+    output.mkdir()
+    (output / "vllm").symlink_to(elsewhere)
+    with pytest.raises(Unwritable, match="vllm is a symbolic link"):
+        patch_path(tmp_path / "tree", select(["kv-b-proj-dtype"]), output)
+    assert list(elsewhere.iterdir()) == []
