@@ -287,7 +287,17 @@ def test_a_registry_may_know_a_repository_by_another_name(http: Http) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"null", b'{"token": 5}', b'{"token": ""}', b'{"token": "a\\nb: c"}']
+    "body",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b'{"token": 5}',
+        b'{"token": ""}',
+        b'{"token": "a\\nb: c"}',
+        b'{"token": "x", "expires_in": 1' + b"0" * 400 + b"}",
+    ],
+    ids=lambda body: body[:30].decode(),
 )
 def test_a_token_server_without_a_token_is_an_error(http: Http, body: bytes) -> None:
     def script(seen: Seen) -> Reply:
