@@ -82,7 +82,6 @@ NOTHING = {"parts": 0, "streamed": 0}
         ({"command": "image"}, FAILED),
         ({"command": "verify"}, FAILED),
         (published(seconds=10**400), FAILED),
-        ("[" * 100_000, FAILED),
         ([], FAILED),
         ({**published(), "platforms": [{}]}, FAILED),
         (published(seconds="x"), FAILED),
