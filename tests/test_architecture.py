@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import patcher
+from tests.commands import ONE
 
 ROOT = Path(patcher.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -139,7 +140,7 @@ def test_verifying_a_file_does_not_pay_for(tmp_path: Path, heavy: str) -> None:
     file.write_text("x = 1\n")
     code = (
         "import sys; from patcher.__main__ import main\n"
-        f"sys.argv = ['vllm-patcher', 'verify', {str(file)!r}]\n"
+        f"sys.argv = ['vllm-patcher', 'verify', {str(file)!r}, *{ONE}]\n"
         "try: main()\n"
         f"except SystemExit as end: sys.exit(end.code or {heavy!r} in sys.modules)"
     )

@@ -117,7 +117,7 @@ def test_a_tree_without_the_target_is_absent_and_never_clean(venv: Path) -> None
         (["verify"], "Missing argument"),
         (["patch", "x.py"], "say where the result goes"),
         (["patch", "x.py", "-o", "y.py", "--in-place"], "say where the result goes"),
-        (["image", "9.9.9"], "'9.9.9' is not in images.lock"),
+        (["image", "9.9.9", "--to", "x.test/y"], "'9.9.9' is not in images.lock"),
         (["image", "0.23.0", "--platform", "a b"], "platform"),
         (["verify", "x.py", "--patch", "no"], "no patch is named 'no'"),
         (["verify", "pypi:99.0"], "PyPI has no vLLM '99.0'"),
@@ -270,7 +270,9 @@ def test_a_refused_rewrite_writes_nothing(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_every_byte(venv: Path) -> None:
     before = {path: path.read_bytes() for path in venv.rglob("*") if path.is_file()}
     # No file may grow beyond a block: the new source cannot be written out.
-    command = f"ulimit -f 1; exec {sys.executable} -B -m patcher patch {venv} --in-place"
+    command = (
+        f"ulimit -f 1; exec {sys.executable} -B -m patcher patch {venv} --in-place {' '.join(ONE)}"
+    )
     ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout) == (3, "")
     assert "error: " in ran.stderr
@@ -297,7 +299,7 @@ def test_cut_after_the_rename_the_tree_is_new_or_old_and_never_mixed(
         "    real(fd)\n"
         "os.fsync = sync\n"
         "from patcher.__main__ import main\n"
-        f"sys.argv = ['vllm-patcher', 'patch', {str(venv)!r}, '--in-place']\n"
+        f"sys.argv = ['vllm-patcher', 'patch', {str(venv)!r}, '--in-place', *{ONE}]\n"
         "main()\n"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
@@ -333,7 +335,7 @@ def test_a_reference_with_a_digest_is_locked_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", [["diff"], ["patch", "--in-place"]])
 def test_what_is_no_python_is_named_with_its_line(tmp_path: Path, command: list[str]) -> None:
     (tmp_path / "bin.py").write_bytes(b"x = 1\n(\n")
-    ran = run(*command, "bin.py", cwd=tmp_path)
+    ran = run(*command, *ONE, "bin.py", cwd=tmp_path)
     assert (ran.returncode, ran.stdout) == (3, "")
     assert ran.stderr.startswith("error: bin.py: line 2: not Python source")
 
@@ -393,6 +395,6 @@ def test_no_daemon_is_told_with_the_next_step(tmp_path: Path) -> None:
 def test_a_closed_stream_that_nothing_is_written_to_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("x = 1\n")
     for closed in ("2>&-", ">&-"):
-        command = f"exec {sys.executable} -m patcher verify a.py {closed}"
+        command = f"exec {sys.executable} -m patcher verify a.py {' '.join(ONE)} {closed}"
         ran = subprocess.run(["sh", "-c", command], cwd=tmp_path, check=False)
         assert ran.returncode == 0

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.commands import ONE
 from tests.conftest import TARGET
 from tests.cutting import FATES, snapshot
 
@@ -57,7 +58,7 @@ def test_patch_in_place(tmp_path: Path) -> None:
     py_compile.compile(str(source), invalidation_mode=unchecked)
     stale = str(Path(importlib.util.cache_from_source(str(source))).relative_to(tree))
     old = snapshot(tree)
-    for cut in cuts(tree, "patch", tree, "--in-place"):
+    for cut in cuts(tree, "patch", tree, "--in-place", *ONE):
         there = cut["there"]
         if there[TARGET] != old[TARGET]:
             assert stale not in there, f"Python would run the old bytecode: {cut}"
@@ -111,7 +112,7 @@ def test_a_layout(tmp_path: Path, fresh: bool) -> None:
     target.mkdir(exist_ok=True)
     to = ["--to", f"oci:{target}"] if fresh else []
     digests = set()
-    for cut in cuts(target, "image", f"oci:{base}:base", *to, step=4):
+    for cut in cuts(target, "image", f"oci:{base}:base", *to, *ONE, step=4):
         assert cut["again"] == 0, cut
         blobs = {path: digest for path, digest in cut["there"].items() if "/sha256/" in path}
         for path, digest in whole(blobs).items():

@@ -126,7 +126,7 @@ def test_a_checkout_of_a_version_is_checked_against_the_claim(
 
 
 def test_an_index_that_cannot_be_reached_is_undecided(offline: None) -> None:
-    done = run("landed")
+    done = run("landed", *ONE)
     assert done.returncode == Exit.UNDECIDED
     assert "next:" in done.stderr
     assert "Traceback" not in done.stderr

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import ONE
+
 READ = "x = f().kv_b_proj.weight.dtype\n"
 
 CALLS = {
-    "a finding": ["verify", "a.py"],
-    "a finding as JSON": ["verify", "a.py", "--json"],
-    "bytes": ["diff", "a.py"],
+    "a finding": ["verify", "a.py", *ONE],
+    "a finding as JSON": ["verify", "a.py", *ONE, "--json"],
+    "bytes": ["diff", "a.py", *ONE],
     "an error as JSON": ["verify", "nothing-here.py", "--json"],
     "a wrong call as JSON": ["verify", "--json"],
     "a long answer": ["lock", "list", "--json"],
@@ -72,7 +74,7 @@ def test_a_closed_pipe_is_one_error(folder: Path) -> None:
 
 @pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-", "2>&- <&-"])
 def test_who_cannot_be_talked_to_gets_the_answer_all_the_same(folder: Path, stderr: str) -> None:
-    ran = shell(f"PROGRAM verify a.py --json {stderr}", folder)
+    ran = shell(f"PROGRAM {' '.join(CALLS['a finding as JSON'])} {stderr}", folder)
     assert (ran.returncode, json.loads(ran.stdout)["command"]) == (1, "verify")
     assert shell(f"PROGRAM verify nothing-here.py {stderr}", folder).returncode == 2
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from tests.commands import ONE
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -36,6 +38,6 @@ def test_the_hook_for_others_fails_on_what_needs_a_patch_and_passes_what_does_no
     for source, code in (("x = kv_b_proj.weight.dtype\n", 1), ("x = 1\n", 0)):
         (tmp_path / "b.py").write_text(source)
         (tmp_path / "a.py").touch()
-        command = [sys.executable, "-m", "patcher", *arguments, "a.py", "b.py"]
+        command = [sys.executable, "-m", "patcher", *arguments, *ONE, "a.py", "b.py"]
         ran = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
         assert ran.returncode == code, ran.stderr

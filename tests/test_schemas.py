@@ -13,7 +13,7 @@ from referencing import Resource
 
 from tests.bases import Base, write_lock
 from tests.clones import workshop
-from tests.commands import run
+from tests.commands import ONE, run
 from tests.conftest import TARGET
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def check(output: str, code: int, *expected: int) -> Any:
 
 
 def said(*arguments: str | Path, cwd: Path, codes: tuple[int, ...] = (0,)) -> Any:
-    done = run(*arguments, "--json", cwd=cwd, PYTHONPATH=str(FOLDER.parents[1]))
+    one = ONE if arguments[0] in ("verify", "diff", "patch", "image", "landed") else ()
+    done = run(*arguments, *one, "--json", cwd=cwd, PYTHONPATH=str(FOLDER.parents[1]))
     document = check(done.stdout, done.returncode, *codes)
     wanted = " ".join(map(str, arguments[: document["command"].count(" ") + 1]))
     assert document["command"] in {"error", wanted}

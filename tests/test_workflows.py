@@ -27,7 +27,7 @@ from tests.bases import Base, write_lock
 from tests.certificates import make_certificate
 from tests.conftest import missing, real_registry
 from tests.scripted import Reply, Seen, Server, serving
-from tests.workflows import FOLDER, ROOT, Job, Runner, action, workflow
+from tests.workflows import FOLDER, ONE_PATCH, ROOT, Job, Runner, action, workflow
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yml"))
 NEEDED = b"class MLA:\n    def dtype(self):\n        return self.kv_b_proj.weight.dtype\n"
@@ -358,7 +358,7 @@ def test_a_whole_lock_is_published_for_another_repository(world: World, tmp_path
     programs.mkdir()
     # Releases are on PyPI; this one is not yet.
     (programs / "pipx").write_text('#!/bin/sh\necho "$@" >> pipx.txt\n')
-    text = f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m patcher "$@"\n'
+    text = f'#!/bin/sh\nPYTHONPATH="$PWD" exec "{sys.executable}" -m patcher "$@"\n'
     (programs / "vllm-patcher").write_text(text)
     for program in programs.iterdir():
         program.chmod(0o755)
@@ -500,7 +500,7 @@ def test_a_refuted_claim_opens_an_issue_and_the_page_is_handed_over(
     release_file("0.23.0")  # PyPI is there, or the test is skipped
 
     def refute(place: Path) -> None:
-        patch = place / "patches" / "kv_b_proj_dtype.py"
+        patch = place / ONE_PATCH
         text = patch.read_text()
         assert text.count(">=0.20.0,<0.28.0") == 1
         patch.write_text(text.replace(">=0.20.0,<0.28.0", ">=0.20.0,<0.27.0"))

@@ -98,10 +98,6 @@ class BakedDockerImage:
         """The image's id."""
         return self.image.id
 
-    def installation(self, targets: Sequence[str], root: str | None = None) -> Installation:
-        """Read vLLM back out of the new image. Raises as `DockerImage.installation` does."""
-        return find(self.image.client, self.image.attrs, self.image.platform, targets, root=root)
-
     def tag(self, names: Sequence[str]) -> None:
         """Give it these names, in this order. Raises `BadReference` before any, `DaemonFailed`."""
         references = [parse_reference(name) for name in names]

@@ -292,7 +292,7 @@ def test_a_baked_file_keeps_owner_mode_and_time_and_its_bytecode_is_covered(
     vllm: engine.DockerImage,
 ) -> None:
     baked = vllm.bake(change(vllm))
-    before, after = vllm.installation([TARGET]), baked.installation([TARGET])
+    before, after = vllm.installation([TARGET]), baked.image.installation([TARGET])
     path = f"{ROOT}/{TARGET}"
     assert after.files == {TARGET: ImageFile(path, PATCHED, 1000, 1001, 0o640, 1_700_000_000)}
     assert before.bytecode == {TARGET: (STALE,)}
@@ -329,7 +329,7 @@ def test_another_architecture_is_baked_and_nothing_is_run(
     baked = image.bake(change(image))
     assert (image.platform, baked.image.platform) == (ARM64, ARM64)
     assert baked.image.attrs["Architecture"] == "arm64"
-    assert baked.installation([TARGET]).files[TARGET].data == PATCHED
+    assert baked.image.installation([TARGET]).files[TARGET].data == PATCHED
 
 
 @pytest.mark.parametrize("environment", [None, [], ["A=b"]])
@@ -347,7 +347,7 @@ def test_a_directory_that_the_daemon_makes_for_itself_is_no_foreign_change(
 ) -> None:
     image = base(installed(), missing)
     baked = image.bake(change(image, a="b"))
-    assert baked.installation([TARGET]).files[TARGET].data == PATCHED
+    assert baked.image.installation([TARGET]).files[TARGET].data == PATCHED
 
 
 def test_a_patched_module_wins_over_an_unchecked_pyc(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from patcher.oci.layout import create_layout
-from tests.commands import run
+from tests.commands import ONE, run
 
 
 def test_the_demo_gives_the_same_digest_on_every_run(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_the_demo_shows_diff_verdicts_digests_and_what_to_do_next(tmp_path: Path
     ):
         assert shown in ran.stdout
     spec = ran.stdout.rstrip().rpartition(" ")[2]
-    assert run("verify", spec).returncode == 0
+    assert run("verify", *ONE, spec).returncode == 0
 
 
 def test_a_demo_never_removes_what_is_no_demo(tmp_path: Path) -> None:

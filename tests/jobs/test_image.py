@@ -20,7 +20,7 @@ from patcher.lock.entries import Locked as Pins
 from patcher.lock.file import save
 from patcher.oci.reference import host_platform, parse_platform, parse_reference
 from patcher.versions import parsed
-from tests.commands import run
+from tests.commands import ONE, run
 from tests.conftest import TARGET
 from tests.docker_bases import Entry, load_base, push_index, remove_all
 
@@ -43,7 +43,8 @@ class World:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `vllm-patcher image` as a user does."""
         place = ["--lock", str(self.lock), "--repository", self.repository]
-        return run("image", *arguments, *place)
+        one = () if "--patch" in arguments else ONE
+        return run("image", *arguments, *one, *place)
 
     def tags(self) -> dict[str, str]:
         """The ids of the images under our repository's tags."""
@@ -239,7 +240,7 @@ def test_an_image_that_only_the_daemon_has_is_built_on_by_its_id(
         assert labels["org.opencontainers.image.base.digest"] == base
         assert labels["org.opencontainers.image.base.name"] == ""
         assert labels["dev.vllm-patcher.base.local"] == name
-        assert run("verify", f"docker:{report['tags'][1]}").returncode == 0
+        assert run("verify", *ONE, f"docker:{report['tags'][1]}").returncode == 0
         unknown = here.run(f"{name}-other")
         assert (unknown.returncode, unknown.stdout) == (2, "")
     finally:
@@ -263,7 +264,7 @@ def test_a_patched_image_as_base_is_not_patched_again(
 ) -> None:
     here = world()
     report: dict[str, Any] = json.loads(here.run("0.23.1rc1", "--json").stdout)
-    ran = run("verify", f"docker:{report['tags'][1]}")
+    ran = run("verify", *ONE, f"docker:{report['tags'][1]}")
     assert ran.returncode == 0, ran.stderr
     assert "clean (0 unguarded, 3 guarded)" in ran.stderr
 
@@ -271,9 +272,9 @@ def test_a_patched_image_as_base_is_not_patched_again(
 def test_a_locked_image_is_judged_by_its_name(world: Callable[..., World]) -> None:
     here = world()
     lock = ["--lock", str(here.lock), "--platform", "linux/amd64"]
-    remote = run("verify", "0.23.1rc1", *lock)  # out of the registry: the daemon has it not
+    remote = run("verify", *ONE, "0.23.1rc1", *lock)  # out of the registry: the daemon has it not
     here.client.images.pull(f"{here.base}@{here.digests['amd64']}")
-    local = run("verify", "0.23.1rc1", *lock, "--plain-http", "nobody.example")
+    local = run("verify", *ONE, "0.23.1rc1", *lock, "--plain-http", "nobody.example")
     for judged in (remote, local):
         assert (judged.returncode, judged.stdout.count("unguarded read")) == (1, 1)
 
@@ -299,11 +300,11 @@ def test_a_tag_is_locked_with_what_its_registry_says(world: Callable[..., World]
 def test_a_patched_tag_is_published_without_a_daemon(world: Callable[..., World]) -> None:
     here = world()
     target = here.base.replace("/base/", "/published/")
-    place = ["--lock", str(here.lock), "--to", target, "--json"]
+    place = [*ONE, "--lock", str(here.lock), "--to", target, "--json"]
     nowhere = "unix:///no-daemon.sock"
     dry = run("image", "0.23.1rc1", *place, "--dry-run", DOCKER_HOST=nowhere)
     assert dry.returncode == 0, dry.stderr
-    gone = run("verify", f"registry:{target}:0.23.1rc1-patched", DOCKER_HOST=nowhere)
+    gone = run("verify", *ONE, f"registry:{target}:0.23.1rc1-patched", DOCKER_HOST=nowhere)
     assert gone.returncode == 3
     done = run("image", "0.23.1rc1", *place, DOCKER_HOST=nowhere)
     assert done.returncode == 0, done.stderr
@@ -311,7 +312,7 @@ def test_a_patched_tag_is_published_without_a_daemon(world: Callable[..., World]
     first, second = json.loads(done.stdout), json.loads(again.stdout)
     assert first["digest"] == second["digest"] == json.loads(dry.stdout)["digest"]
     assert [image["platform"] for image in first["platforms"]] == ["linux/amd64", "linux/arm64"]
-    judged = run("verify", f"{target}:0.23.1rc1-patched", DOCKER_HOST=nowhere)
+    judged = run("verify", *ONE, f"{target}:0.23.1rc1-patched", DOCKER_HOST=nowhere)
     assert (judged.returncode, judged.stdout) == (0, ""), judged.stderr
 
 
@@ -320,11 +321,11 @@ def test_an_image_of_ours_is_not_taken_for_upstreams_fix(world: Callable[..., Wo
     target = here.base.replace("/base/", "/ours/")
     nowhere = "unix:///no-daemon.sock"
     place = ["--lock", str(here.lock)]
-    run("image", "0.23.1rc1", "--to", target, *place, DOCKER_HOST=nowhere)
+    run("image", *ONE, "0.23.1rc1", "--to", target, *place, DOCKER_HOST=nowhere)
     ours = f"{target}:0.23.1rc1-patched"
     locked = run("lock", "add", VERSION, ours, *place)
     assert locked.returncode == 0, locked.stderr
-    said = run("landed", "--images", *place, "--json", DOCKER_HOST=nowhere)
+    said = run("landed", *ONE, "--images", *place, "--json", DOCKER_HOST=nowhere)
     findings = json.loads(said.stdout)
     assert said.returncode == 3
     assert "was patched by vllm-patcher" in said.stdout + said.stderr

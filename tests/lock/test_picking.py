@@ -177,3 +177,56 @@ def test_of_several_versions_the_newest_is_meant_whoever_locked_it() -> None:
     assert (held, held.holder) == (Standing(None, newest=False), NEWER)
     assert meant_by(lock, "0.23.1rc1") == NEWER
     assert meant_by(lock, "0.23.2") is None
+
+
+# ---- what a name means to a publication, and which of a version's moving tags a build may have
+
+FIRST = entry("0.23.1rc1.dev1", index=1)
+WHOLE = entry("0.23.1rc1.dev2", index=2, arm64=3)
+SPARK = entry("0.23.1rc1.dev3", arm64=4)
+APART = entry("0.23.1rc1.dev4", amd64=5, arm64=6)
+NIGHTLIES = Lock((FIRST, WHOLE, SPARK))
+
+
+def test_no_platform_means_the_newest_index_and_one_means_that_index_too() -> None:
+    assert whole(NIGHTLIES, "0.23.1rc1", None) == (WHOLE, digest(2))
+    assert whole(NIGHTLIES, "0.23.1rc1.dev2", ARM64) == (WHOLE, digest(2))
+    assert whole(NIGHTLIES, "0.23.1rc1", ARM64) == (SPARK, digest(4))
+    assert whole(NIGHTLIES, "0.23.1rc1.dev3", None) == (SPARK, digest(4))
+    with pytest.raises(NotLocked, match=r"'0\.9' is not in images\.lock"):
+        whole(NIGHTLIES, "0.9", None)
+
+
+def test_platforms_without_an_index_are_asked_for_one_by_one() -> None:
+    with pytest.raises(NotLocked, match="without an index"):
+        whole(Lock((APART,)), "0.23.1rc1", None)
+
+
+@pytest.mark.parametrize(
+    ("known", "platform", "suffix", "newest"),
+    [
+        (FIRST, None, None, False),
+        (FIRST, ARM64, ARM64, False),
+        (WHOLE, None, None, True),
+        (WHOLE, AMD64, AMD64, True),
+        (WHOLE, ARM64, ARM64, False),
+        (SPARK, None, ARM64, True),
+        (SPARK, ARM64, ARM64, True),
+    ],
+)
+def test_one_platform_never_takes_over_the_name_of_several(
+    known: Entry, platform: Platform | None, suffix: Platform | None, newest: bool
+) -> None:
+    assert standing(NIGHTLIES, known, platform) == Standing(suffix, newest)
+
+
+def test_a_build_for_one_platform_has_the_plain_name_where_no_other_wants_it() -> None:
+    assert standing(Lock((SPARK,)), SPARK, None) == Standing(None, newest=True)
+    assert standing(Lock((SPARK,)), SPARK, ARM64) == Standing(ARM64, newest=True)
+
+
+def test_a_version_that_means_no_one_build_has_no_moving_tag() -> None:
+    lock = Lock((FIRST, APART))
+    assert standing(lock, APART, None) == Standing(None, newest=False)
+    assert standing(lock, APART, AMD64) == Standing(AMD64, newest=True)
+    assert standing(Lock((APART,)), APART, None) == Standing(None, newest=False)

@@ -240,7 +240,7 @@ def test_an_immutable_moving_tag_is_said_and_is_no_failure(world: World, tmp_pat
         proxy.immutable = (f"/manifests/{TAG}",)
         lock = write_lock(tmp_path / "images.lock", proxy.address, world.root["digest"])
         to = place(World(proxy.address, lock, world.root), "immutable")
-        command = ["image", "0.23.0", "--to", to, "--lock", str(lock), "--json"]
+        command = ["image", "0.23.0", "--to", to, *commands.ONE, "--lock", str(lock), "--json"]
         done = commands.run(*command)
         assert done.returncode == 0, done.stderr
         said = json.loads(done.stdout)
@@ -263,7 +263,7 @@ def test_an_immutable_moving_tag_is_said_and_is_no_failure(world: World, tmp_pat
 
 def test_what_is_printed(world: World) -> None:
     to = place(world, "printed")
-    command = ["image", "0.23.0", "--to", to, "--lock", str(world.lock)]
+    command = ["image", "0.23.0", "--to", to, *commands.ONE, "--lock", str(world.lock)]
     said = json.loads(commands.run(*command, "--json").stdout)
     assert said["tags"][1] == f"{to}:{TAG}"
     assert said["sent"]["parts"] == said["lacking"] < said["received"]
@@ -323,7 +323,7 @@ def test_an_interrupt_leaves_no_part_of_a_blob(
     with proxy_of(host) as proxy:
         lock = write_lock(tmp_path / "images.lock", proxy.address, root["digest"], "base/large")
         to = ["--to", f"oci:{tmp_path / 'layout'}", "--lock", str(lock)]
-        command = [sys.executable, "-m", "patcher", "image", "0.23.0", *to]
+        command = [sys.executable, "-m", "patcher", "image", "0.23.0", *to, *commands.ONE]
         proxy.edit = stop
         running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         try:
