@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 
+import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,8 @@ from .claims import (
 )
 from .oracle import Program
 from .programs import programs
+
+pytestmark = pytest.mark.no_cover
 
 # Runs for each set of packed layers: more would make the tests slow, not sharper.
 RUNS = 48

@@ -17,6 +17,8 @@ from patcher.rules.guard.proving.verify import verify
 from patcher.rules.guard.rule import AttributeGuard
 from patcher.rules.guard.writing.rewrite import rewrite
 
+pytestmark = pytest.mark.no_cover
+
 PATCH = select(["kv-b-proj-dtype"])[0]
 RULE = AttributeGuard("kv_b_proj", "weight", "dtype", "params_dtype")
 ReleaseFile = Callable[[str], bytes]
