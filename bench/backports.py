@@ -1,26 +1,33 @@
 """Upstream's real fixes, taken to the releases before them: `python -m bench.backports CLONE PRS`.
 
-CLONE is a clone of vLLM with the fixes' commits, PRS a JSON list of `{pr, commit, time, files}`.
-Each fix goes to the three releases before the first one that has it, by this project, by
-`patch -F0`, `patch` and `git merge-file`; and each is looked for in that first release, by this
-project and by reverse-applying. What is right is decided by an oracle that shares nothing with
-the merge or the proof: `_delta` counts statements.
+CLONE is a clone of vLLM with the fixes' commits, PRS a JSON list of `{pr, commit, files}`. Each fix
+goes to the three releases before the first one that has it (`bench/upstream.py` says which), by
+this project, by `patch -F0`, `patch` and `git merge-file`; and each is looked for in that first
+release, by this project and by reverse-applying. What is right is decided by an oracle that shares
+nothing with the merge or the proof: it counts statements and syntax nodes, and asks ruff for names
+that nothing defines. `--mutations 1000` holds the proof against mutations of what was merged.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import collections
 import json
+import os
+import platform
+import random
+import re
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
+from bench.mutations import KINDS, mutants
 from bench.releases import DATES, release_file
+from bench.upstream import History, git
 from patcher.errors import NotPython, ProofFailed
 from patcher.rules.backport.changed import changed_scopes
 from patcher.rules.backport.merging.merge import Found, State, merge_file, overall
@@ -35,38 +42,46 @@ class Fix:
     """A pull request: its Python files under vllm/ before and after, and its scopes."""
 
     pr: int
-    time: float
+    commit: str
     before: dict[str, bytes] = field(default_factory=dict)
     after: dict[str, bytes] = field(default_factory=dict)
     sides: dict[str, list[Sides]] = field(default_factory=dict)
 
 
-def read_fixes(clone: str, listed: list[dict[str, object]]) -> Iterator[Fix]:
-    """The fixes that change nothing but existing Python files, and some code in them."""
-    for each in listed:
-        commit = each["commit"]
-        fix = Fix(int(str(each["pr"])), float(str(each["time"])))
-        names = _git(clone, "diff", "--name-status", f"{commit}^", str(commit)).decode()
-        changes = [line.split("\t") for line in names.splitlines()]
-        code = [c for c in changes if c[-1].startswith(("vllm/", "csrc/", "cmake/", "rust/"))]
-        if not code or any(c[0] != "M" or not c[-1].endswith(".py") for c in code):
-            continue
-        for _, path in code:
-            fix.before[path] = _git(clone, "show", f"{commit}^:{path}")
-            fix.after[path] = _git(clone, "show", f"{commit}:{path}")
-            try:
-                sides = changed_scopes(path, fix.before[path], fix.after[path])
-            except NotPython:
-                break
-            if sides:
-                fix.sides[path] = sides
-        else:
-            if fix.sides:
-                yield fix
+@dataclass(frozen=True)
+class Row:
+    """What one contestant made of a fix and a release; `back` is 0 for the first that has it."""
+
+    pr: int
+    version: str
+    back: int
+    who: str
+    outcome: str
+    reason: str = ""
 
 
-def _git(clone: str, *arguments: str) -> bytes:
-    return subprocess.run(["git", "-C", clone, *arguments], capture_output=True, check=True).stdout
+def read_fix(clone: str, pr: int, commit: str) -> Fix | str:
+    """A fix that changes existing Python files and nothing else that is run; or why it is not."""
+    fix = Fix(pr, commit)
+    names = git(clone, "diff", "--name-status", f"{commit}^", commit).decode()
+    changes = [line.split("\t") for line in names.splitlines()]
+    code = [c for c in changes if c[-1].startswith(("vllm/", "csrc/", "cmake/", "rust/"))]
+    if any(not c[-1].startswith("vllm/") for c in code):
+        return "compiled code"
+    if any(c[0] != "M" for c in code):
+        return "a file comes, goes or is renamed"
+    if any(not c[-1].endswith(".py") for c in code):
+        return "a file that is not Python"
+    for _, path in code:
+        fix.before[path] = git(clone, "show", f"{commit}^:{path}")
+        fix.after[path] = git(clone, "show", f"{commit}:{path}")
+        try:
+            sides = changed_scopes(path, fix.before[path], fix.after[path])
+        except NotPython:
+            return "a file that is not Python"
+        if sides:
+            fix.sides[path] = sides
+    return fix if fix.sides else "comments and docstrings alone"
 
 
 # ---- the oracle
@@ -169,10 +184,59 @@ def _without_imports(
     )
 
 
+@lru_cache(maxsize=2000)
+def _undefined(source: bytes) -> frozenset[str]:
+    """Names that ruff finds defined nowhere."""
+    done = subprocess.run(
+        ["ruff", "check", "--isolated", "--no-cache", "--select", "F821", "--output-format", "json",
+         "--stdin-filename", "a.py", "-"],
+        input=source, capture_output=True, check=False,
+    )  # fmt: skip
+    return frozenset(each["message"] for each in json.loads(done.stdout))
+
+
+def _lost(fix: Fix, path: str, original: bytes, result: bytes) -> set[bytes]:
+    """Attributes of self that the fix reads and that only its own file sets or defines."""
+    read = {*re.findall(rb"self\.(\w+)", result)} - {*re.findall(rb"self\.(\w+)", original)}
+    words = {*re.findall(rb"\w+", original)}
+    set_ = re.compile(
+        rb"self\.(\w+)(?:: [^=\n]+)? = |^ +(?:async )?def (\w+)|^    (\w+):", re.MULTILINE
+    )
+    by_fix = {name for found in set_.findall(fix.after[path]) for name in found if name}
+    here = {name for found in set_.findall(result) for name in found if name}
+    return (read & by_fix) - words - here
+
+
+def judge(fix: Fix, version: str, results: dict[str, bytes]) -> tuple[str, str]:
+    """Whether the results are the release with the fix: merged, no-op, silent or wrong."""
+    originals = {path: release_file(version, path) or b"" for path in results}
+    if all(originals[path] == result for path, result in results.items()):
+        return "no-op", ""
+    for path, result in results.items():
+        try:
+            accounted = is_accounted(fix, path, originals[path], result)
+        except SyntaxError as error:
+            return "wrong", f"{path} is not Python: {error}"
+        if not accounted:
+            came, went = _delta(originals[path], result)
+            wanted, unwanted = _delta(fix.before[path], fix.after[path])
+            missing = _without_imports(wanted - came) + _without_imports(unwanted - went)
+            surplus = _without_imports(came - wanted) + _without_imports(went - unwanted)
+            if missing and not surplus:
+                return "silent", f"{path} lacks {len(missing)} statements of the fix"
+            return "wrong", f"{path} is not the release with the fix"
+        undefined = _undefined(result) - _undefined(originals[path])
+        if undefined:
+            return "wrong", f"{path}: {min(undefined)}"
+        if lost := _lost(fix, path, originals[path], result):
+            return "wrong", f"{path}: nothing sets self.{min(lost).decode()}"
+    return "merged", ""
+
+
 # ---- the contestants
 
 
-def ours(fix: Fix, version: str) -> tuple[str, dict[str, bytes], str]:
+def ours(fix: Fix, version: str) -> tuple[State, dict[str, bytes], str]:
     """What this project says of a release, the files that it would write, and why not."""
     found: list[Found] = []
     results: dict[str, bytes] = {}
@@ -180,22 +244,24 @@ def ours(fix: Fix, version: str) -> tuple[str, dict[str, bytes], str]:
     for path, sides in fix.sides.items():
         data = release_file(version, path)
         if data is None:
-            return "absent", {}, f"no {path}"
+            return State.ABSENT, {}, "there is no such file"
         merged = merge_file(data, sides)
         found += merged.found
         results[path], originals[path] = merged.data, data
     state = overall(found)
     if state.state is not State.NEEDED:
-        return str(state.state), {}, state.reason
+        return state.state, {}, state.reason
     try:
+        again = []
         for path, result in results.items():
             prove(originals[path], result, fix.sides[path])
-            again = overall(merge_file(result, fix.sides[path]).found)
-            if again.state not in (State.LANDED, State.UNKNOWN) or "half" in again.reason:
-                raise ProofFailed("a second run would change it", next_step="-")
+            again += list(merge_file(result, fix.sides[path]).found)
+        second = overall(again)
     except ProofFailed as error:
-        return "unproven", {}, error.problem
-    return "needed", results, ""
+        return State.UNKNOWN, {}, error.problem
+    if second.state is not State.LANDED:
+        return State.UNKNOWN, {}, f"the result is {second.state}: {second.reason}"
+    return State.NEEDED, results, ""
 
 
 def rival(name: str, fix: Fix, version: str) -> dict[str, bytes] | None:
@@ -251,102 +317,181 @@ def reverse_applies(fix: Fix, version: str) -> bool:
 # ---- the run
 
 
-def main() -> None:
-    """Print the figures; a JSON line for each pair goes to the file named third."""
-    clone, listed = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
-    log = Path(sys.argv[3]).open("w") if len(sys.argv) > 3 else None  # noqa: SIM115
-    counts: dict[tuple[str, int], collections.Counter[str]] = collections.defaultdict(
-        collections.Counter
-    )
-    recognised: collections.Counter[str] = collections.Counter()
-    fixes = 0
-    for fix in read_fixes(clone, listed):
-        merged_at = datetime.fromtimestamp(fix.time, UTC)
-        first = first_release(fix, merged_at)
-        if first is None:
+def measure(fix: Fix, history: History) -> list[Row]:
+    """What all contestants make of a fix."""
+    truth = {version: _has(fix, version, history) for version in DATES}
+    first = next((version for version, has in truth.items() if has), None)
+    if first is None:
+        return [Row(fix.pr, "", 0, "history", "no release has it")]
+    verdict, _, reason = ours(fix, first)
+    reverse = reverse_applies(fix, first)
+    rows = [
+        Row(fix.pr, first, 0, "ours", str(verdict), reason),
+        Row(fix.pr, first, 0, "reverse-apply", "landed" if reverse else "unknown"),
+    ]
+    versions = list(DATES)
+    for back in (1, 2, 3):
+        at = versions.index(first) - back
+        if at < 0:
             continue
-        fixes += 1
-        versions = list(DATES)
-        verdict, _, reason = ours(fix, first)
-        recognised[f"ours {verdict}"] += 1
-        recognised["reverse-apply"] += reverse_applies(fix, first)
-        _log(log, pr=fix.pr, version=first, back=0, ours=verdict, reason=reason)
-        for back in (1, 2, 3):
-            at = versions.index(first) - back
-            if at >= 0:
-                _pair(fix, versions[at], back, counts, log)
-    print(f"{fixes} fixes")
-    print("first release:", dict(recognised))
-    for (name, back), counted in sorted(counts.items()):
-        print(f"{name:16} {back} back: {dict(counted)}")
+        version = versions[at]
+        if truth[version] is None:
+            rows.append(Row(fix.pr, version, back, "history", "half in, or unclear"))
+            continue
+        state, results, reason = ours(fix, version)
+        outcome = "refused"
+        if state is State.NEEDED:
+            outcome, reason = judge(fix, version, results)
+        elif state is State.LANDED:
+            outcome = "falsely landed"
+        rows.append(Row(fix.pr, version, back, "ours", outcome, reason))
+        if reverse_applies(fix, version):
+            rows.append(Row(fix.pr, version, back, "reverse-apply", "falsely landed"))
+        for name in RIVALS:
+            made = rival(name, fix, version)
+            said = ("refused", "") if made is None else judge(fix, version, made)
+            rows.append(Row(fix.pr, version, back, name, *said))
+    return rows
 
 
-def first_release(fix: Fix, merged_at: datetime) -> str | None:
-    """The first release that has the fix: by the files' content where that is plain, else by date.
+def _has(fix: Fix, version: str, history: History) -> bool | None:
+    """Whether a release has the fix; where its branch changed the file, by counting statements."""
 
-    A release branch is cut some days before its date: where the next release has the fixed file
-    as it was and this one the file from before, it is the next.
-    """
-    later = [v for v, date in DATES.items() if date > merged_at]
-    for version in later[:2]:
-        accounted = [
-            (release_file(version, path), fix.before[path], fix.after[path]) for path in fix.sides
-        ]
-        if any(data is None for data, _, _ in accounted):
-            return version
-        if all(_has(data or b"", before, after) for data, before, after in accounted):
-            return version
-    return later[1] if len(later) > 1 else None
+    def holds(path: str, cut: bytes, wheel: bytes) -> bool | None:
+        came, went = _delta(fix.before[path], fix.after[path])
+        had, lost = _delta(cut, wheel)
+        if came <= had and went <= lost:
+            return True
+        return None if came & had or went & lost else False
+
+    return history.has(version, fix.commit, fix.sides, holds)
 
 
-def _has(data: bytes, before: bytes, after: bytes) -> bool:
-    """Most of the lines that came are there, and most of those that went are not."""
-    lines, old, new = (collections.Counter(text.splitlines()) for text in (data, before, after))
-    came, went = new - old, old - new
-    return sum((came & lines).values()) >= 0.8 * sum(came.values()) and sum(
-        max(0, lines[line] - new[line]) > 0 for line in went
-    ) <= 0.2 * len(went)
+def mutate(fix: Fix, version: str, count: int) -> list[tuple[str, str]]:
+    """The kinds of the mutations of a merged result, each with what the proof let pass or not."""
+    seed = random.Random(fix.pr)  # noqa: S311 - the same in every run
+    state, results, _ = ours(fix, version)
+    if state is not State.NEEDED:
+        return []
+    rows = []
+    for path, result in results.items():
+        original = release_file(version, path) or b""
+        for kind, mutant in mutants(original, result, seed, count):
+            try:
+                prove(original, mutant, fix.sides[path])
+            except ProofFailed:
+                rows.append((kind, "caught"))
+            else:
+                rows.append((kind, f"MISSED: {fix.pr} on {version}, {path}"))
+                Path(f"missed-{fix.pr}-{version}-{len(rows)}.py").write_bytes(mutant)
+    return rows
 
 
-def _pair(
-    fix: Fix,
-    version: str,
-    back: int,
-    counts: dict[tuple[str, int], collections.Counter[str]],
-    log: object,
-) -> None:
-    verdict, results, reason = ours(fix, version)
-    outcome = verdict
-    if verdict == "needed":
-        outcome = "merged" if _is_right(fix, version, results) else "WRONG"
-    counts["ours", back][outcome] += 1
-    row = {"pr": fix.pr, "version": version, "back": back, "ours": outcome, "reason": reason}
-    for name in RIVALS:
-        made = rival(name, fix, version)
-        if made is None:
-            result = "refused"
-        elif all(made[path] == release_file(version, path) for path in made):
-            result = "no-op"
-        else:
-            result = "merged" if _is_right(fix, version, made) else "WRONG"
-        counts[name, back][result] += 1
-        row[name] = result
-    _log(log, **row)
+_HISTORY: list[History] = []  # inherited by the processes that measure
 
 
-def _is_right(fix: Fix, version: str, results: dict[str, bytes]) -> bool:
-    try:
-        return all(
-            is_accounted(fix, path, release_file(version, path) or b"", result)
-            for path, result in results.items()
-        )
-    except SyntaxError:
-        return False
+def _measured(fix: Fix) -> list[Row]:
+    return measure(fix, _HISTORY[0])
 
 
-def _log(file: object, **row: object) -> None:
-    if file is not None:
-        print(json.dumps(row), file=file, flush=True)  # type: ignore[call-overload]
+def _mutated(task: tuple[Fix, str, int]) -> list[tuple[str, str]]:
+    return mutate(*task)
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(prog="python -m bench.backports", description=__doc__)
+    parser.add_argument("clone", metavar="CLONE")
+    parser.add_argument("prs", metavar="PRS", type=Path)
+    parser.add_argument("--log", type=Path, help="write each figure to this file, a line of JSON")
+    parser.add_argument("--mutations", type=int, default=0, metavar="N")
+    wanted = parser.parse_args()
+    listed = json.loads(wanted.prs.read_text())
+    print(
+        f"machine: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    )
+    read = [read_fix(wanted.clone, int(each["pr"]), each["commit"]) for each in listed]
+    fixes = [each for each in read if isinstance(each, Fix)]
+    left_out = collections.Counter(each for each in read if isinstance(each, str))
+    print(f"{len(listed)} pull requests, of which {len(fixes)} are taken back")
+    for why, count in left_out.most_common():
+        print(f"  left out: {count:4} {why}")
+    _HISTORY.append(History(wanted.clone, (path for fix in fixes for path in fix.before)))
+    with ProcessPoolExecutor() as pool:
+        rows = [row for some in pool.map(_measured, fixes, chunksize=4) for row in some]
+    if wanted.log:
+        wanted.log.write_text("".join(json.dumps(vars(row)) + "\n" for row in rows))
+    report(rows)
+    if wanted.mutations:
+        report_mutations(fixes, rows, wanted.mutations)
+
+
+OUTCOMES = ("merged", "no-op", "refused", "wrong", "silent", "falsely landed")
+
+
+def report(rows: list[Row]) -> None:
+    """Print the tables."""
+    for row in rows:
+        if row.who == "history":
+            print(f"  left out: {row.pr} on {row.version or 'any'}: {row.outcome}")
+    first = [row for row in rows if row.back == 0 and row.who != "history"]
+    fixes = {row.pr for row in first}
+    print(f"\n{len(fixes)} fixes, by the first release that has them:")
+    for who in ("ours", "reverse-apply"):
+        counts = collections.Counter(row.outcome for row in first if row.who == who)
+        _percent(who, counts, ("landed", "needed", "unknown", "absent"))
+    print("\nreleases before it:")
+    for back in (1, 2, 3):
+        for who in ("ours", *RIVALS):
+            some = [row for row in rows if (row.back, row.who) == (back, who)]
+            _percent(f"{who}, {back} back", collections.Counter(r.outcome for r in some), OUTCOMES)
+    false = sum(row.who == "reverse-apply" and row.back > 0 for row in rows)
+    print(f"reverse-apply, falsely landed: {false}")
+    for title, backs in (
+        ("not recognised", (0,)),
+        ("refused 1 back", (1,)),
+        ("refused", (1, 2, 3)),
+    ):
+        some = [
+            row
+            for row in rows
+            if row.who == "ours" and row.back in backs
+            and row.outcome not in ("merged", "landed")
+        ]  # fmt: skip
+        print(f"\nours, {title}, and why:")
+        for why, count in collections.Counter(map(kind_of, some)).most_common():
+            print(f"{count:5} {why}")
+
+
+def _percent(title: str, counts: collections.Counter[str], names: tuple[str, ...]) -> None:
+    total = sum(counts.values())
+    parts = [f"{name} {counts[name]:3} ({100 * counts[name] / total:.1f} %)" for name in names]
+    print(f"{title:24} {total:4}: {', '.join(parts)}")
+
+
+def kind_of(row: Row) -> str:
+    """A refusal's reason without its names and numbers."""
+    reason = re.sub(r"[\w/]+\.py(: )?", "", row.reason)
+    reason = re.sub(r"'.*'|\"(.*)\"|\b\d+\b|b'.*'", "..", reason)
+    names = r"<?\b(?:\w+\.\w[\w.]*|[A-Za-z]\w*_\w+|_\w+|[a-z]+[A-Z]\w*|[A-Z]\w*[a-z]\w*[A-Z]\w*)>?"
+    return f"{row.outcome}: {re.sub(names, 'NAME', reason)[:120]}"
+
+
+def report_mutations(fixes: list[Fix], rows: list[Row], count: int) -> None:
+    """Print what the proof caught."""
+    merged = {row.pr: row.version for row in rows if row.who == "ours" and row.outcome == "merged"}
+    chosen = [(fix, merged[fix.pr]) for fix in fixes if fix.pr in merged]
+    each = -(-count // max(1, len(chosen)))
+    tasks = [(fix, version, each) for fix, version in chosen]
+    with ProcessPoolExecutor() as pool:
+        found = [row for some in pool.map(_mutated, tasks, chunksize=4) for row in some]
+    print(f"\n{len(found)} mutations of {len(chosen)} merged results")
+    for kind in KINDS:
+        caught = collections.Counter(what for name, what in found if name == kind)
+        print(f"{kind:12} {caught['caught']:4} of {caught.total()}")
+    for _, what in found:
+        if what != "caught":
+            print(what)
 
 
 if __name__ == "__main__":

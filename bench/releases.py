@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from patcher.sources.wheel import WheelSource
 
 FOLDER = Path.home() / ".cache" / "vllm-patcher-bench" / "releases"
 
@@ -32,16 +37,25 @@ DATES = {
 def release_file(version: str, path: str) -> bytes | None:
     """A file of a release; None where the release has none of that path."""
     from patcher.errors import FileAbsent
-    from patcher.sources.wheel import open_release
 
     kept = FOLDER / version / path
-    if not kept.exists():
-        if (FOLDER / version / ".done").exists():
-            return None
-        try:
-            data = open_release(version).read(path)
-        except FileAbsent:
-            return None
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(data)
-    return kept.read_bytes()
+    absent = kept.with_name(f"{kept.name}.absent")
+    if kept.exists():
+        return kept.read_bytes()
+    if absent.exists():
+        return None
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        data = _wheel(version).read(path)
+    except FileAbsent:
+        absent.touch()
+        return None
+    kept.write_bytes(data)
+    return data
+
+
+@cache
+def _wheel(version: str) -> WheelSource:
+    from patcher.sources.wheel import open_release
+
+    return open_release(version)

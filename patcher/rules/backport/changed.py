@@ -34,10 +34,10 @@ def changed_scopes(path: str, before: bytes, after: bytes) -> list[Sides]:
         elif name == IMPORTS:
             if set(sides.after.splitlines()) - set(sides.before.splitlines()):
                 found.append(sides)
-        elif _shape(_shared(sides.before, old, new, name)) != _shape(
-            _shared(sides.after, old, new, name)
-        ):
-            found.append(sides)
+        else:
+            lone = _lone(old, new, name)
+            if _shape(sides.before, lone) != _shape(sides.after, lone):
+                found.append(sides)
     order = {name: at for at, name in enumerate([IMPORTS, MODULE, *new.spans])}
     return sorted(found, key=lambda each: order.get(each.scope.name, len(order)))
 
@@ -77,22 +77,35 @@ def _all_texts(file: Cut, name: str) -> list[bytes]:
     return [b"".join(file.lines[span.first : span.end]) for span in file.spans.get(name, [])]
 
 
-def _shared(text: bytes, old: Cut, new: Cut, name: str) -> bytes:
-    """A class's or module's own text without the stubs that one side lacks."""
-    spans = [span for file in (old, new) for span in file.children(name)]
-    lone = {span.stub for span in spans if (span.name in old.spans) != (span.name in new.spans)}
-    return b"".join(line for line in text.splitlines(keepends=True) if line.strip() not in lone)
+def _lone(old: Cut, new: Cut, name: str) -> frozenset[str]:
+    """The functions and classes within a class or module that one side lacks."""
+    names = [{span.name for span in file.children(name)} for file in (old, new)]
+    return frozenset(each.rpartition(".")[2] for each in names[0] ^ names[1])
 
 
-def _shape(text: bytes) -> str:
-    """A scope's syntax, without its docstrings and comments."""
+def _shape(text: bytes, lone: frozenset[str]) -> str:
+    """A scope's syntax, without its docstrings and comments, and without `lone` stubs."""
     indented = text.lstrip(b"\r\n")[:1] in (b" ", b"\t")
     tree = ast.parse(b"if 1:\n" + text if indented else text)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and _is_string(body[0]):
-            del body[0]
+        if isinstance(body, list):
+            node.body = [  # type: ignore[attr-defined]
+                each for each in body if not _is_string(each) and not _is_stub(each, lone)
+            ]
     return ast.dump(tree)
+
+
+def _is_stub(node: ast.stmt, lone: frozenset[str]) -> bool:
+    """Whether a line stands for a function or class: one with an ellipsis for its body."""
+    if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name not in lone:
+        return False
+    body = node.body[0]
+    return (
+        isinstance(body, ast.Expr)
+        and isinstance(body.value, ast.Constant)
+        and body.value.value is ...
+    )
 
 
 def _is_string(node: ast.AST) -> bool:

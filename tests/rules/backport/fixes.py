@@ -108,6 +108,16 @@ FIXES = {
         ),
         ("            drafted = width(self.model)\n", "            drafted = self.wide()\n"),
     ],
+    "appended": [
+        (
+            "    os.write(1, text.encode())\n",
+            "    os.write(1, text.encode())\n\n\ndef flush():\n    os.fsync(1)\n",
+        )
+    ],
+    "future": [
+        ("import os\n", "from __future__ import annotations\nimport os\n"),
+        ("            drafted = width(self.model)\n", "            drafted: int | None = 0\n"),
+    ],
     "method gone": [
         (
             "    def __init__(self, model):\n        self.model = model\n"

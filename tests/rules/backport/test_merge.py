@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from patcher.errors import NotPython
+from patcher.rules.backport.changed import changed_scopes
 from patcher.rules.backport.merging.merge import State, merge_file
 from tests.rules.backport.fixes import BEFORE, FIXES, PATH, fixed, is_proven, sides_of, verdict
 
@@ -115,8 +116,6 @@ def test_the_same_method_of_another_class_is_never_touched() -> None:
 
 
 def test_a_comment_or_docstring_of_the_fix_does_not_stand_in_its_way() -> None:
-    from patcher.rules.backport.changed import changed_scopes
-
     after = fixed("inserted").replace("# Whether the target's", "# If the target's")
     sides = changed_scopes(PATH, BEFORE.encode(), after.encode())
     own = BEFORE.replace("# Whether the target's", "# Do its")
@@ -124,6 +123,55 @@ def test_a_comment_or_docstring_of_the_fix_does_not_stand_in_its_way() -> None:
     assert b"# Do its embeddings" in merged.data
     assert b"drafted += 1" in merged.data
     assert is_proven(own.encode(), merged.data, sides)
+
+
+OVERLOADS = """\
+class LLM:
+    @overload
+    def wait(self, one: int) -> int: ...
+
+    @overload
+    def wait(self, one: str) -> str: ...
+
+    def wait(self, one):
+        return one
+
+    @property
+    def width(self):
+        return self._width
+
+    @width.setter
+    def width(self, value):
+        self._width = value
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("one: str) -> str", "one: str) -> str | None"),
+        ("        return one", "        return one or None"),
+        ("        self._width = value", "        self._width = int(value)"),
+    ],
+)
+def test_overloads_and_a_property_are_one_place(old: str, new: str) -> None:
+    """vLLM's PR 44617 changes LLM.wait_for_completion, which is there three times."""
+    after = OVERLOADS.replace(old, new)
+    sides = changed_scopes(PATH, OVERLOADS.encode(), after.encode())
+    own = f"{OVERLOADS}\n    def more(self):\n        return 1\n".encode()
+    merged = merge_file(own, sides)
+    assert merged.data == own.replace(old.encode(), new.encode())
+    assert is_proven(own, merged.data, sides)
+    # The same words in the function of that name beside it are not the fix.
+    wrong = own.replace(b"one: int) -> int", b"one: int) -> int | None")
+    assert not is_proven(own, wrong, sides)
+
+
+def test_a_class_may_lose_its_only_method_for_another() -> None:
+    """Then nothing is left of its own lines: vLLM's Cosmos3EdgeMultiModalProcessor."""
+    before, after = "class A(B):\n    def f(self): ...\n", "class A(B):\n    def g(self): ...\n"
+    sides = changed_scopes(PATH, before.encode(), after.encode())
+    assert {each.scope.name for each in sides} == {"A.f", "A.g"}
 
 
 def test_an_import_whose_name_is_taken_is_refused() -> None:

@@ -1,7 +1,8 @@
 """A Python file cut into scopes by name, line by line.
 
-Every line belongs to one scope: a function with all that is within it, or a class's or module's
-own lines. In the text of a class or module each function stands as one line, a stub.
+Every line belongs to one scope: a function with all that is within it (functions of one name that
+follow each other, such as overloads, are one), or a class's or module's own lines. In the text of a
+class or module each function stands as one line, a stub.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from patcher.errors import NotPython
 from patcher.rules.backport.scope import IMPORTS, MODULE
@@ -64,19 +65,28 @@ class Cut:
                 f"it is no Python source: {error}", next_step="Check the file."
             ) from error
         self._collect(tree.body, MODULE)
+        self.first_statement = _first_statement(tree)
         self.imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
 
     def _collect(self, body: list[ast.stmt], parent: str) -> None:
+        before: Span | None = None
         for node in body:
             if isinstance(node, _DEFINITIONS):
                 name = node.name if parent == MODULE else f"{parent}.{node.name}"
                 first = min([node.lineno, *(each.lineno for each in node.decorator_list)]) - 1
                 is_class = isinstance(node, ast.ClassDef)
                 span = Span(name, first, node.end_lineno or node.lineno, is_class, parent)
-                self.spans.setdefault(name, []).append(span)
+                there = self.spans.setdefault(name, [])
+                if before is not None and before.name == name and not (is_class or before.is_class):
+                    # Overloads, or a property and its setter: one after the other they are one.
+                    span = replace(before, end=span.end)
+                    there.pop()
+                there.append(span)
+                before = span
                 if is_class:
                     self._collect(node.body, name)
             else:
+                before = None
                 for block in _blocks(node):
                     self._collect(block, parent)
 
@@ -133,6 +143,15 @@ class Cut:
                 items.append(Item(indent + span.stub, part, span.name))
             line = until
         return items
+
+
+def _first_statement(tree: ast.Module) -> int:
+    """The line of a module's first statement, after its docstring."""
+    docstring = ast.get_docstring(tree, clean=False) is not None
+    for node in tree.body[docstring:]:
+        decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+        return min([node.lineno, *(each.lineno for each in decorators)]) - 1
+    return tree.body[0].end_lineno or 0 if tree.body else 0
 
 
 def _blocks(node: ast.AST) -> list[list[ast.stmt]]:

@@ -64,7 +64,10 @@ def merge_file(data: bytes, sides: Sequence[Sides]) -> Merged:
     edits.sort(key=lambda edit: edit[:2], reverse=True)
     for first, end, new in edits:
         lines[first:end] = new
-    return Merged(tuple(found), b"".join(lines))
+    merged = b"".join(lines)
+    if file.lines and not file.lines[-1].endswith((b"\n", b"\r")):
+        merged = merged.rstrip(b"\r\n")  # the last line keeps having no end
+    return Merged(tuple(found), merged)
 
 
 Edits = list[tuple[int, int, list[bytes]]]
@@ -258,16 +261,21 @@ def _only(node: ast.Import | ast.ImportFrom, aliases: list[ast.alias]) -> ast.st
 
 
 def _place(file: Cut, node: ast.stmt, earlier: Sequence[ast.stmt]) -> int:
-    """After the file's last import of the same module, else of one that the fix has before it."""
+    """After the file's last import of the same module, else of one that the fix has before it.
+
+    One from the future comes first: Python wants it so.
+    """
     ends = {ast.unparse(each): each.end_lineno or 0 for each in file.imports}
     module = getattr(node, "module", None)
+    if module == "__future__":
+        return file.first_statement
     same = [each for each in file.imports if module and getattr(each, "module", None) == module]
     if same:
         return same[-1].end_lineno or 0
     for each in reversed(earlier):
         if ast.unparse(each) in ends:
             return ends[ast.unparse(each)]
-    return max(ends.values(), default=0)
+    return max(ends.values(), default=file.first_statement)
 
 
 Key = tuple[str, str, str]

@@ -68,6 +68,8 @@ def _check_outside(
             raise _failed(f"outside the fix's functions, {other[1][:80]!r} in {other[0]} changed")
     if len(before) != len(after):
         raise _failed("outside the fix's functions, lines came or went")
+    if original.endswith((b"\n", b"\r")) != result.endswith((b"\n", b"\r")):
+        raise _failed("the end of the last line came or went")
 
 
 def _outside(data: bytes, tree: ast.Module, named: dict[str, Sides]) -> Iterator[tuple[str, bytes]]:
@@ -88,7 +90,13 @@ def _outside(data: bytes, tree: ast.Module, named: dict[str, Sides]) -> Iterator
             if IMPORTS not in named:
                 yield IMPORTS, line
         elif owner not in named and not _within_whole(owner, named):
-            yield owner, line.rstrip(b"\r\n") if at == len(lines) - 1 else line
+            # The last line has an end where another comes behind it.
+            yield owner, line if line.endswith((b"\n", b"\r")) else line + _line_end(lines)
+
+
+def _line_end(lines: Sequence[bytes]) -> bytes:
+    """What ends a file's first line: all of its lines, but for the last."""
+    return lines[0][len(lines[0].rstrip(b"\r\n")) :] or b"\n"
 
 
 def _within_whole(owner: str, named: dict[str, Sides]) -> bool:
@@ -128,13 +136,22 @@ def _check_scope(sides: Sides, old: ast.Module, new: ast.Module) -> None:
     if original is None or result is None:
         raise _failed(f"there is no one {name}")
     four: list[ast.AST] = [before, after, original, result]
-    if not isinstance(before, _Function):
+    if name != MODULE and any(isinstance(each, ast.Module) for each in four):
+        # Several functions of one name that follow each other, on one of the four at least.
+        four = [each if isinstance(each, ast.Module) else _module(each) for each in four]
+    elif not isinstance(before, _Function):
         lone = _lone_children(before, after, original, result)
         four = [_own(each, lone) for each in four]
         before, after, original, result = four
     problem = Account().problem(*map(_silent, four))
     if problem is not None:
         raise _failed(f"in {name}, {problem}")
+
+
+def _module(node: ast.AST) -> ast.Module:
+    if not isinstance(node, _Function):
+        raise _failed("a class and functions have one name")
+    return ast.Module([node], [])
 
 
 def _side(text: bytes | None) -> ast.AST | None:
@@ -155,8 +172,20 @@ def _find(tree: ast.Module, name: str) -> ast.AST | None:
         return tree
     found = [node for each, node in _definitions(tree) if each == name]
     if len(found) > 1:
-        raise _failed(f"there are several {name}")
+        if not _follow_each_other(tree, found):
+            raise _failed(f"there are several {name}")
+        return ast.Module(list(found), [])
     return found[0] if found else None
+
+
+def _follow_each_other(tree: ast.Module, functions: Sequence[_Definition]) -> bool:
+    """Whether they are one statement after the other of one block: overloads, a property."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and functions[0] in body:
+            at = body.index(functions[0])
+            return body[at : at + len(functions)] == list(functions)
+    return False
 
 
 def _equal(one: ast.AST | None, other: ast.AST | None) -> bool:
