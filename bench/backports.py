@@ -1,6 +1,6 @@
 """Upstream's real fixes, taken to the releases before them: `python -m bench.backports CLONE PRS`.
 
-CLONE is a clone of vLLM with the fixes' commits, PRS a JSON list of `{pr, commit, files}`. Each fix
+CLONE is a clone of vLLM with the fixes' commits, PRS a JSON list of `{pr, commit, time}`. Each fix
 goes to the three releases before the first one that has it (`bench/upstream.py` says which), by
 this project, by `patch -F0`, `patch` and `git merge-file`; and each is looked for in that first
 release, by this project and by reverse-applying. What is right is decided by an oracle that shares
@@ -43,6 +43,7 @@ class Fix:
 
     pr: int
     commit: str
+    time: float
     before: dict[str, bytes] = field(default_factory=dict)
     after: dict[str, bytes] = field(default_factory=dict)
     sides: dict[str, list[Sides]] = field(default_factory=dict)
@@ -60,9 +61,9 @@ class Row:
     reason: str = ""
 
 
-def read_fix(clone: str, pr: int, commit: str) -> Fix | str:
+def read_fix(clone: str, pr: int, commit: str, time: float) -> Fix | str:
     """A fix that changes existing Python files and nothing else that is run; or why it is not."""
-    fix = Fix(pr, commit)
+    fix = Fix(pr, commit, time)
     names = git(clone, "diff", "--name-status", f"{commit}^", commit).decode()
     changes = [line.split("\t") for line in names.splitlines()]
     code = [c for c in changes if c[-1].startswith(("vllm/", "csrc/", "cmake/", "rust/"))]
@@ -317,10 +318,10 @@ def reverse_applies(fix: Fix, version: str) -> bool:
 # ---- the run
 
 
-def measure(fix: Fix, history: History) -> list[Row]:
-    """What all contestants make of a fix."""
-    truth = {version: _has(fix, version, history) for version in DATES}
-    first = next((version for version, has in truth.items() if has), None)
+def measure(fix: Fix, truth: dict[str, bool | None]) -> list[Row]:
+    """What all contestants make of a fix; `truth` says which releases have it."""
+    later = [version for version, day in DATES.items() if day.timestamp() > fix.time]
+    first = next((version for version in later if truth[version]), None)
     if first is None:
         return [Row(fix.pr, "", 0, "history", "no release has it")]
     verdict, _, reason = ours(fix, first)
@@ -335,8 +336,10 @@ def measure(fix: Fix, history: History) -> list[Row]:
         if at < 0:
             continue
         version = versions[at]
-        if truth[version] is None:
-            rows.append(Row(fix.pr, version, back, "history", "half in, or unclear"))
+        if truth[version] is not False:
+            # None: the branch changed the files by itself, and it cannot be told by which commit.
+            # True: the fix takes back what came after this release.
+            rows.append(Row(fix.pr, version, back, "history", f"has it: {truth[version]}"))
             continue
         state, results, reason = ours(fix, version)
         outcome = "refused"
@@ -387,11 +390,18 @@ def mutate(fix: Fix, version: str, count: int) -> list[tuple[str, str]]:
     return rows
 
 
-_HISTORY: list[History] = []  # inherited by the processes that measure
+_SHARED: list[History | str] = []  # inherited by the processes that measure
+
+
+def _read(each: dict[str, object]) -> Fix | str:
+    pr, commit, time = (str(each[name]) for name in ("pr", "commit", "time"))
+    return read_fix(str(_SHARED[0]), int(pr), commit, float(time))
 
 
 def _measured(fix: Fix) -> list[Row]:
-    return measure(fix, _HISTORY[0])
+    history = _SHARED[1]
+    assert isinstance(history, History)
+    return measure(fix, {version: _has(fix, version, history) for version in DATES})
 
 
 def _mutated(task: tuple[Fix, str, int]) -> list[tuple[str, str]]:
@@ -410,13 +420,15 @@ def main() -> None:
     print(
         f"machine: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     )
-    read = [read_fix(wanted.clone, int(each["pr"]), each["commit"]) for each in listed]
+    _SHARED.append(wanted.clone)
+    with ProcessPoolExecutor() as pool:
+        read = list(pool.map(_read, listed, chunksize=8))
     fixes = [each for each in read if isinstance(each, Fix)]
     left_out = collections.Counter(each for each in read if isinstance(each, str))
     print(f"{len(listed)} pull requests, of which {len(fixes)} are taken back")
     for why, count in left_out.most_common():
         print(f"  left out: {count:4} {why}")
-    _HISTORY.append(History(wanted.clone, (path for fix in fixes for path in fix.before)))
+    _SHARED.append(History(wanted.clone, (path for fix in fixes for path in fix.before)))
     with ProcessPoolExecutor() as pool:
         rows = [row for some in pool.map(_measured, fixes, chunksize=4) for row in some]
     if wanted.log:
