@@ -88,6 +88,7 @@ def read_fix(clone: str, pr: int, commit: str, time: float) -> Fix | str:
 # ---- the oracle
 
 
+@lru_cache(maxsize=200)
 def statements(source: bytes) -> collections.Counter[tuple[str, str]]:
     """Every statement's own part with the scope and the blocks around it, counted."""
     found: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -145,6 +146,23 @@ def is_accounted(fix: Fix, path: str, original: bytes, result: bytes) -> bool:
     if code[0] != code[2] or code[1] != code[3]:
         return _is_rooted(fix, path, original, result)
     return not (came - wanted)
+
+
+def content(fix: Fix, version: str) -> bool | None:
+    """Whether a release's files have all statements that came and none that went, or neither."""
+    answers: set[bool | None] = set()
+    for path in fix.sides:
+        data = release_file(version, path)
+        if data is None:
+            return None
+        own, was, becomes = (statements(each) for each in (data, fix.before[path], fix.after[path]))
+        came, went = becomes - was, was - becomes
+        has = all(own[key] >= becomes[key] for key in came)
+        has = has and all(own[key] <= becomes[key] for key in went)
+        lacks = all(own[key] <= was[key] for key in came)
+        lacks = lacks and all(own[key] >= was[key] for key in went)
+        answers.add(True if has else False if lacks else None)
+    return answers.pop() if len(answers) == 1 else None
 
 
 def _is_rooted(fix: Fix, path: str, original: bytes, result: bytes) -> bool:
@@ -324,6 +342,8 @@ def measure(fix: Fix, truth: dict[str, bool | None]) -> list[Row]:
     first = next((version for version in later if truth[version]), None)
     if first is None:
         return [Row(fix.pr, "", 0, "history", "no release has it")]
+    if content(fix, first) is False:
+        return [Row(fix.pr, first, 0, "history", "main took it back before that release")]
     verdict, _, reason = ours(fix, first)
     reverse = reverse_applies(fix, first)
     rows = [
@@ -346,9 +366,10 @@ def measure(fix: Fix, truth: dict[str, bool | None]) -> list[Row]:
         if state is State.NEEDED:
             outcome, reason = judge(fix, version, results)
         elif state is State.LANDED:
-            outcome = "falsely landed"
+            # Where upstream takes a mistake back, a release from before it has what the fix brings.
+            outcome = "landed" if content(fix, version) else "falsely landed"
         rows.append(Row(fix.pr, version, back, "ours", outcome, reason))
-        if reverse_applies(fix, version):
+        if reverse_applies(fix, version) and not content(fix, version):
             rows.append(Row(fix.pr, version, back, "reverse-apply", "falsely landed"))
         for name in RIVALS:
             made = rival(name, fix, version)
@@ -438,14 +459,14 @@ def main() -> None:
         report_mutations(fixes, rows, wanted.mutations)
 
 
-OUTCOMES = ("merged", "no-op", "refused", "wrong", "silent", "falsely landed")
+OUTCOMES = ("merged", "landed", "no-op", "refused", "wrong", "silent", "falsely landed")
 
 
 def report(rows: list[Row]) -> None:
     """Print the tables."""
     for row in rows:
         if row.who == "history":
-            print(f"  left out: {row.pr} on {row.version or 'any'}: {row.outcome}")
+            print(f"  left out: {row.pr} on {row.version or 'all'}: {row.outcome}")
     first = [row for row in rows if row.back == 0 and row.who != "history"]
     fixes = {row.pr for row in first}
     print(f"\n{len(fixes)} fixes, by the first release that has them:")

@@ -53,10 +53,12 @@ def _read(path: str, name: str, old: Cut, new: Cut, defined: frozenset[str]) -> 
     before, after = old.text(name, whole=whole), new.text(name, whole=whole)
     scope = Scope(path, name, sha256(before), sha256(after))
     follows: tuple[str, ...] = ()
+    precedes: tuple[str, ...] = ()
     if before is None and name in new.spans:
         siblings = [span.name for span in new.children(new.spans[name][0].parent)]
-        follows = tuple(reversed(siblings[: siblings.index(name)]))
-    return Sides(scope, before, after, follows, defined)
+        at = siblings.index(name)
+        follows, precedes = tuple(reversed(siblings[:at])), tuple(siblings[at + 1 :])
+    return Sides(scope, before, after, follows, precedes, defined)
 
 
 def defined_names(source: bytes) -> frozenset[str]:

@@ -32,14 +32,15 @@ class Scope:
 class Sides:
     """A scope's text before and after a fix; None on the side that does not have it.
 
-    `follows` are the names of what stands before it on the `after` side, nearest first: where a
-    new function goes. `defined` are the names that the `after` side's whole file defines, as far
-    as it is known: functions, classes, attributes of self. A fix that uses one of these which the
-    image's file lacks cannot stand alone.
+    `follows` and `precedes` are the names of what stands before and behind it on the `after` side,
+    nearest first: where a new function goes. `defined` are the names that the `after` side's whole
+    file defines, as far as it is known: functions, classes, attributes of self. A fix that uses one
+    of these which the image's file lacks cannot stand alone.
     """
 
     scope: Scope
     before: bytes | None
     after: bytes | None
     follows: tuple[str, ...] = ()
+    precedes: tuple[str, ...] = ()
     defined: frozenset[str] = frozenset()

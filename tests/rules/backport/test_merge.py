@@ -174,6 +174,18 @@ def test_a_class_may_lose_its_only_method_for_another() -> None:
     assert {each.scope.name for each in sides} == {"A.f", "A.g"}
 
 
+def test_a_new_class_comes_above_what_reads_it() -> None:
+    """None of what is above it in the fix's file is in the image's: vLLM's PR 46782."""
+    before = "class Gone:\n    pass\n\n\nclass Context:\n    pairs: list[int]\n"
+    pair = "class Pair:\n    pass\n\n\n"
+    after = before.replace("class Context", f"{pair}class Context").replace("int", "Pair")
+    sides = changed_scopes(PATH, before.encode(), after.encode())
+    own = before.partition("\n\n\n")[2]
+    merged = merge_file(own.encode(), sides).data
+    assert merged.decode() == pair + own.replace("int", "Pair")
+    assert is_proven(own.encode(), merged, sides)
+
+
 def test_an_import_whose_name_is_taken_is_refused() -> None:
     own = BEFORE.replace("import os\n", "import os\nfrom numpy import floor as math\n")
     found = verdict(own, sides_of("import"))

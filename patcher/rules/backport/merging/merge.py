@@ -210,11 +210,21 @@ def _add(file: Cut, sides: Sides) -> tuple[Found, Edits]:
     parent = name.rpartition(".")[0] or MODULE
     if parent != MODULE and len(file.spans.get(parent, [])) != 1:
         return Found(sides.scope, State.ABSENT, f"there is no {parent}"), []
-    at = next((file.spans[each][0].end for each in sides.follows if each in file.spans), None)
-    if at is None:
-        at = len(file.lines) if parent == MODULE else file.spans[parent][0].end
     blanks = [file.newline] * (2 if parent == MODULE else 1)
     lines = [key + file.newline for key in _keys(after)]
+    # Behind the nearest of what is before it in the fix's file, where that is nearer than what is
+    # behind it: what a class reads while it is made must be above it.
+    before, behind = (
+        next(((at, each) for at, each in enumerate(names) if each in file.spans), None)
+        for names in (sides.follows, sides.precedes)
+    )
+    if behind is not None and (before is None or behind[0] < before[0]):
+        at = file.spans[behind[1]][0].first
+        return Found(sides.scope, State.NEEDED, "", at + 1), [(at, at, [*lines, *blanks])]
+    if before is not None:
+        at = file.spans[before[1]][0].end
+    else:
+        at = len(file.lines) if parent == MODULE else file.spans[parent][0].end
     if at and not file.lines[at - 1].endswith((b"\n", b"\r")):
         blanks = [file.newline, *blanks]
     return Found(sides.scope, State.NEEDED, "", at), [(at, at, [*blanks, *lines])]

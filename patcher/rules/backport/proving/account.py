@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
+from patcher.errors import ProofFailed
+
 Node = ast.AST
 
 
@@ -223,3 +225,11 @@ def _pairs(node: object) -> list[ast.AST]:
         ast.Tuple([key or ast.Constant(...), value], ast.Load())
         for key, value in zip(node.keys, node.values, strict=True)
     ]
+
+
+def failed(problem: str) -> ProofFailed:
+    """The error of a merged file whose proof does not hold."""
+    return ProofFailed(
+        f"the merged file failed its proof: {problem}",
+        next_step="Nothing was written; the fix has to be taken over by hand here.",
+    )

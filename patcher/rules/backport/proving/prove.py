@@ -2,7 +2,7 @@
 
 1. Outside the named scopes every byte is the original's, and nothing moved.
 2. In each scope exactly the statements came and went that differ between the two sides.
-3. Every name that the new statements read is defined.
+3. Every name that the new statements read is defined, and before it is read.
 4. `compile` accepts it.
 
 Comments, docstrings and blank lines within a scope are not statements; each of the result's lines
@@ -12,13 +12,12 @@ there must be the original's or the fix's.
 from __future__ import annotations
 
 import ast
-import builtins
 import copy
 import warnings
 from collections.abc import Iterator, Sequence
 
-from patcher.errors import ProofFailed
-from patcher.rules.backport.proving.account import Account
+from patcher.rules.backport.proving.account import Account, failed
+from patcher.rules.backport.proving.names import check_names
 from patcher.rules.backport.scope import IMPORTS, MODULE, Sides
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -33,20 +32,13 @@ def prove(original: bytes, result: bytes, sides: Sequence[Sides]) -> None:
             old, new = ast.parse(original), ast.parse(result)
             compile(result, "<patched>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError) as error:
-        raise _failed(f"Python does not compile the result: {error}") from error
+        raise failed(f"Python does not compile the result: {error}") from error
     named = {each.scope.name: each for each in sides}
     _check_outside(original, result, old, new, named)
     for each in sides:
         _check_scope(each, old, new)
     _check_lines(original, result, sides)
-    _check_names((original, old), (result, new), sides)
-
-
-def _failed(problem: str) -> ProofFailed:
-    return ProofFailed(
-        f"the merged file failed its proof: {problem}",
-        next_step="Nothing was written; the fix has to be taken over by hand here.",
-    )
+    check_names((original, old), (result, new), sides)
 
 
 # ---- 1. outside the scopes
@@ -65,11 +57,11 @@ def _check_outside(
         before, after = ([line for line in lines if line[1].strip()] for lines in (before, after))
     for one, other in zip(before, after, strict=False):
         if one != other:
-            raise _failed(f"outside the fix's functions, {other[1][:80]!r} in {other[0]} changed")
+            raise failed(f"outside the fix's functions, {other[1][:80]!r} in {other[0]} changed")
     if len(before) != len(after):
-        raise _failed("outside the fix's functions, lines came or went")
+        raise failed("outside the fix's functions, lines came or went")
     if original.endswith((b"\n", b"\r")) != result.endswith((b"\n", b"\r")):
-        raise _failed("the end of the last line came or went")
+        raise failed("the end of the last line came or went")
 
 
 def _outside(data: bytes, tree: ast.Module, named: dict[str, Sides]) -> Iterator[tuple[str, bytes]]:
@@ -129,12 +121,12 @@ def _check_scope(sides: Sides, old: ast.Module, new: ast.Module) -> None:
     original, result = _find(old, name), _find(new, name)
     if before is None or after is None:
         if original is not None and before is None:
-            raise _failed(f"{name} was there already")
+            raise failed(f"{name} was there already")
         if not _equal(original, before) or not _equal(result, after):
-            raise _failed(f"{name} is not what the fix brings or takes away")
+            raise failed(f"{name} is not what the fix brings or takes away")
         return
     if original is None or result is None:
-        raise _failed(f"there is no one {name}")
+        raise failed(f"there is no one {name}")
     four: list[ast.AST] = [before, after, original, result]
     if name != MODULE and any(isinstance(each, ast.Module) for each in four):
         # Several functions of one name that follow each other, on one of the four at least.
@@ -145,12 +137,12 @@ def _check_scope(sides: Sides, old: ast.Module, new: ast.Module) -> None:
         before, after, original, result = four
     problem = Account().problem(*map(_silent, four))
     if problem is not None:
-        raise _failed(f"in {name}, {problem}")
+        raise failed(f"in {name}, {problem}")
 
 
 def _module(node: ast.AST) -> ast.Module:
     if not isinstance(node, _Function):
-        raise _failed("a class and functions have one name")
+        raise failed("a class and functions have one name")
     return ast.Module([node], [])
 
 
@@ -173,7 +165,7 @@ def _find(tree: ast.Module, name: str) -> ast.AST | None:
     found = [node for each, node in _definitions(tree) if each == name]
     if len(found) > 1:
         if not _follow_each_other(tree, found):
-            raise _failed(f"there are several {name}")
+            raise failed(f"there are several {name}")
         return ast.Module(list(found), [])
     return found[0] if found else None
 
@@ -252,9 +244,9 @@ def _check_imports(sides: Sides, old: ast.Module, new: ast.Module) -> None:
     before, after = (_imported(ast.parse(text or b"")) for text in (sides.before, sides.after))
     original, result = _imported(old), _imported(new)
     if not original <= result:
-        raise _failed(f"an import went: {min(original - result)}")
+        raise failed(f"an import went: {min(original - result)}")
     if not result - original <= after - before:
-        raise _failed(f"an import came that is not the fix's: {min(result - original)}")
+        raise failed(f"an import came that is not the fix's: {min(result - original)}")
 
 
 def _imported(tree: ast.Module) -> set[tuple[str, str, str]]:
@@ -275,73 +267,4 @@ def _check_lines(original: bytes, result: bytes, sides: Sequence[Sides]) -> None
         known |= {line.rstrip(b"\r\n") for line in (each.after or b"").splitlines()}
     for at, line in enumerate(result.splitlines(), 1):
         if line not in known and not line.startswith((b"from ", b"import ")):
-            raise _failed(f"line {at} is neither the file's nor the fix's: {line[:80]!r}")
-
-
-# ---- 3. names
-
-
-_Read = tuple[bytes, ast.Module]
-
-
-def _check_names(old: _Read, new: _Read, sides: Sequence[Sides]) -> None:
-    """Nothing is read that the fix's file defines and this one does not."""
-    missing = _unbound(*new) - _unbound(*old)
-    if missing:
-        raise _failed(f"{', '.join(sorted(missing))} is not defined in this file")
-    defined = frozenset().union(*(each.defined for each in sides))
-    here, used, used_before = _defined(new[1]), _attributes(new[1]), _attributes(old[1])
-    lost = (used - used_before) & defined - here
-    if lost:
-        raise _failed(f"{', '.join(sorted(lost))} is what only the fixed version's file defines")
-
-
-def _unbound(source: bytes, tree: ast.Module) -> set[str]:
-    """Names that some function or the module reads and that nothing binds."""
-    import symtable
-
-    bound = set(dir(builtins)) | {"__file__", "__name__", "__path__", "__class__", "__spec__"}
-    for node in ast.walk(tree):
-        match node:
-            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                bound.add(node.name)
-            case ast.Import() | ast.ImportFrom():
-                bound |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-    table = symtable.symtable(source, "<file>", "exec")  # type: ignore[arg-type]
-    bound |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned()}
-    if "*" in bound:
-        return set()
-    found: set[str] = set()
-    pending = [table]
-    while pending:
-        scope = pending.pop()
-        pending += scope.get_children()
-        found |= {s.get_name() for s in scope.get_symbols() if s.is_global() and s.is_referenced()}
-        if scope is table:
-            found |= {s.get_name() for s in scope.get_symbols() if s.is_referenced()}
-        bound |= {s.get_name() for s in scope.get_symbols() if s.is_declared_global()}
-    return found - bound
-
-
-def _defined(tree: ast.Module) -> set[str]:
-    names = set()
-    for node in ast.walk(tree):
-        match node:
-            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                names.add(node.name)
-            case ast.Attribute(ctx=ast.Store(), value=ast.Name(id="self")):
-                names.add(node.attr)
-            case ast.AnnAssign(target=ast.Name(id=name)):
-                names.add(name)
-    return names
-
-
-def _attributes(tree: ast.Module) -> set[str]:
-    """Attributes of self that are read."""
-    return {
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "self"
-    }
+            raise failed(f"line {at} is neither the file's nor the fix's: {line[:80]!r}")
