@@ -49,7 +49,7 @@ _MOST_LAYER = 256 << 20
 _CHECKSUM = 32
 
 # Part of every layer's key: whoever changes what a trace holds, or how it is found, raises it.
-_FORM = 2
+_FORM = 3
 
 
 def default_folder() -> Path:
@@ -239,6 +239,7 @@ def _dump(traces: Traces) -> bytes:
         "directories": [asdict(directory) for directory in traces.directories.values()],
         "names": sorted(traces.names),
         "bytecode": {path: _text(head) for path, head in traces.bytecode.items()},
+        "read": traces.read,
         "whiteouts": sorted(traces.whiteouts),
         "opaque": sorted(traces.opaque),
         "others": _text(_little_endian(traces.others).tobytes()),
@@ -266,6 +267,7 @@ def _parse(data: bytes) -> Traces:
         directories={directory.path: directory for directory in directories},
         names=set(document["names"]),
         bytecode={path: _bytes(head) for path, head in document["bytecode"].items()},
+        read={path: (before, after) for path, (before, after) in document["read"].items()},
         whiteouts=set(document["whiteouts"]),
         opaque=set(document["opaque"]),
         others=_little_endian(array("Q", _bytes(document["others"]))),

@@ -45,7 +45,8 @@ class Memory:
 
     data: dict[str, bytes] = field(default_factory=dict)
 
-    def open(self, descriptor: Descriptor, start: int = 0) -> BytesIO:
+    def open(self, descriptor: Descriptor, start: int = 0, size: int | None = None) -> BytesIO:
+        del size
         return BytesIO(self.data[descriptor.digest][start:])
 
     def put(self, descriptor: Descriptor, data: bytes) -> None:
@@ -115,7 +116,8 @@ class Opened:
     short: int = 0
     altered: bool = False
 
-    def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
+    def open(self, descriptor: Descriptor, start: int = 0, size: int | None = None) -> BinaryIO:
+        del size
         data = self.blobs.data[descriptor.digest][start:]
         if descriptor.media_type.endswith(".tar"):
             data = data[: len(data) - self.short]

@@ -6,6 +6,7 @@ import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,6 +24,10 @@ from patcher.errors import Exit, printable
 from patcher.progress import counting
 from patcher.report.text import as_json
 
+if TYPE_CHECKING:
+    from patcher.lock.entries import Entry
+    from patcher.lock.upkeep import Looked
+
 _HERE = Path("images.lock")
 
 offline_option = click.option("--offline", is_flag=True, help="Ask no registry.")
@@ -33,6 +38,25 @@ own_lock_option = click.option(
     show_default="./images.lock",
     help="The lock file.",
 )
+
+locate_option = click.option(
+    "--locate",
+    is_flag=True,
+    help="Also read the image, all of it once, and write down where in its layers vLLM's files "
+    "are: whoever uses the lock then reads some 100 KB of it.",
+)
+
+
+def _looked(locate: bool) -> Looked:
+    """What the patches of the catalogue look for."""
+    from patcher.lock.upkeep import Looked
+    from patcher.rules.catalogue import select
+    from patcher.sources.everywhere import searched_for
+
+    patches = select([])
+    targets = sorted({target for patch in patches for target in patch.targets})
+    return Looked(tuple(targets), tuple(searched_for(patches)), locate)
+
 
 _EPILOG = """\b
 Exit codes: 0 as wanted; 1 something is doubtful, moved or gone;
@@ -67,6 +91,7 @@ def lock_list(lock: Path | None, as_data: bool) -> None:
 @click.argument("version")
 @click.argument("reference")
 @lock_option
+@locate_option
 @offline_option
 @ca_file_option
 @plain_http_option
@@ -75,6 +100,7 @@ def lock_add(
     version: str,
     reference: str,
     lock: Path | None,
+    locate: bool,
     offline: bool,
     ca_file: Path | None,
     plain_http: Sequence[str],
@@ -85,6 +111,7 @@ def lock_add(
     Write a nightly's whole version: 0.23.1rc1.dev672+g93d8f834d, not 0.23.1rc1, which would sort
     above all of them. With --offline a digest (...@sha256:...) is taken at its word.
     """
+    from patcher.cache import LayerCache
     from patcher.lock.file import load
     from patcher.lock.picking import meant_by
     from patcher.lock.upkeep import Kind, add_to_lock
@@ -93,7 +120,10 @@ def lock_add(
     settings = None if offline else http_settings(ca_file, plain_http)
     path, start = _own(lock)
     is_new = not path.exists()
-    entry = add_to_lock(path, start, version, reference, settings)
+    layers = LayerCache()
+    entry = add_to_lock(path, start, version, reference, settings, _looked(locate), layers)
+    if locate:
+        _say_located([entry])
     if is_new and start != path:
         say(f"made {path}, with the pins that came with the program")
     if Kind.NIGHTLY.has(entry.original.reference) and not entry.locked.version.is_devrelease:
@@ -113,6 +143,16 @@ def lock_add(
         click.echo(as_json("lock add", image=entry_json(entry)))
     else:
         click.echo("\n".join(lock_table([entry])))
+
+
+def _say_located(entries: Sequence[Entry]) -> None:
+    for entry in entries:
+        for platform, pin in entry.locked.platforms.items():
+            done = f"{entry.locked.version} for {platform}: "
+            if pin.located is None:
+                say(f"{done}not located: it is not one plain vLLM in layers of gzip")
+            else:
+                say(f"{done}located in {pin.located.root}")
 
 
 @lock_group.command("remove", epilog=EPILOG)
@@ -195,6 +235,7 @@ def lock_check(
 @lock_group.command("update", epilog=EPILOG)
 @click.argument("names", nargs=-1, metavar="[REPOSITORY]...")
 @own_lock_option
+@locate_option
 @ca_file_option
 @plain_http_option
 @json_option
@@ -203,6 +244,7 @@ def lock_update(
     context: click.Context,
     names: Sequence[str],
     lock: Path,
+    locate: bool,
     ca_file: Path | None,
     plain_http: Sequence[str],
     as_data: bool,
@@ -212,7 +254,8 @@ def lock_update(
     It looks in the repositories that the lock has images of, or only in the named ones
     (vllm/vllm-openai). Newer is a release (v0.23.0), a nightly (nightly-COMMIT) or a dated build
     (2026070501) above the newest locked one of its kind. A release's version is its tag. That of
-    the others is read out of the image: the layers above vLLM and its own are streamed, once.
+    the others is read out of the image: the layers above the first installed vLLM and its own are
+    streamed, once.
 
     An image that cannot be read is reported, and the others are locked all the same; then the
     exit code is 3.
@@ -226,7 +269,9 @@ def lock_update(
     from patcher.web.http import Http
 
     http = Http(http_settings(ca_file, plain_http), say=say)
-    done = update(load(lock), names, http, LayerCache(), say)
+    done = update(load(lock), names, http, LayerCache(), say, _looked(locate))
+    if locate:
+        _say_located(done.added)
     if done.added:
         edit(lock, lock, lambda known: functools.reduce(add, done.added, known))
     if as_data:

@@ -75,7 +75,7 @@ def verify(
     settings = partial(http_settings, ca_file, plain_http)
     verdicts, elsewhere = [], []
     for spec in sources:
-        source = open_source(spec, lock_path(lock), place, settings, root)
+        source = open_source(spec, lock_path(lock), place, settings, root, whole=everywhere)
         copies, others = _copies(source, wanted, everywhere)
         verdicts += [judge(patch, copy) for copy in copies for patch in wanted]
         elsewhere += others

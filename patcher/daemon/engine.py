@@ -13,7 +13,7 @@ from patcher.cache import LayerCache
 from patcher.daemon import dockerfile
 from patcher.daemon.build import build, remove
 from patcher.daemon.client import asking, connect, follow, progress_of
-from patcher.daemon.files import find
+from patcher.daemon.files import find, read_files
 from patcher.errors import BadReference, BrokenImage, DaemonFailed, WrongPlatform
 from patcher.oci.reference import Platform, parse_platform, parse_reference
 from patcher.progress import Progress
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
     from patcher.oci.installation import Change, Installation
+    from patcher.oci.located import LocatedFile
 
 __all__ = ["BakedDockerImage", "DockerImage", "connect", "local_image", "named_image", "pull"]
 
@@ -63,6 +64,10 @@ class DockerImage:
         return find(
             self.client, self.attrs, self.platform, targets, cache, root=root, mentions=mentions
         )
+
+    def read(self, file: LocatedFile) -> bytes | None:
+        """The bytes of a file that was located in it. Raises `DaemonFailed`, `BrokenImage`."""
+        return read_files(self.client, self.id, self.platform, [file.path])[file.path].data
 
     def is_built_on(self, base: DockerImage) -> bool:
         """Are its lowest layers those of `base`, and is it for the same platform?"""

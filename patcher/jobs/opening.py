@@ -20,6 +20,7 @@ from patcher.lock.file import load
 from patcher.lock.picking import Standing, resolve, standing, whole
 from patcher.oci.image import StoredImage, load_family
 from patcher.oci.layout import existing_layout, only_named, split_spec
+from patcher.oci.located import LocatedImage, in_layers
 from patcher.oci.reference import Platform, Reference, host_platform, parse_reference
 from patcher.places.layout import PREFIX, layout_place
 from patcher.places.registry import RepositoryStore, Tally, registry_place
@@ -29,8 +30,11 @@ from patcher.registry.repository import open_registry
 from patcher.web.http import Http, HttpSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from patcher.daemon.engine import DockerImage
-    from patcher.lock.entries import Lock
+    from patcher.lock.entries import Lock, Pin
+    from patcher.oci.installation import BaseImage
     from patcher.places.place import Place
     from patcher.progress import Say
 
@@ -54,7 +58,7 @@ def publish_job(
     """
     http, tally = Http(settings, say=say), Tally()
     where, tag = _parse_place(to or f"{PREFIX}{_folder(name)}")
-    stored, base, place_in_lock = _open_base(name, lock, order.platform, http, tally, say)
+    stored, base, place_in_lock, pins = _open_base(name, lock, order.platform, http, tally, say)
     place: Place
     if isinstance(where, Path):
         stored, base = _in_oci(stored, base)
@@ -62,7 +66,7 @@ def publish_job(
     else:
         place = registry_place(where, stored, http, tally, dry_run=order.dry_run)
     said = dataclasses.replace(order, tag=tag, standing=place_in_lock)
-    base = dataclasses.replace(base, root=root or base.root)
+    base = _with_located(dataclasses.replace(base, root=root or base.root), stored, pins)
     done = make_image(base, said, place, say, partial(moving, "copying"))
     return dataclasses.replace(done, received=tally.received)
 
@@ -109,19 +113,23 @@ def _daemon_base(name: str, lock: Lock, platform: Platform, say: Say) -> tuple[D
     client = connect()
     with pulling() as show:
         image = pull(client, str(pinned), platform, show)
-    return image, Base(image.digest, (image,), reference, locked.version, root=locked.root)
+    pin = locked.platforms.get(platform)
+    there: BaseImage = image
+    if pin is not None and pin.located and pin.digest == image.digest:
+        there = LocatedImage(image, pin.located, image.read)
+    return image, Base(image.digest, (there,), reference, locked.version, root=locked.root)
 
 
 def _open_base(
     name: str, path: Path, platform: Platform | None, http: Http, tally: Tally, say: Say
-) -> tuple[Stored, Base, Standing]:
+) -> tuple[Stored, Base, Standing, Sequence[Pin]]:
     if name.startswith(PREFIX):
         folder, named = split_spec(name.removeprefix(PREFIX))
         layout = existing_layout(folder)
         root = only_named(layout, named)
         stored = Stored(layout, load_family(layout, root))
         say(f"{name} is {root.digest}")
-        return stored, _base(stored), Standing(platform, newest=True)
+        return stored, _base(stored), Standing(platform, newest=True), ()
     lock = load(path)
     entry, digest = whole(lock, name, platform)
     reference = entry.original.reference
@@ -133,7 +141,20 @@ def _open_base(
     base = dataclasses.replace(
         _base(stored), name=reference, version=entry.locked.version, root=entry.locked.root
     )
-    return stored, base, standing(lock, entry, platform)
+    return stored, base, standing(lock, entry, platform), tuple(entry.locked.platforms.values())
+
+
+def _with_located(base: Base, stored: Stored, pins: Sequence[Pin]) -> Base:
+    """The base with what the lock says of where vLLM is in its images."""
+    known = {pin.digest: pin.located for pin in pins if pin.located}
+    layers = {image.digest: image.manifest.layers for image in stored.family.images}
+    images = [
+        LocatedImage(image, there, in_layers(stored.blobs, layers[image.digest]))
+        if (there := known.get(base.pin(image.digest)))
+        else image
+        for image in base.images
+    ]
+    return dataclasses.replace(base, images=tuple(images))
 
 
 def _base(stored: Stored) -> Base:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from packaging.version import Version
 
+    from patcher.oci.located import Located
     from patcher.oci.reference import Platform, Reference
     from patcher.registry.image import Answer
 
@@ -30,10 +31,14 @@ _NIGHTLY_TAG = re.compile(r"nightly-([0-9a-f]{40})")
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """A digest, and how many independent projects state it; None: a registry was asked."""
+    """A digest, and how many independent projects state it; None: a registry was asked.
+
+    `located` says where vLLM is in the image of this digest, where somebody has looked.
+    """
 
     digest: str
     stated_by: int | None = None
+    located: Located | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ pypi-simple. (msgspec loads 30 ms faster, says `[...]` there, and would be one m
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import re
 import tomllib
@@ -26,7 +27,11 @@ from pydantic import (
 from patcher.errors import BadReference, BrokenLock, Unreadable, Unwritable
 from patcher.files import locked, make_directory, read_file, write_atomically
 from patcher.lock.entries import Entry, Lock, Locked, Original, Pin
+from patcher.oci.installation import ImageDirectory
+from patcher.oci.located import FORM, Located, LocatedFile
+from patcher.oci.point import Point
 from patcher.oci.reference import Platform, Reference, parse_digest, parse_platform, parse_reference
+from patcher.oci.tree import MOST_PATH_BYTES
 from patcher.versions import parsed
 
 if TYPE_CHECKING:
@@ -48,7 +53,7 @@ _HEADER = """\
 """
 
 _Value = TypeVar("_Value")
-_Path = tuple[str | int, ...]
+_Keys = tuple[str | int, ...]
 
 
 def _read(parse: Callable[[str], _Value]) -> PlainValidator:
@@ -89,12 +94,102 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+_Path = Annotated[str, Field(pattern="^/", max_length=MOST_PATH_BYTES)]
+
+
+def _entry(text: str) -> tuple[int, int, int, int]:
+    """`UID GID MODE MTIME`: the mode octal, the time in seconds."""
+    uid, gid, mode, mtime = text.split(" ")
+    return _number(uid), _number(gid), _number(mode, 8), _number(mtime)
+
+
+def _folder(text: str) -> ImageDirectory:
+    """`UID GID MODE MTIME PATH`."""
+    *entry, path = text.split(" ", 4)
+    if len(entry) != 4 or not path.startswith("/"):
+        raise ValueError("not UID GID MODE MTIME PATH")
+    return ImageDirectory(path, *_entry(" ".join(entry)))
+
+
+def _point(text: str) -> tuple[int, int, int, int]:
+    """`START.BIT PACKED SKIP`: see `Point`."""
+    place, packed, skip = text.split(" ")
+    start, bit = place.split(".")
+    found = _number(start), _number(bit), _number(packed), _number(skip)
+    if found[1] > 7 or max(found[2:]) > _MOST_RANGE:
+        raise ValueError("not START.BIT PACKED SKIP")
+    return found
+
+
+def _number(text: str, base: int = 10) -> int:
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise ValueError(f"{text!r} is not a number")
+    return int(text, base)
+
+
+def _unpacked(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
+# A range of half a megabyte has been enough.
+_MOST_RANGE = 64 << 20
+
+
+class _File(_Table):
+    """See `LocatedFile`, `_entry` and `_point`."""
+
+    target: str
+    path: _Path
+    entry: Annotated[tuple[int, int, int, int], _read(_entry)]
+    size: Annotated[int, Field(ge=0, le=_MOST_RANGE)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    layer: Annotated[str, _read(parse_digest)]
+    point: Annotated[tuple[int, int, int, int], _read(_point)]
+    window: Annotated[bytes, _read(_unpacked)]
+    bytecode: list[_Path] = Field(default_factory=list)
+
+    def value(self) -> LocatedFile:
+        point, known = Point(*self.point, self.window), tuple(self.bytecode)
+        entry = (self.target, self.path, *self.entry, self.size, self.sha256, self.layer)
+        return LocatedFile(*entry, point, known)
+
+
+class _Located(_Table):
+    """See `Located` and `_folder`."""
+
+    form: int
+    root: _Path
+    why: str
+    runs: bool
+    version: Annotated[str, _read(_stated_version)]
+    commit: Annotated[str, Field(pattern="^[0-9a-f]{7,64}$")] | None = None
+    searched: list[str]
+    folders: list[Annotated[ImageDirectory, _read(_folder)]]
+    files: list[_File]
+
+    def value(self) -> Located | None:
+        """None for one that another version of the program has written."""
+        if self.form != FORM:
+            return None
+        return Located(
+            self.root,
+            self.why,
+            self.runs,
+            self.version,
+            self.commit,
+            tuple(self.searched),
+            tuple(file.value() for file in self.files),
+            tuple(self.folders),
+        )
+
+
 class _Pin(_Table):
     digest: Annotated[str, _read(parse_digest)]
     stated_by: PositiveInt | None = None
+    located: _Located | None = None
 
     def value(self) -> Pin:
-        return Pin(self.digest, self.stated_by)
+        return Pin(self.digest, self.stated_by, self.located.value() if self.located else None)
 
 
 class _Original(_Table):
@@ -132,7 +227,7 @@ class _Image(_Table):
         )
 
 
-class _File(_Table):
+class _Document(_Table):
     schema_: int = Field(alias="schema", ge=SCHEMA, le=SCHEMA)
     image: list[_Image] = Field(default_factory=list)
 
@@ -156,7 +251,7 @@ def loads(data: bytes, name: str) -> Lock:
     except UnicodeDecodeError as error:
         raise _broken(name, data[: error.start].count(b"\n") + 1, "it is not UTF-8") from error
     try:
-        images = _File.model_validate(tomllib.loads(text)).image
+        images = _Document.model_validate(tomllib.loads(text)).image
     except ValidationError as error:
         # A key with a typing error is unknown, and the one that was meant is missing.
         fault = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
@@ -229,7 +324,43 @@ def _entry_table(entry: Entry) -> dict[str, Any]:
 
 def _pin_table(pin: Pin) -> dict[str, Any]:
     stated = {} if pin.stated_by is None else {"stated_by": pin.stated_by}
-    return {"digest": pin.digest, **stated}
+    located = {"located": _located_table(pin.located)} if pin.located else {}
+    return {"digest": pin.digest, **stated, **located}
+
+
+def _located_table(located: Located) -> dict[str, Any]:
+    commit = {"commit": located.commit} if located.commit else {}
+    return {
+        "form": FORM,
+        "root": located.root,
+        "why": located.why,
+        "runs": located.runs,
+        "version": located.version,
+        **commit,
+        "searched": list(located.searched),
+        "folders": [f"{_entry_text(folder)} {folder.path}" for folder in located.folders],
+        "files": [_file_table(file) for file in located.files],
+    }
+
+
+def _entry_text(entry: LocatedFile | ImageDirectory) -> str:
+    return f"{entry.uid} {entry.gid} {entry.mode:o} {entry.mtime}"
+
+
+def _file_table(file: LocatedFile) -> dict[str, Any]:
+    point = file.point
+    bytecode = {"bytecode": list(file.bytecode)} if file.bytecode else {}
+    return {
+        "target": file.target,
+        "path": file.path,
+        "entry": _entry_text(file),
+        "size": file.size,
+        "sha256": file.sha256,
+        "layer": file.layer,
+        "point": f"{point.start}.{point.bit} {point.packed} {point.skip}",
+        "window": base64.b64encode(point.window).decode(),
+        **bytecode,
+    }
 
 
 def _broken(name: str, line: int, reason: str) -> BrokenLock:
@@ -255,7 +386,7 @@ _SAID = {
 }
 
 
-def _shown(path: _Path) -> str:
+def _shown(path: _Keys) -> str:
     """A path as people write it: `image[3].locked.index.digest`."""
     parts = [f"[{key}]" if isinstance(key, int) else f".{key}" for key in path]
     return "".join(parts).removeprefix(".")
@@ -266,18 +397,18 @@ _PLACE = re.compile(r"\s*(\[{0,2})([^=#\[\]]+)[\]=].*")
 _KEY = re.compile(r'"([^"]*)"|([\w/-]+)')
 
 
-def _line_of(text: str, path: _Path) -> int:
+def _line_of(text: str, path: _Keys) -> int:
     """The line, from 1, of the value at `path`, or of the nearest table around it that has one.
 
     pydantic sees no lines. Goes by the headers and keys that `dump` writes; what a hand wrote in
     another form (inline tables, strings of many lines) gives the line of something around it.
     """
-    table: _Path = ()
+    table: _Keys = ()
     number, best, depth = -1, 1, 0
     for line, written in enumerate(text.split("\n"), start=1):
         if not (found := _PLACE.match(written)):
             continue
-        keys: _Path = tuple(quoted or bare for quoted, bare in _KEY.findall(found[2]))
+        keys: _Keys = tuple(quoted or bare for quoted, bare in _KEY.findall(found[2]))
         if found[1]:
             number += found[1] == "[[" and keys == ("image",)
             if number >= 0 and keys[:1] == ("image",):

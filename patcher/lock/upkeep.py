@@ -9,7 +9,8 @@ A repository's tags say what it offers, in three spellings:
 Newer means newer than the newest locked build of the same spelling in the same repository; a
 spelling of which nothing is locked is not looked for. What a build's labels state is read first,
 since it costs a manifest and a config; only a build that they do not show to be old is opened, its
-layers streamed down to vLLM, whose own version is what is locked.
+layers streamed from the top down to the first installed vLLM, whose own version is what is locked.
+That it is the one which runs is proven by every bake.
 
 A digest never means other bytes; it can only be gone, as a nightly is after 14 newer ones. A tag
 can move: the pin is as good as before then, and the entry no longer says where its name leads.
@@ -58,18 +59,57 @@ def _nobody(done: int, total: int) -> None:  # noqa: ARG001
     return
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What is looked for in an image: the targets of patches, and the texts of their rules.
+
+    `all_over`: every platform is looked at whole, to write down where vLLM's files are.
+    """
+
+    targets: tuple[str, ...] = ()
+    mentions: tuple[bytes, ...] = ()
+    all_over: bool = False
+
+
 def add_to_lock(
-    path: Path, start: Path, version: str, reference: str, settings: HttpSettings | None
+    path: Path,
+    start: Path,
+    version: str,
+    reference: str,
+    settings: HttpSettings | None,
+    looked: Looked = Looked(),
+    layers: LayerCache | None = None,
 ) -> Entry:
     """Lock a version to an image, as its registry has it; no `settings`: nobody is asked.
 
     A lock that is not there yet begins with what `start` has: a new one must hide no pin.
     """
     asked = parse_reference(reference)
-    answer = ask_registry(asked, Http(settings)) if settings else None
+    http = Http(settings)
+    answer = ask_registry(asked, http) if settings else None
     entry = entry_for(version, asked, answer)
+    if looked.all_over and settings:
+        entry = _located(entry, http, looked, layers)
     edit(path, start, lambda known: add(known, entry))
     return entry
+
+
+def _located(entry: Entry, http: Http, looked: Looked, layers: LayerCache | None) -> Entry:
+    """The entry with where vLLM is in the image of each platform, as far as that can be said.
+
+    Raises `BrokenImage` for another version than the entry's, and as reading does.
+    """
+    platforms = {}
+    for platform, pin in entry.locked.platforms.items():
+        pinned = entry.original.reference.pinned(pin.digest)
+        image = open_remote(pinned, platform, http, layers)
+        found = image.located(looked.targets, looked.mentions)
+        if found and parsed(found.version) != entry.locked.version:
+            stated, locked = parsed(found.version), entry.locked.version
+            if stated is None or stated.public != locked.public:
+                raise _contradiction(f"its vLLM is {found.version}, not {locked}")
+        platforms[platform] = replace(pin, located=found)
+    return replace(entry, locked=replace(entry.locked, platforms=platforms))
 
 
 def remove_from_lock(path: Path, start: Path, names: Sequence[str]) -> list[Entry]:
@@ -133,10 +173,16 @@ class _Search:
     locked: tuple[Entry, ...]
     http: Http
     cache: LayerCache | None
+    looked: Looked
 
 
 def update(
-    lock: Lock, names: Sequence[str], http: Http, layers: LayerCache | None, say: Say
+    lock: Lock,
+    names: Sequence[str],
+    http: Http,
+    layers: LayerCache | None,
+    say: Say,
+    looked: Looked = Looked(),
 ) -> Update:
     """Look for newer builds in the lock's repositories, or in those that are named.
 
@@ -148,7 +194,7 @@ def update(
     repositories = _repositories(lock, names)
     for repository in repositories:
         locked = tuple(entry for entry in lock.entries if repository_of(entry) == repository)
-        search = _Search(repository, locked, http, layers)
+        search = _Search(repository, locked, http, layers, looked)
         for found in _found(search, say):
             if isinstance(found, Unread):
                 unread.append(found)
@@ -193,6 +239,8 @@ def _found(search: _Search, say: Say) -> Iterator[Entry | Unread]:
         for reference in _candidates(search, kind, tags):
             try:
                 entry = _entry(search, kind, reference)
+                if entry is not None and search.looked.all_over:
+                    entry = _located(entry, search.http, search.looked, search.cache)
             except PatcherError as error:
                 yield Unread(str(reference), error.problem)
                 continue
@@ -250,12 +298,12 @@ def _entry(search: _Search, kind: Kind, reference: Reference) -> Entry | None:
     # Only a nightly's own version can show it to be old: some labels name the last release.
     if stated is not None and stated.is_devrelease and not _is_newer(search, kind, stated):
         return None
-    found = image.installation([])
-    if not _is_newer(search, kind, parsed(found.named_version())):
+    version, built_from = image.stated_version(search.looked.targets, search.looked.mentions)
+    if not _is_newer(search, kind, parsed(version)):
         return None
-    entry = entry_for(found.version, reference, answer)
+    entry = entry_for(version, reference, answer)
     tagged = (reference.tag or "").partition("-")[2] or None
-    return _with_commit(entry, _commit(labels, found.commit, tagged))
+    return _with_commit(entry, _commit(labels, built_from, tagged))
 
 
 def _stated(labels: Mapping[str, str]) -> Version | None:

@@ -30,8 +30,10 @@ class Blobs(Protocol):
     A layout on disk is one; a repository of a registry is another.
     """
 
-    def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
+    def open(self, descriptor: Descriptor, start: int = 0, size: int | None = None) -> BinaryIO:
         """The blob's bytes from `start` on, as a stream that the caller closes.
+
+        No more than `size` of them are going to be read: nobody need send more.
 
         `Verified` checks them.
 

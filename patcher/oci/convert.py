@@ -58,11 +58,11 @@ class Converted:
     documents: Mapping[str, bytes]
     originals: Mapping[str, str]
 
-    def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
+    def open(self, descriptor: Descriptor, start: int = 0, size: int | None = None) -> BinaryIO:
         """See `Blobs`."""
         if descriptor.digest in self.documents:
             return BytesIO(self.documents[descriptor.digest][start:])
-        return self.source.open(descriptor, start)
+        return self.source.open(descriptor, start, size)
 
     def check(self, descriptors: Sequence[Descriptor]) -> None:
         """See `Blobs`."""

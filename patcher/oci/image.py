@@ -6,12 +6,18 @@ nobody reads its documents a second time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import contextlib
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from patcher.errors import BrokenImage
 from patcher.oci.blobs import read_blob
+from patcher.oci.filesystem import Filesystem
+from patcher.oci.installed import PACKAGE, VERSION_FILE, parse_version
+from patcher.oci.located import Located, locate
 from patcher.oci.model import (
     INDEXES,
     Config,
@@ -23,7 +29,7 @@ from patcher.oci.model import (
     parse_index,
     parse_manifest,
 )
-from patcher.oci.running import find_installation
+from patcher.oci.running import find_installation, wanted_of
 from patcher.oci.scan import Traces, Wanted, scan_layer
 from patcher.oci.start import read_start
 from patcher.threads import in_order
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
     from patcher.oci.blobs import Blobs
     from patcher.oci.installation import Installation
     from patcher.oci.reference import Platform
+    from patcher.oci.start import Start
 
 
 # Inflating and hashing leave the lock to others, and a registry limits each connection.
@@ -119,6 +126,28 @@ class StoredImage:
         """The vLLM that is run in the image, with the target files. See `find`."""
         return find(self.blobs, self.image, targets, self.cache, root=root, mentions=mentions)
 
+    def located(self, targets: Sequence[str], mentions: Sequence[bytes]) -> Located | None:
+        """What can be written down of the vLLM that is run in it. See `locate`."""
+        looked = _Look(self.blobs, self.image, self.cache)
+        found = looked.installation(targets, mentions=mentions)
+        layers = self.image.manifest.layers[::-1]
+        return locate(found, list(zip(layers, looked.seen, strict=True)), self.blobs, mentions)
+
+    def stated_version(
+        self, targets: Sequence[str], mentions: Sequence[bytes]
+    ) -> tuple[str, str | None]:
+        """Version and commit of the topmost vLLM among installed packages.
+
+        No more layers are read than that takes, so that another may be the one that runs: enough
+        for a name, and for no verdict. Raises as `find`.
+        """
+        looked = _Look(self.blobs, self.image, self.cache)
+        version = looked.topmost_version(targets, mentions)
+        if version is None:
+            found = looked.installation(targets, mentions=mentions)
+            version = found.named_version(), found.commit
+        return version
+
 
 def load_image(blobs: Blobs, descriptor: Descriptor) -> Image:
     """The manifest and config that a descriptor leads to, which must agree."""
@@ -168,17 +197,61 @@ def find(
     Every layer is streamed once, several at a time, but for those that the cache knows: the names
     of all are needed to know that there is no other vLLM. Raises `Unreadable` too.
     """
-    start = read_start(image.config.document.get("config"))
-    layers = image.manifest.layers[::-1]
+    return _Look(blobs, image, cache).installation(targets, root=root, mentions=mentions)
 
-    def scan(wanted: Wanted) -> list[Traces]:
+
+@dataclass(slots=True)
+class _Look:
+    """One look at an image's layers. `seen` are the traces of all, the topmost first."""
+
+    blobs: Blobs
+    image: Image
+    cache: Cache | None
+    seen: list[Traces] = field(default_factory=list)
+
+    def installation(
+        self, targets: Sequence[str], *, root: str | None = None, mentions: Sequence[bytes] = ()
+    ) -> Installation:
+        """See `find`."""
+        return find_installation(self._scan, self._start(), targets, root=root, mentions=mentions)
+
+    def topmost_version(
+        self, targets: Sequence[str], mentions: Sequence[bytes]
+    ) -> tuple[str, str | None] | None:
+        """See `StoredImage.stated_version`; None where no installed package states one."""
+        wanted = wanted_of(self._start(), targets, mentions)
+        above: list[Traces] = []
+        for layer in self.image.manifest.layers[::-1]:
+            above.append(_traces(self.blobs, wanted, self.cache, layer))
+            if any(path.endswith(f"-packages/{VERSION_FILE}") for path in above[-1].files):
+                stated = set(_versions(Filesystem(above)))
+                if len(stated) == 1:
+                    return stated.pop()
+                if stated:
+                    return None
+        return None
+
+    def _start(self) -> Start:
+        return read_start(self.image.config.document.get("config"))
+
+    def _scan(self, wanted: Wanted) -> list[Traces]:
+        layers = self.image.manifest.layers[::-1]
         # One layer may be there twice, as the empty one was in old images.
         unlike = list({layer.digest: layer for layer in layers}.values())
-        said = in_order(partial(_traces, blobs, wanted, cache), unlike, _AT_ONCE)
+        said = in_order(partial(_traces, self.blobs, wanted, self.cache), unlike, _AT_ONCE)
         known = {layer.digest: traces for layer, traces in zip(unlike, said, strict=True)}
-        return [known[layer.digest] for layer in layers]
+        self.seen = [known[layer.digest] for layer in layers]
+        return self.seen
 
-    return find_installation(scan, start, targets, root=root, mentions=mentions)
+
+def _versions(files: Filesystem) -> Iterator[tuple[str, str | None]]:
+    """What the installed packages that are seen state of themselves, where it can be read."""
+    for folder, names in files.walk():
+        if posixpath.basename(VERSION_FILE) in names and folder.endswith(f"-packages/{PACKAGE}"):
+            with contextlib.suppress(BrokenImage):
+                yield parse_version(
+                    files.read(f"{folder}/{posixpath.basename(VERSION_FILE)}") or b""
+                )
 
 
 def _traces(blobs: Blobs, wanted: Wanted, cache: Cache | None, layer: Descriptor) -> Traces:

@@ -16,6 +16,8 @@ from patcher.threads import PARSING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+PACKAGE = "vllm"
+
 VERSION_FILE = "vllm/_version.py"
 """Where setuptools-scm writes vLLM's version, under site-packages."""
 
@@ -63,6 +65,11 @@ def bytecode_names(target: str, listing: Iterable[str]) -> tuple[str, ...]:
     return tuple(
         sorted(name for name in listing if name.startswith(f"{stem}.") and name.endswith(".pyc"))
     )
+
+
+def is_about_vllm(path: str, data: bytes) -> bool:
+    """Can a Python file be a plugin's, and not of a package that has models of the same names?"""
+    return b"vllm" in data or "vllm" in path
 
 
 def _strings(data: bytes) -> Iterator[tuple[str, str]]:

@@ -56,8 +56,9 @@ class Layout:
     path: Path
     checked: set[str] = field(default_factory=set)
 
-    def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
+    def open(self, descriptor: Descriptor, start: int = 0, size: int | None = None) -> BinaryIO:
         """See `Blobs`."""
+        del size
         try:
             stream = open_file(self._blob(descriptor))
         except FileNotFoundError as error:

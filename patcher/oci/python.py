@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from posixpath import basename, dirname, join, normpath
 from typing import TYPE_CHECKING
 
+from patcher.oci.installed import PACKAGE
 from patcher.oci.tree import Kind, Tree, read, real, real_folder
 from patcher.threads import PARSING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-PACKAGE = "vllm"
 
 _LIBRARY = re.compile(r"(?:python|pypy)(3\.\d+t?)")
 _FINDER = re.compile(r"import (__editable__\w+)")

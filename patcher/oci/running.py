@@ -16,11 +16,10 @@ from posixpath import basename, dirname, join, normpath
 from patcher.errors import BadSource, BrokenImage, FileAbsent
 from patcher.oci.filesystem import Filesystem, Layers
 from patcher.oci.installation import Copy, ImageFile, Installation
-from patcher.oci.installed import VERSION_FILE, bytecode_names, parse_version
+from patcher.oci.installed import PACKAGE, VERSION_FILE, bytecode_names, parse_version
 from patcher.oci.layer import parents
 from patcher.oci.model import broken
 from patcher.oci.python import (
-    PACKAGE,
     Imported,
     Interpreter,
     Loader,
@@ -82,13 +81,18 @@ def find_installation(
     Raises `FileAbsent` where no vLLM is, `BadSource` where `root` is not one, `BrokenImage` where
     something else is run in a target's place, or a link or another hostile entry stands there.
     """
-    wanted = Wanted((VERSION_FILE, *targets), scripts=start.scripts, mentions=tuple(mentions))
+    wanted = wanted_of(start, targets, mentions)
     while True:
         files = Filesystem(scan(wanted))
         try:
             return _Search(files, start, tuple(targets), wanted).answer(root)
         except _Unseen as unseen:
             wanted = unseen.wanted
+
+
+def wanted_of(start: Start, targets: Sequence[str], mentions: Sequence[bytes]) -> Wanted:
+    """What to look for in the layers of an image that starts so."""
+    return Wanted((VERSION_FILE, *targets), scripts=start.scripts, mentions=tuple(mentions))
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,7 +157,8 @@ class Traces:
     """What one layer says. All paths are absolute; `links` maps to the text of the link.
 
     `names` are files of which only that matters; `bytecode` maps to the file's first bytes;
-    `mentions` are files that have what was searched for.
+    `mentions` are files that have what was searched for. `read` maps a wanted file to how much of
+    the blob had been read before its bytes were asked for, and when they were there.
     """
 
     files: dict[str, ImageFile] = field(default_factory=dict)
@@ -167,6 +168,7 @@ class Traces:
     names: set[str] = field(default_factory=set)
     bytecode: dict[str, bytes] = field(default_factory=dict)
     mentions: dict[str, ImageFile] = field(default_factory=dict)
+    read: dict[str, tuple[int, int]] = field(default_factory=dict)
     whiteouts: set[str] = field(default_factory=set)
     opaque: set[str] = field(default_factory=set)
     # Every entry that is not a directory, as sorted hashes: it only matters whether one is there.
@@ -185,6 +187,7 @@ class Traces:
             self.directories,
             self.bytecode,
             self.mentions,
+            self.read,
         ):
             kept.pop(path, None)
         self.names.discard(path)
@@ -315,8 +318,11 @@ def _keep(traces: Traces, path: str, header: tarfile.TarInfo, stream: TarStream,
     elif most > _HEAD and header.size > most:
         raise broken(f"{path} has {header.size} bytes, where a few are expected")
     else:
+        before = stream.packed
         data = stream.content(header, None if most < 0 else most)
         traces.files[path] = ImageFile(path, data, **_owner(header))
+        if most < 0 and stream.packed:
+            traces.read[path] = (before, stream.packed)
 
 
 def _owner(header: tarfile.TarInfo) -> dict[str, int]:

@@ -54,6 +54,11 @@ class TarStream:
         """The tar in a layer's blob, whatever it is compressed with."""
         return cls(decompressed(blob), lambda: blob.consumed)
 
+    @property
+    def packed(self) -> int:
+        """How many packed bytes were read so far; 0 where that is not watched."""
+        return self._consumed() if self._consumed else 0
+
     def headers(self) -> Iterator[tarfile.TarInfo]:
         """Each entry's header, in the tar's order. Raises `BrokenImage` and tarfile's errors."""
         tar = tarfile.TarFile(fileobj=self, mode="r", tarinfo=_Header)  # type: ignore[arg-type]

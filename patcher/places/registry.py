@@ -75,9 +75,9 @@ class RepositoryStore:
     registry: Registry
     tally: Tally = field(default_factory=Tally)
 
-    def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
+    def open(self, descriptor: Descriptor, start: int = 0, size: int | None = None) -> BinaryIO:
         """See `Blobs`."""
-        return BufferedReader(_Counted(self.registry.open(descriptor, start), self.tally))
+        return BufferedReader(_Counted(self.registry.open(descriptor, start, size), self.tally))
 
     def put(self, descriptor: Descriptor, data: bytes) -> None:
         """See `Store`."""

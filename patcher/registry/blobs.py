@@ -50,7 +50,8 @@ _TOO_LONG = frozenset({413, 416})
 
 
 class BlobStream(io.RawIOBase):
-    """A blob from byte `start` on. Where the connection breaks, the rest is asked for by Range.
+    """A blob from byte `start` to `end`. Where the connection breaks, the rest is asked for by
+    Range.
 
     `written` tells that we have put it there ourselves. Raises `BrokenImage` where the server's
     lengths contradict the descriptor, and what `Session` raises. The digest is not judged here:
@@ -58,12 +59,19 @@ class BlobStream(io.RawIOBase):
     """
 
     def __init__(
-        self, session: Session, descriptor: Descriptor, start: int = 0, *, written: bool = False
+        self,
+        session: Session,
+        descriptor: Descriptor,
+        start: int = 0,
+        end: int | None = None,
+        *,
+        written: bool = False,
     ) -> None:
         super().__init__()
         self._session = session
         self._descriptor = descriptor
         self._place = start
+        self._end = descriptor.size if end is None else end
         self._written = written
         self._connections = 0
         # Python closes what was half made, too.
@@ -77,9 +85,10 @@ class BlobStream(io.RawIOBase):
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         view = memoryview(buffer).cast("B")
-        if not len(view) or self._place >= self._descriptor.size:
+        size = min(len(view), self._end - self._place)
+        if size <= 0:
             return 0
-        data = self._session.http.persist(self._session.root, lambda: self._read(len(view)))
+        data = self._session.http.persist(self._session.root, lambda: self._read(size))
         view[: len(data)] = data
         self._place += len(data)
         return len(data)
@@ -109,8 +118,10 @@ class BlobStream(io.RawIOBase):
         whole, digest = self._descriptor.size, self._descriptor.digest
         if self._connections > _MOST_CONNECTIONS:
             raise self._session.failure(f"{digest} broke off too often")
-        headers = {"Range": f"bytes={self._place}-"} if self._place else {}
-        good = {200, 206} if self._place else {200}
+        is_part = self._place > 0 or self._end < whole
+        last = self._end - 1 if self._end < whole else ""
+        headers = {"Range": f"bytes={self._place}-{last}"} if is_part else {}
+        good = {200, 206} if is_part else {200}
         url = f"{self._session.root}/blobs/{digest}"
         late = {404} if self._written else set()
         opened = self._session.send("GET", url, good | late, headers, stream=True)
@@ -122,8 +133,9 @@ class BlobStream(io.RawIOBase):
             if opened.status == 206 and (match is None or int(match[1]) != first):
                 raise broken(f"{digest}: the registry sent another part than was asked for")
             stated = opened.headers.get("Content-Length", "")
-            if stated.isdecimal() and int(stated) != whole - first:
-                raise broken(f"{digest}: the registry states {stated} bytes, not {whole - first}")
+            length = (whole if opened.status == 200 else self._end) - first
+            if stated.isdecimal() and int(stated) != length:
+                raise broken(f"{digest}: the registry states {stated} bytes, not {length}")
             # A server without ranges sends it from the start.
             while first < self._place:
                 passed = len(opened.read(min(self._place - first, 1 << 20)))

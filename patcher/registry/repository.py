@@ -222,7 +222,7 @@ class Registry:
                 break
         raise self._session.failure(f"its list of tags has no end: {len(found)} were read")
 
-    def open(self, descriptor: Descriptor, start: int = 0) -> BinaryIO:
+    def open(self, descriptor: Descriptor, start: int = 0, size: int | None = None) -> BinaryIO:
         """See `Blobs`: a manifest, index or blob from byte `start` on.
 
         A connection that breaks is taken up where it broke. Wrap it in `Verified`.
@@ -231,7 +231,8 @@ class Registry:
             if descriptor.media_type in _DOCUMENTS:
                 return io.BytesIO(self.manifest(descriptor.digest).data[start:])
             written = descriptor.digest in self._written
-            stream = BlobStream(self._session, descriptor, start, written=written)
+            end = descriptor.size if size is None else min(start + size, descriptor.size)
+            stream = BlobStream(self._session, descriptor, start, end, written=written)
         except NotInRegistry as error:
             raise self._lacks(descriptor) from error
         return io.BufferedReader(stream, 1 << 16)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patcher.errors import NotPython, Unreadable
+from patcher.oci.installed import is_about_vllm
 from patcher.rules.guard.rule import AttributeGuard
 from patcher.rules.rule import SearchesElsewhere
 
@@ -77,13 +78,7 @@ def in_image(found: Installation, patch: Patch, *, whole: bool) -> tuple[Notice,
         for path, file in found.mentions.items()
         if path not in judged and (whole or not path.startswith(own))
     )
-    return notices(filter(_is_about_vllm, files), patch)
-
-
-def _is_about_vllm(file: tuple[str, bytes]) -> bool:
-    """transformers has models of the same names, and its own layers."""
-    path, data = file
-    return b"vllm" in data or "vllm" in path
+    return notices((file for file in files if is_about_vllm(*file)), patch)
 
 
 def everywhere(root: Path, patch: Patch) -> tuple[Notice, ...]:
@@ -92,7 +87,7 @@ def everywhere(root: Path, patch: Patch) -> tuple[Notice, ...]:
 
     Links to folders are not followed. Raises `Unreadable`.
     """
-    return notices(filter(_is_about_vllm, _tree(root)), patch)
+    return notices((file for file in _tree(root) if is_about_vllm(*file)), patch)
 
 
 def _of_file(path: str, data: bytes, patch: Patch) -> Iterator[Notice]:

@@ -18,6 +18,7 @@ An image is looked for in the local Docker daemon first, and then in its registr
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +27,10 @@ from typing import TYPE_CHECKING
 from patcher.errors import BadSource, DaemonFailed, NoDaemon, NotLocked
 
 if TYPE_CHECKING:
+    from patcher.lock.entries import Pin
     from patcher.oci.reference import Platform
     from patcher.rules.source import Source
+    from patcher.sources.images import ImageSource
     from patcher.web.http import HttpSettings
 
     # Asked for when a registry is: a file needs none.
@@ -40,9 +43,12 @@ def open_source(
     platform: Platform | None = None,
     settings: Settings | None = None,
     root: str | None = None,
+    *,
+    whole: bool = False,
 ) -> Source:
     """The source that `spec` names. `lock` is images.lock; `platform` is the host's for None;
-    `root` picks one vLLM of an image that holds several.
+    `root` picks one vLLM of an image that holds several; `whole` is for who wants more of an image
+    than the lock says of it.
 
     Raises `BadSource` where nothing can be meant, and what opening the artifact raises.
     """
@@ -71,11 +77,15 @@ def open_source(
         return open_path(Path(spec))
     if spec.endswith(".py") or spec.startswith((".", "~", os.sep)):
         raise BadSource(f"there is no {spec}", next_step="Check the path.")
-    pinned, stated = _pinned(spec, lock, platform)
-    return _image(spec, pinned, platform, settings, root or stated)
+    pinned = _pinned(spec, lock, platform)
+    if pinned is None:
+        return _image(spec, spec, platform, settings, root)
+    reference, stated, pin = pinned
+    found = _image(spec, reference, platform, settings, root or stated)
+    return found if whole else _located(found, pin)
 
 
-def _local(spec: str, name: str, platform: Platform | None, root: str | None) -> Source:
+def _local(spec: str, name: str, platform: Platform | None, root: str | None) -> ImageSource:
     from patcher.daemon.engine import connect, local_image
     from patcher.sources.images import ImageSource
 
@@ -88,7 +98,7 @@ def _remote(
     platform: Platform | None,
     settings: Settings | None,
     root: str | None,
-) -> Source:
+) -> ImageSource:
     from patcher.sources.remote import open_registry_source
 
     given = settings() if settings else None
@@ -101,7 +111,7 @@ def _image(
     platform: Platform | None,
     settings: Settings | None,
     root: str | None,
-) -> Source:
+) -> ImageSource:
     """In the daemon, or else in the registry. A name without a slash is a local one."""
     try:
         return _local(spec, name, platform, root)
@@ -111,14 +121,41 @@ def _image(
     return _remote(spec, name, platform, settings, root)
 
 
-def _pinned(spec: str, lock: Path, platform: Platform | None) -> tuple[str, str | None]:
-    """What the lock pins a name to, where it knows the name, and the root that it states."""
+def _pinned(
+    spec: str, lock: Path, platform: Platform | None
+) -> tuple[str, str | None, Pin | None] | None:
+    """What the lock pins a name to, with the root that it states and the platform's pin; None
+    where it does not know the name.
+    """
     from patcher.lock.file import load
     from patcher.lock.picking import resolve
     from patcher.oci.reference import host_platform
 
+    wanted = platform or host_platform()
     try:
-        entry, digest = resolve(load(lock), spec, platform or host_platform())
+        entry, digest = resolve(load(lock), spec, wanted)
     except NotLocked:
-        return spec, None
-    return str(entry.original.reference.pinned(digest)), entry.locked.root
+        return None
+    pin = entry.locked.platforms.get(wanted)
+    return str(entry.original.reference.pinned(digest)), entry.locked.root, pin
+
+
+def _located(source: ImageSource, pin: Pin | None) -> ImageSource:
+    """The image with what the lock says of where its vLLM is, if it is the one that is pinned."""
+    from patcher.oci.image import StoredImage
+    from patcher.oci.located import LocatedImage, in_layers
+
+    image = source.image
+    if pin is None or pin.located is None:
+        return source
+    if isinstance(image, StoredImage):
+        if image.image.digest != pin.digest:
+            return source
+        read = in_layers(image.blobs, image.image.manifest.layers)
+    else:
+        from patcher.daemon.engine import DockerImage
+
+        if not isinstance(image, DockerImage) or image.digest != pin.digest:
+            return source
+        read = image.read
+    return dataclasses.replace(source, image=LocatedImage(image, pin.located, read))

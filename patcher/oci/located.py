@@ -1,0 +1,241 @@
+"""What was established of an image once, small enough to be written into a lock: where its vLLM is,
+and from where in which layer the files inflate.
+
+An image that is pinned by digest never changes, so neither does this. Whoever wrote it down is
+believed in that no other vLLM is run, as he is believed in the digest; the files themselves are
+held against their own digests. Only the plain case has this: one vLLM that holds nothing odd.
+Whatever else is asked, or does not fit, is read from the layers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from posixpath import join
+from typing import TYPE_CHECKING
+
+from patcher.errors import BrokenImage, DaemonFailed, Unreadable
+from patcher.oci.installation import Copy, ImageDirectory, ImageFile, Installation
+from patcher.oci.installed import PACKAGE, is_about_vllm
+from patcher.oci.layer import parents
+from patcher.oci.point import Point, find_point, read_at
+
+if TYPE_CHECKING:
+    from patcher.oci.blobs import Blobs
+    from patcher.oci.installation import BaseImage
+    from patcher.oci.model import Descriptor
+    from patcher.oci.reference import Platform
+    from patcher.oci.scan import Traces
+
+FORM = 1
+"""Whoever changes which vLLM is taken for the one that runs raises it: what was written down
+before is then read from the layers again.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedFile:
+    """A target in an image: its entry without the bytes, their SHA-256 (hex), and the point in the
+    layer of digest `layer` that they inflate from. `bytecode` is as in `Installation`.
+    """
+
+    target: str
+    path: str
+    uid: int
+    gid: int
+    mode: int
+    mtime: int
+    size: int
+    sha256: str
+    layer: str
+    point: Point
+    bytecode: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """The one vLLM in an image, its files, and every folder above them.
+
+    `searched` are texts that no package beside vLLM which has to do with it has in a Python file.
+    """
+
+    root: str
+    why: str
+    runs: bool
+    version: str
+    commit: str | None
+    searched: tuple[str, ...]
+    files: tuple[LocatedFile, ...]
+    folders: tuple[ImageDirectory, ...]
+
+
+def locate(
+    found: Installation,
+    layers: Sequence[tuple[Descriptor, Traces]],
+    blobs: Blobs,
+    mentions: Sequence[bytes],
+) -> Located | None:
+    """What can be written down of an installation; None where it is not the plain case.
+
+    `layers` are those that it was found in, the topmost first. Of each file some hundred KB are
+    read once more.
+    """
+    own = f"{join(found.root, PACKAGE)}/"
+    beside = any(
+        is_about_vllm(path, file.data)
+        for path, file in found.mentions.items()
+        if not path.startswith(own)
+    )
+    if len(found.copies) != 1 or found.notes or found.stale or found.version_problem or beside:
+        return None
+    texts = [found.root, found.copies[0].why, *(folder.path for folder in found.directories)]
+    texts += [path for paths in found.bytecode.values() for path in paths]
+    if not all(text.isprintable() for text in texts):
+        return None  # a lock is text
+    times = [folder.mtime for folder in found.directories]
+    if min([*times, *(file.mtime for file in found.files.values())], default=0) < 0:
+        return None
+    files = [
+        located
+        for target, file in found.files.items()
+        if (located := _locate(target, file, found.bytecode.get(target, ()), layers, blobs))
+    ]
+    if not files:
+        return None
+    [copy] = found.copies
+    return Located(
+        root=found.root,
+        why=copy.why,
+        runs=copy.runs,
+        version=found.version,
+        commit=found.commit,
+        searched=tuple(sorted(text.decode() for text in mentions)),
+        files=tuple(files),
+        folders=_above(found.directories, files),
+    )
+
+
+def _locate(
+    target: str,
+    file: ImageFile,
+    bytecode: tuple[str, ...],
+    layers: Sequence[tuple[Descriptor, Traces]],
+    blobs: Blobs,
+) -> LocatedFile | None:
+    for layer, traces in layers:
+        if traces.files.get(file.path) == file and file.path in traces.read:
+            point = find_point(partial(_range, blobs, layer), *traces.read[file.path], file.data)
+            if point is None:
+                return None
+            return LocatedFile(
+                target,
+                file.path,
+                file.uid,
+                file.gid,
+                file.mode,
+                file.mtime,
+                len(file.data),
+                hashlib.sha256(file.data).hexdigest(),
+                layer.digest,
+                point,
+                bytecode,
+            )
+    return None
+
+
+def _above(
+    folders: Sequence[ImageDirectory], files: Sequence[LocatedFile]
+) -> tuple[ImageDirectory, ...]:
+    below = [path for file in files for path in (file.path, *file.bytecode)]
+    wanted = set(parents(below))
+    return tuple(folder for folder in folders if folder.path in wanted)
+
+
+def _range(blobs: Blobs, layer: Descriptor, start: int, size: int) -> bytes:
+    with blobs.open(layer, start, size) as stream:
+        parts = []
+        while size > 0 and (part := stream.read(size)):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedImage:
+    """An image of which it is written down where its vLLM is. `read` gives a file's bytes, or None
+    where it is not there.
+    """
+
+    image: BaseImage
+    located: Located
+    read: Callable[[LocatedFile], bytes | None]
+
+    @property
+    def digest(self) -> str:
+        """See `BaseImage`."""
+        return self.image.digest
+
+    @property
+    def platform(self) -> Platform:
+        """See `BaseImage`."""
+        return self.image.platform
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """See `BaseImage`."""
+        return self.image.labels
+
+    def installation(
+        self, targets: Sequence[str], root: str | None = None, mentions: Sequence[bytes] = ()
+    ) -> Installation:
+        """See `BaseImage`: by what is written down if it answers this and fits, else by looking."""
+        known = {file.target: file for file in self.located.files}
+        texts = {text.decode() for text in mentions}
+        if (
+            root in (None, self.located.root)
+            and known.keys() >= set(targets)
+            and texts <= set(self.located.searched)
+        ):
+            files = {target: self._file(known[target]) for target in targets}
+            there = {target: file for target, file in files.items() if file is not None}
+            if len(there) == len(files):
+                return self._installation(there, [known[target] for target in targets])
+        return self.image.installation(targets, root, mentions)
+
+    def _file(self, file: LocatedFile) -> ImageFile | None:
+        try:
+            data = self.read(file)
+        except (BrokenImage, DaemonFailed, Unreadable):
+            return None  # to read the layers tells what is wrong
+        if data is None or hashlib.sha256(data).hexdigest() != file.sha256:
+            return None
+        return ImageFile(file.path, data, file.uid, file.gid, file.mode, file.mtime)
+
+    def _installation(
+        self, files: Mapping[str, ImageFile], known: Sequence[LocatedFile]
+    ) -> Installation:
+        located = self.located
+        return Installation(
+            located.root,
+            located.version,
+            located.commit,
+            files,
+            {file.target: file.bytecode for file in known},
+            _above(located.folders, known),
+            copies=(Copy(located.root, located.why, runs=located.runs, looked_at=True),),
+        )
+
+
+def in_layers(blobs: Blobs, layers: Sequence[Descriptor]) -> Callable[[LocatedFile], bytes | None]:
+    """How a located file is read out of these layers: a range of one."""
+    known = {layer.digest: layer for layer in layers}
+
+    def read(file: LocatedFile) -> bytes | None:
+        layer = known.get(file.layer)
+        if layer is None:
+            return None
+        return read_at(partial(_range, blobs, layer), file.point, file.size)
+
+    return read
