@@ -25,11 +25,21 @@ from patcher.commands.options import (
     say,
 )
 from patcher.errors import Exit, FileAbsent, Unreadable, UsageError
-from patcher.report.text import as_json, exit_for, notice_line, verdict_lines, verdict_summary
-from patcher.rules.catalogue import apply_all, judge
+from patcher.report.text import (
+    as_json,
+    copy_json,
+    exit_for,
+    notice_line,
+    verdict_lines,
+    verdict_summary,
+)
+from patcher.rules.catalogue import Status, apply_all, judge
 
 if TYPE_CHECKING:
-    from patcher.rules.catalogue import Patch
+    from collections.abc import Mapping
+
+    from patcher.oci.installation import Installation
+    from patcher.rules.catalogue import Patch, Verdict
     from patcher.rules.source import Source
     from patcher.sources.everywhere import Notice
 
@@ -69,19 +79,32 @@ def verify(
     in images.lock. What cannot be shown to be right counts as needing the patch. Of an image that
     holds several vLLMs, each that some Python of it could import is judged.
     """
+    from patcher.sources.images import CopySource, ImageSource
     from patcher.sources.spec import open_source
 
     wanted, place = chosen(patches, folders), parsed_platform(platform)
     settings = partial(http_settings, ca_file, plain_http)
-    verdicts, elsewhere = [], []
+    verdicts, elsewhere, idle, told_copies = [], [], [], []
+    is_open = False
     for spec in sources:
         source = open_source(spec, lock_path(lock), place, settings, root, whole=everywhere)
         copies, others = _copies(source, wanted, everywhere)
         verdicts += [judge(patch, copy) for copy in copies for patch in wanted]
         elsewhere += others
+        if isinstance(source, ImageSource) and isinstance(copies[0], CopySource):
+            found = copies[0].installation
+            beside = {
+                each.installation.root: [judge(patch, each) for patch in wanted]
+                for each in source.idle(found)
+            }
+            idle += [verdict for each in beside.values() for verdict in each]
+            is_open = _is_open(source.label, found, beside) or is_open
+            told_copies += [copy_json(source.label, copy) for copy in found.copies]
     if as_data:
         notices = [notice for _, notice in elsewhere]
-        click.echo(as_json("verify", verdicts=verdicts, elsewhere=notices))
+        click.echo(
+            as_json("verify", verdicts=verdicts, elsewhere=notices, copies=told_copies, idle=idle)
+        )
     for verdict in verdicts:
         if not as_data:
             for line in verdict_lines(verdict):
@@ -89,7 +112,24 @@ def verify(
         say(verdict_summary(verdict))
     for patch, notice in elsewhere:
         say(notice_line(notice, patch.rule.words))
-    context.exit(exit_for(verdicts))
+    for verdict in idle:
+        say(f"{verdict_summary(verdict)}: no Python is seen to import it")
+    code = exit_for(verdicts)
+    context.exit(Exit.UNDECIDED if code is Exit.OK and is_open else code)
+
+
+def _is_open(label: str, found: Installation, idle: Mapping[str, Sequence[Verdict]]) -> bool:
+    """Is it open whether what was judged is what runs? Then it is said, with what to do."""
+    from patcher.sources.images import open_question
+
+    status = {root: {verdict.status for verdict in each} for root, each in idle.items()}
+    unknown = [root for root, each in status.items() if Status.UNKNOWN in each]
+    problem = open_question(found, [root for root, each in status.items() if Status.NEEDED in each])
+    if problem is None and unknown:
+        problem = f"the vLLM in {unknown[0]} cannot be judged"
+    if problem is not None:
+        say(f"{label}: undecided: {problem}. Say which is run: --root {found.root}")
+    return problem is not None
 
 
 def _copies(

@@ -18,7 +18,7 @@ from patcher.jobs.naming import LOCAL_BASE, OURS, Patched, labels
 from patcher.oci.installation import Change
 from patcher.rules.catalogue import Patch, Status, Verdict, apply_files, judge_files
 from patcher.sources.everywhere import in_image, searched_for
-from patcher.sources.images import told
+from patcher.sources.images import open_question, told
 from patcher.versions import parsed, same_commit
 
 if TYPE_CHECKING:
@@ -116,8 +116,36 @@ def examine(image: BaseImage, base: Base, patches: Sequence[Patch], say: Say) ->
         for notice in in_image(installation, patch, whole=False):
             if notice.needed:
                 say(f"{notice.path}:{notice.line}: {notice.text}: not vLLM's own, not patched")
+    _check_idle(patches, installation, say)
     before = judge_all(patches, installation)
     return Examined(image, installation, before, patch_all(patches, installation))
+
+
+def _check_idle(patches: Sequence[Patch], installation: Installation, say: Say) -> None:
+    """Judge the copies that no Python is seen to import, which are not patched.
+
+    Raises `Undecided` where one of them may run all the same, or cannot be judged.
+    """
+    needed = set()
+    for each in installation.idle:
+        for patch in patches:
+            there = {target: file.data for target, file in each.files.items()}
+            verdict = _judged(patch, _files(patch, there))
+            if verdict.status is Status.NEEDED:
+                needed.add(each.root)
+                why = "no Python is seen to import it"
+                say(f"{each.root}: {patch.name}: needed, not patched: {why}")
+            elif verdict.status is Status.UNKNOWN:
+                raise _which(f"{each.root}: {patch.name}: {verdict.reason}", installation)
+    problem = open_question(installation, needed)
+    if problem is not None:
+        raise _which(problem, installation)
+
+
+def _which(problem: str, installation: Installation) -> Undecided:
+    return Undecided(
+        problem, next_step=f"Say which is run: --root {installation.root}, or the other's folder."
+    )
 
 
 def check_version(asked: Version | None, installation: Installation) -> None:

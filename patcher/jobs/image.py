@@ -30,7 +30,7 @@ from patcher.rules.catalogue import Patch, Status, Verdict
 
 if TYPE_CHECKING:
     from patcher.oci.blobs import Watch
-    from patcher.oci.installation import Installation
+    from patcher.oci.installation import Copy, Installation
     from patcher.oci.reference import Platform
     from patcher.places.place import Made
     from patcher.progress import Say
@@ -57,7 +57,9 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class ImageReport:
-    """One image of the result. `after` was judged on what was read back; empty in a dry run."""
+    """One image of the result. `after` was judged on what was read back; empty in a dry run.
+    `copies` are all the vLLMs that the base holds.
+    """
 
     platform: Platform
     base_digest: str
@@ -67,6 +69,7 @@ class ImageReport:
     commit: str | None
     before: tuple[Verdict, ...]
     after: tuple[Verdict, ...]
+    copies: tuple[Copy, ...]
     changes: tuple[FileChange, ...]
 
 
@@ -327,5 +330,6 @@ def _image_report(
         commit=examined.installation.commit,
         before=examined.before,
         after=after,
+        copies=examined.installation.copies,
         changes=examined.changes,
     )

@@ -42,13 +42,23 @@ class ImageDirectory:
 class Copy:
     """A vLLM in an image: where, and why it is the one that runs, or is not.
 
-    `looked_at` is whether its files were handed out.
+    `idle` is one that no Python of the image is seen to import; `looked_at` is whether its files
+    were handed out, `problem` why they could not be.
     """
 
     root: str
     why: str
     runs: bool
     looked_at: bool
+    idle: bool = False
+    problem: str | None = None
+
+    @property
+    def state(self) -> str:
+        """In a word or two, for people and programs."""
+        if not self.looked_at:
+            return "not looked at"
+        return "runs" if self.runs else "idle" if self.idle else "may run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +73,10 @@ class Installation:
     could run in its place. `directories` are all directories above those paths, outermost first.
 
     `others` are the other copies that some Python of the image could import, `copies` all there
-    are. `stale` maps a target to bytecode that Python runs in its place though it was compiled
-    from another source. `mentions` are the Python files of installed packages that were searched
-    for, by path. `notes` are for a person.
+    are. `idle` are those that none is seen to import: they are judged, and do not decide, unless
+    it is not `followed` what the image's own command starts. `stale` maps a target to bytecode
+    that Python runs in its place though it was compiled from another source. `mentions` are the
+    Python files of installed packages that were searched for, by path. `notes` are for a person.
     """
 
     root: str
@@ -75,6 +86,8 @@ class Installation:
     bytecode: Mapping[str, tuple[str, ...]]
     directories: tuple[ImageDirectory, ...]
     others: tuple[Installation, ...] = ()
+    idle: tuple[Installation, ...] = ()
+    followed: bool = True
     copies: tuple[Copy, ...] = ()
     stale: Mapping[str, str] = field(default_factory=dict)
     version_problem: str | None = None

@@ -114,14 +114,33 @@ class _Search:
             )
         picked = _picked(copies, root)
         main, *others = [self._installation(copy) for copy in picked]
-        told = tuple(_told(copy, picked) for copy in copies)
+        idle: dict[str, Installation] = {}
+        problems: dict[str, str] = {}
+        for copy in copies if root is None else ():
+            if copy not in picked:
+                try:
+                    idle[copy.root] = self._installation(copy)
+                except BrokenImage as error:
+                    problems[copy.root] = error.problem
+        looked_at = {*(copy.root for copy in picked), *idle}
         return replace(
             main,
             others=tuple(others),
-            copies=told,
+            idle=tuple(idle.values()),
+            followed=self._is_followed(),
+            copies=tuple(_told(copy, looked_at, problems.get(copy.root)) for copy in copies),
             notes=tuple(dict.fromkeys(self.notes)),
             mentions=dict(sorted(self.files.mentions.items())),
         )
+
+    def _is_followed(self) -> bool:
+        """Is it known which Python the image's command starts, and how? A shell's script may do
+        anything; without a command a Python is started by hand.
+        """
+        if not self.start.command:
+            return True
+        running = started(self.files, self.start)
+        return running is not None and running.known
 
     # --- Which copies there are, and who imports them.
 
@@ -416,7 +435,10 @@ def _order(copy: _Found) -> tuple[int, tuple[str, ...]]:
         return 1, copy.folders
     if copy.on_path_of:
         return 2, copy.folders
-    return (3 if _is_site(copy.root) else 4), copy.folders
+    return (3 if _is_site(copy.root) else _IDLE), copy.folders
+
+
+_IDLE = 4
 
 
 def _picked(copies: Sequence[_Found], root: str | None) -> list[_Found]:
@@ -429,7 +451,7 @@ def _picked(copies: Sequence[_Found], root: str | None) -> list[_Found]:
                 f"there is no vLLM in {root}", next_step=f"There is one in: {_roots(copies)}."
             )
         return fitting[:1]
-    likely = [copy for copy in copies if _order(copy)[0] < 4]
+    likely = [copy for copy in copies if _order(copy)[0] < _IDLE]
     if not likely and len(copies) > 1:
         raise BrokenImage(
             f"the image holds more than one vLLM, and no Python of it is seen to import any: "
@@ -443,8 +465,15 @@ def _roots(copies: Iterable[_Found]) -> str:
     return ", ".join(copy.root for copy in copies)
 
 
-def _told(copy: _Found, picked: Sequence[_Found]) -> Copy:
-    return Copy(copy.root, _why(copy), runs=bool(copy.runs), looked_at=copy in picked)
+def _told(copy: _Found, looked_at: set[str], problem: str | None) -> Copy:
+    return Copy(
+        copy.root,
+        _why(copy),
+        runs=bool(copy.runs),
+        looked_at=copy.root in looked_at,
+        idle=_order(copy)[0] == _IDLE,
+        problem=problem,
+    )
 
 
 def _why(copy: _Found) -> str:

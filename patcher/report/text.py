@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from patcher.jobs.demo import Demo
     from patcher.jobs.image import ImageReport, Report
     from patcher.lock.entries import Entry
+    from patcher.oci.installation import Copy
     from patcher.rules.rule import Place, Words
     from patcher.sources.everywhere import Notice
 
@@ -57,6 +58,12 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
         "reason": verdict.reason,
         "files": verdict.files,
     }
+
+
+def copy_json(source: str, copy: Copy) -> dict[str, Any]:
+    """A vLLM of an image as plain data: which it is, and why."""
+    why = copy.problem or copy.why
+    return {"source": source, "root": copy.root, "state": copy.state, "why": why}
 
 
 def error_json(error: PatcherError, arguments: Sequence[str]) -> str:
@@ -161,7 +168,8 @@ def _platform_json(image: ImageReport) -> dict[str, Any]:
         for change in image.changes
     ]
     plain = {name: getattr(image, name) for name in names}
-    return {**plain, "platform": str(image.platform), "files": files}
+    copies = [copy_json(str(image.platform), copy) for copy in image.copies]
+    return {**plain, "platform": str(image.platform), "copies": copies, "files": files}
 
 
 def lock_table(entries: Sequence[Entry], *, short: bool = False) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from patcher.errors import BrokenImage, DaemonFailed, FileAbsent, Unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from patcher.errors import PatcherError
     from patcher.oci.installation import BaseImage, Installation
@@ -80,6 +80,10 @@ class ImageSource:
             return [CopySource(self.label, found)]
         return [CopySource(f"{self.label} {each.root}", each) for each in found.all]
 
+    def idle(self, found: Installation) -> list[CopySource]:
+        """The copies that no Python of the image is seen to import."""
+        return [CopySource(f"{self.label} {each.root}", each) for each in found.idle]
+
     def read(self, target: str) -> bytes:
         """The bytes of `target`, where one vLLM alone can be meant.
 
@@ -104,10 +108,27 @@ def told(found: Installation) -> list[str]:
     """Which vLLM of an image is which, where there is more than one, and what else to know."""
     lines = list(found.notes)
     if len(found.copies) > 1:
-        for copy in found.copies:
-            state = "runs" if copy.runs else "may run" if copy.looked_at else "not looked at"
-            lines.append(f"vLLM in {copy.root}: {state}: {copy.why}")
+        lines += [
+            f"vLLM in {copy.root}: {copy.state}: {copy.problem or copy.why}"
+            for copy in found.copies
+        ]
     return lines
+
+
+def open_question(found: Installation, needed: Collection[str]) -> str | None:
+    """Why it cannot be said that what was judged is what runs; None where it can.
+
+    `needed` are the roots of idle copies that need a patch.
+    """
+    for copy in found.copies:
+        if copy.idle and copy.problem:
+            return f"the vLLM in {copy.root} cannot be judged: {copy.problem}"
+        if copy.idle and copy.root in needed and not found.followed:
+            return (
+                f"the vLLM in {copy.root} needs a patch, and what the image's command starts is "
+                "not followed"
+            )
+    return None
 
 
 @contextmanager

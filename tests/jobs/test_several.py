@@ -54,7 +54,7 @@ def test_all_are_patched_and_what_is_not_is_named(layout: Path) -> None:
     done = run("image", f"oci:{layout}:base", *ONE)
     assert done.returncode == 0, done.stderr
     assert guarded(layout, "0.23.0-patched") == {FIRST: True, SECOND: True}
-    assert "vLLM in /tmp/build: not looked at: on no Python's path" in done.stderr
+    assert "vLLM in /tmp/build: idle: on no Python's path" in done.stderr
     assert f"{PLUGIN}:3: " in done.stderr
     again = run("verify", f"oci:{layout}:0.23.0-patched", *ONE)
     assert again.returncode == 0, again.stderr

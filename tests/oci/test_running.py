@@ -686,7 +686,9 @@ def test_a_shape_has_one_answer_which_is_pythons(name: str, asked: Asked) -> Non
     copies = {copy.root: copy for copy in layout[1]}
     assert [root for root, *_ in layout[0]] == list(shape.may)
     assert [copy.root for copy in layout[1] if copy.runs] == ([shape.runs] if shape.runs else [])
-    assert {root for root, copy in copies.items() if not copy.looked_at} == set(shape.named)
+    assert {root for root, copy in copies.items() if copy.idle and root not in shape.may} == set(
+        shape.named
+    )
     if shape.asked and shape.runs:
         files = layout[0][0][2]
         assert python[0] is not None

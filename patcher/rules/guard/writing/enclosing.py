@@ -62,6 +62,7 @@ class Surroundings:
     module: cst.Module
     rule: Chain
     _calm: dict[cst.CSTNode, bool] = field(default_factory=dict)
+    _restless: dict[cst.CSTNode, list[cst.CSTNode]] = field(default_factory=dict)
 
     # ---- Is the attribute shown to be there?
 
@@ -140,7 +141,13 @@ class Surroundings:
         operations = cst.Comparison | cst.BinaryOperation | cst.BooleanOperation
         if isinstance(parent, operations) and child is parent.left:
             return True  # and so is the right side evaluated
-        return all(self.is_calm(part) for part in parent.children if part is not child)
+        return all(part is child for part in self._restless_parts(parent))
+
+    def _restless_parts(self, node: cst.CSTNode) -> list[cst.CSTNode]:
+        """The parts that may disturb: asked of a display of 1,000 reads by each of them."""
+        if node not in self._restless:
+            self._restless[node] = [part for part in node.children if not self.is_calm(part)]
+        return self._restless[node]
 
     # ---- May the program handle the error itself?
 
