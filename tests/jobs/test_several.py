@@ -78,3 +78,46 @@ def test_a_root_that_is_none_is_told_with_those_that_are(layout: Path) -> None:
         wrong = run(command, f"oci:{layout}:base", "--root", "/opt", *ONE)
         assert wrong.returncode == 2
         assert f"There is one in: {FIRST}, {SECOND}, /tmp/build" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "broken", "code", "said"),
+    [
+        (["/start.sh"], False, 3, "what the image's command starts is not followed"),
+        (["/ray/w0/bin/python", "-m", "vllm"], False, 0, "no Python is seen to import it"),
+        (["/ray/w0/bin/python", "-m", "vllm"], True, 3, "cannot be judged: Python runs"),
+    ],
+)
+def test_an_idle_copy_leaves_it_open_only_if_it_might_run_or_cannot_be_judged(
+    tmp_path: Path, command: list[str], broken: bool, code: int, said: str
+) -> None:
+    idle = package("/opt/src", READ)
+    if broken:
+        idle.append(Entry(f"/opt/src/{TARGET.removesuffix('.py')}/__init__.py"))
+    entries = [
+        *venv("/ray/w0"),
+        *package(FIRST, "x = 1\n"),
+        *idle,
+        Entry("/start.sh", "#!/bin/sh\nPYTHONPATH=/opt/src exec python3 -m vllm\n"),
+        Entry("/usr/local/bin/python3"),
+        Entry(f"/usr/local/lib/{LIB}/os.py"),
+    ]
+    blobs = Memory()
+    layer = blobs.add(tar_of(entries), OCI_LAYER)
+    settings = {
+        "config": {"Env": ["PATH=/ray/w0/bin:/usr/local/bin"], "Entrypoint": command},
+        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+    }
+    root = add_image(blobs, OCI, layers=[layer], settings=settings)
+    write_layout(tmp_path / "l", blobs, [root])
+    source = f"oci:{tmp_path / 'l'}"
+    done = run("verify", source, *ONE)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert run("verify", source, "--root", FIRST, *ONE).returncode == 0
+    to = f"oci:{tmp_path / 'out'}"
+    made = run("image", source, "--to", to, "--allow-clean", *ONE)
+    assert made.returncode == code, made.stderr
+    if code:
+        assert "--root" in made.stderr
+        assert not (tmp_path / "out" / "blobs").exists()
