@@ -33,13 +33,14 @@ demo: $(BIN)/vllm-patcher ## the whole job on the real vLLM 0.23.0, without Dock
 	@$(BIN)/vllm-patcher demo
 
 test: $(BIN)/.dev ## run the tests; what is missing here is skipped with the reason
-	$(BIN)/python -m pytest --numprocesses 2 $(if $(TESTS),$(TESTS),$(FLOOR))
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(if $(TESTS),$(TESTS),$(FLOOR))
 
 quick: $(BIN)/.dev ## the tests that need no other program, daemon, registry or network
 	$(BIN)/python -m pytest --numprocesses 2 -m quick --hypothesis-profile quick $(TESTS)
 
-fuzz: $(BIN)/.dev ## hostile documents, layers, wheels, locks and answers, for minutes: TESTS, EXAMPLES=2000
-	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest --numprocesses 2 $(or $(TESTS),tests/test_fuzz.py)
+fuzz: $(BIN)/.dev ## hostile documents and generated programs, new ones, for minutes: TESTS, EXAMPLES=2000
+	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest --numprocesses 2 \
+	  $(or $(TESTS),tests/test_fuzz.py tests/rules/guard/test_properties.py)
 
 oldest: ## the quick tests on the oldest dependencies that pyproject.toml allows
 	$(PYTHON) -m venv --clear out/oldest

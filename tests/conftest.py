@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 
 # A busy machine is slow, and not wrong.
 settings.register_profile(
-    "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+    "patient",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    database=None,
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")),
 )
 settings.register_profile("quick", settings.get_profile("patient"), max_examples=20)
 settings.load_profile("patient")

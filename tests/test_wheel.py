@@ -17,6 +17,8 @@ import pytest
 import patcher
 from tests.conftest import missing
 
+pytestmark = pytest.mark.xdist_group("wheel")  # it is built once
+
 CHECKOUT = Path(patcher.__file__).parent.parent
 # Of https://www.apache.org/licenses/LICENSE-2.0.txt, the whole text.
 APACHE_2 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"

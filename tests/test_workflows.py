@@ -30,6 +30,7 @@ from tests.scripted import Reply, Seen, Server, serving
 from tests.workflows import FOLDER, ONE_PATCH, ROOT, Job, Runner, action, workflow
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yml"))
+LANDED = workflow("landed")["jobs"]
 NEEDED = b"class MLA:\n    def dtype(self):\n        return self.kv_b_proj.weight.dtype\n"
 CLEAN = b"class MLA:\n    def dtype(self):\n        return None\n"
 BASES = "public/vllm"
@@ -459,8 +460,8 @@ def test_a_lock_whose_registry_refuses_fails_and_is_proposed_unchanged(world: Wo
     assert "peter-evans/create-pull-request" in done.actions
 
 
-def landed(home: Path, tracker: Server, prepare: Callable[[Path], None], **more: str) -> list[Job]:
-    """Run landed.yml: the check and the alarm."""
+def following(home: Path, tracker: Server, prepare: Callable[[Path], None], **more: str) -> Runner:
+    """What runs landed.yml; a cache's files are beside its home."""
     environment = {
         "GITHUB_API_URL": tracker.url,
         "GITHUB_REPOSITORY": "owner/vllm-patcher",
@@ -473,8 +474,7 @@ def landed(home: Path, tracker: Server, prepare: Callable[[Path], None], **more:
         "github.event_name": "schedule",
     }
     (kept := home.parent / "kept").mkdir(exist_ok=True)
-    runner, jobs = Runner(home, environment, values, prepare, kept), workflow("landed")["jobs"]
-    return [runner.run(jobs["check"], "check"), runner.run(jobs["alarm"], "alarm")]
+    return Runner(home, environment, values, prepare, kept)
 
 
 def tracker_of(issues: list[dict[str, Any]]) -> Callable[[Seen], Reply]:
@@ -507,7 +507,8 @@ def test_a_refuted_claim_opens_an_issue_and_the_page_is_handed_over(
 
     issues: list[dict[str, Any]] = []
     with serving(tracker_of(issues)) as tracker:
-        check, alarm = landed(tmp_path, tracker, refute, XDG_CACHE_HOME=str(cache_dir / "xdg"))
+        runner = following(tmp_path, tracker, refute, XDG_CACHE_HOME=str(cache_dir / "xdg"))
+        check, alarm = (runner.run(LANDED[job], job) for job in ("check", "alarm"))
     assert check.failed == []
     assert "is refuted" in check.summary
     assert check.actions["actions/upload-pages-artifact"] == {"path": "out/site"}
@@ -531,16 +532,17 @@ def test_an_index_that_is_away_is_no_alarm_on_the_first_day(tmp_path: Path) -> N
     yesterday = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=1)
 
     with serving(tracker_of(issues)) as tracker:
-        check, alarm = landed(tmp_path / "1", tracker, lambda _: None, **away)
+        runner = following(tmp_path / "runs", tracker, lambda _: None, **away)
+        check, alarm = (runner.run(LANDED[job], job) for job in ("check", "alarm"))
         assert (check.failed, alarm.failed, issues) == ([], [], []), alarm.said
         kept = tmp_path / "kept" / "alarm.json"
         state = json.loads(kept.read_text())
         state["unread"] = dict.fromkeys(state["unread"], yesterday.isoformat())
         kept.write_text(json.dumps(state))
-        _, alarm = landed(tmp_path / "2", tracker, lambda _: None, **away)
+        alarm = runner.run(LANDED["alarm"], "alarm-2")
         kept.unlink()
-        _, third = landed(tmp_path / "3", tracker, lambda _: None, **away)
-    assert json.loads((tmp_path / "2/alarm/alarm.json").read_text()) == state, "an alarm keeps it"
+        third = runner.run(LANDED["alarm"], "alarm-3")
+    assert json.loads((alarm.place / "alarm.json").read_text()) == state, "an alarm keeps it"
     assert "Keep since when something is unread" in alarm.ran
     assert third.failed == []
     assert alarm.failed == ["Open, update or close the issue"]

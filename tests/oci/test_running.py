@@ -668,6 +668,7 @@ def answer(find: Callable[[], Installation]) -> tuple[Any, ...] | str:
     )
 
 
+@pytest.mark.xdist_group("shapes")  # they share what takes half a minute to set up
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_shape_has_one_answer_which_is_pythons(name: str, asked: Asked) -> None:
     shape, number = SHAPES[name], list(SHAPES).index(name)

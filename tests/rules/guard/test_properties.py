@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import re
 
 import pytest
@@ -27,12 +28,12 @@ pytestmark = pytest.mark.no_cover
 # Runs for each set of packed layers: more would make the tests slow, not sharper.
 RUNS = 48
 steady = settings(
-    derandomize=True,
+    derandomize="FUZZ_EXAMPLES" not in os.environ,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-# `make quick` loads a profile with a fifth of the examples.
+# `make quick` loads a profile with a fifth of the examples, `make fuzz` draws new ones, and more.
 SHARE = settings().max_examples / 100
 every_program = settings(steady, max_examples=round(1200 * SHARE))
 fewer_programs = settings(steady, max_examples=round(150 * SHARE))

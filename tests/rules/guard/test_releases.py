@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from patcher.rules.catalogue import apply, select
 from patcher.rules.guard.prove import prove
 from patcher.rules.guard.proving.verify import verify
 from patcher.rules.guard.rule import AttributeGuard
@@ -19,7 +18,6 @@ from patcher.rules.guard.writing.rewrite import rewrite
 
 pytestmark = pytest.mark.no_cover
 
-PATCH = select(["kv-b-proj-dtype"])[0]
 RULE = AttributeGuard("kv_b_proj", "weight", "dtype", "params_dtype")
 ReleaseFile = Callable[[str], bytes]
 
@@ -33,22 +31,15 @@ MEASURED = {
     (0, 1): ["0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0", "0.33.0"],
 }
 RELEASES = [(version, *counts) for counts, versions in MEASURED.items() for version in versions]
-AFFECTED = [version for version, unguarded, _ in RELEASES if unguarded]
 
 
 @pytest.mark.parametrize(("version", "unguarded", "guarded"), RELEASES)
-def test_the_verdict_is_the_measured_one(
-    release_file: ReleaseFile, version: str, unguarded: int, guarded: int
-) -> None:
-    counts = Counter(read.guarded for read in verify(release_file(version), RULE))
-    assert (counts[False], counts[True]) == (unguarded, guarded)
-
-
-@pytest.mark.parametrize(("version", "unguarded", "guarded"), RELEASES)
-def test_a_patched_release_is_clean_and_otherwise_unchanged(
-    release_file: ReleaseFile, version: str, unguarded: int, guarded: int
+def test_a_release_is_judged_as_measured_patched_and_left_as_vllms_formatter_would(
+    release_file: ReleaseFile, tmp_path: Path, version: str, unguarded: int, guarded: int
 ) -> None:
     source = release_file(version)
+    counts = Counter(read.guarded for read in verify(source, RULE))
+    assert (counts[False], counts[True]) == (unguarded, guarded)
     rewritten = rewrite(source, RULE)
     prove(source, rewritten, RULE)
     assert len(rewritten.edits) == unguarded
@@ -57,14 +48,29 @@ def test_a_patched_release_is_clean_and_otherwise_unchanged(
     for edit in rewritten.edits:  # in file order: what lies before an edit is restored already
         restored = restored[: edit.start] + edit.before + restored[edit.start + len(edit.after) :]
     assert restored == source
-    assert rewrite(rewritten.data, RULE).edits == ()
+    if unguarded:
+        assert rewrite(rewritten.data, RULE).edits == ()
+        assert_formatted(tmp_path, source, rewritten.data)
+    else:
+        assert rewritten.data == source
+
+
+def assert_formatted(folder: Path, *contents: bytes) -> None:
+    for number, data in enumerate(contents):
+        (folder / f"{number}.py").write_bytes(data)
+    ran = subprocess.run(
+        [sys.executable, "-m", "ruff", "format", "--isolated", "--diff", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout) == (0, "")
 
 
 def test_a_patched_0_17_1_has_the_guards_of_upstreams_own_fix(release_file: ReleaseFile) -> None:
-    edits = apply(PATCH, release_file("0.17.1")).edits
-    assert [edit.shape for edit in edits] == ["gate", "value", "value"]
-    upstream = release_file("0.18.0")
-    assert _guards(apply(PATCH, release_file("0.17.1")).data) == _guards(upstream) != set()
+    patched = rewrite(release_file("0.17.1"), RULE)
+    assert [edit.shape for edit in patched.edits] == ["gate", "value", "value"]
+    assert _guards(patched.data) == _guards(release_file("0.18.0")) != set()
 
 
 def _guards(source: bytes) -> set[str]:
@@ -76,19 +82,3 @@ def _guards(source: bytes) -> set[str]:
         if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
             found |= {ast.unparse(value) for value in node.values if "kv_b_proj" in ast.dump(value)}
     return found
-
-
-@pytest.mark.parametrize("version", AFFECTED)
-def test_vllms_own_formatter_would_leave_the_patched_file(
-    release_file: ReleaseFile, tmp_path: Path, version: str
-) -> None:
-    file = tmp_path / "mla_attention.py"
-    for data in (release_file(version), apply(PATCH, release_file(version)).data):
-        file.write_bytes(data)
-        ran = subprocess.run(
-            [sys.executable, "-m", "ruff", "format", "--isolated", "--diff", str(file)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (ran.returncode, ran.stdout) == (0, "")
