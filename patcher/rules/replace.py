@@ -56,6 +56,25 @@ class Shape:
     code: str
 
 
+def standing(files: Files, shapes: Sequence[Shape]) -> Place | None:
+    """Where the first of upstream's other fixes stands, if one does. Raises `NotPython`."""
+    for shape in shapes:
+        data = files.get(shape.path)
+        lines = _occurrences(data, shape.function, shape.code) if data is not None else []
+        if lines:
+            return Place(shape.path, lines[0], 1, shape.function, _line(shape.code), False)
+    return None
+
+
+def explained(shapes: Sequence[Shape]) -> tuple[str, ...]:
+    """A line for each of upstream's other fixes."""
+    return tuple(
+        f"instead, upstream has its own fix where {each.function} in {each.path} "
+        f"holds `{_line(each.code)}`: then nothing is needed"
+        for each in shapes
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Replace:
     """The rule: all changes are made, or none is.
@@ -73,12 +92,8 @@ class Replace:
 
     def find(self, files: Files) -> Found:
         """The places of every change, to be made or made. Raises `NotPython`."""
-        for shape in self.instead:
-            data = files.get(shape.path)
-            lines = _occurrences(data, shape.function, shape.code) if data is not None else []
-            if lines:
-                place = Place(shape.path, lines[0], 1, shape.function, _line(shape.code), False)
-                return Found((place,))
+        if other := standing(files, self.instead):
+            return Found((other,))
         places: list[Place] = []
         done: list[bool] = []
         for change in self.changes:
@@ -113,12 +128,7 @@ class Replace:
             + (f", {each.times} times" if each.times > 1 else "")
             for each in self.changes
         )
-        other = (
-            f"instead, upstream has its own fix where {each.function} in {each.path} "
-            f"holds `{_line(each.code)}`: then nothing is needed"
-            for each in self.instead
-        )
-        return (*changes, *other)
+        return (*changes, *explained(self.instead))
 
     def rewrite(self, files: Files) -> Mapping[str, Rewritten]:
         """Put the new code in place of the old. Raises `RewriteRefused`, `NotPython`."""

@@ -7,10 +7,10 @@ import random
 
 import pytest
 
+from bench.mutations import mutants
 from patcher.errors import NotPython, ProofFailed
 from patcher.rules.edits import rewritten
 from patcher.rules.replace import Change, Replace, Shape
-from tests.rules.backport.fixes import mutants
 
 PATH = "vllm/a.py"
 
@@ -153,7 +153,7 @@ def test_upstreams_other_fix_makes_it_needless() -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_the_proof_catches_every_mutation(rule: Replace) -> None:
     files = {PATH: SOURCE.encode()}
-    for kind, mutant in mutants(made(rule), random.Random(1), 60):
+    for kind, mutant in mutants(SOURCE.encode(), made(rule), random.Random(1), 60):
         result = {PATH: rewritten(files[PATH], mutant)}
         try:
             rule.prove(files, result)

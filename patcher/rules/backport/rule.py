@@ -22,6 +22,7 @@ from patcher.rules.rule import Found, Place, Words
 
 if TYPE_CHECKING:
     from patcher.rules.backport.merging.merge import Merged
+    from patcher.rules.replace import Shape
     from patcher.rules.rule import Files, Rewritten, Upstream
 
 _WORDS = Words(
@@ -40,13 +41,15 @@ class Backport:
 
     The scopes' digests are those of the two releases' functions: what is read must be what the
     patch's author read. `diff` is a unified diff with whole functions, instead of the releases;
-    it needs no digests.
+    it needs no digests. `instead` are upstream's other fixes: where one stands, nothing is needed.
+    A fix that upstream took out again for another one merges cleanly, and must not be applied.
     """
 
     scopes: tuple[Scope, ...] = ()
     before: str = ""
     after: str = ""
     diff: str = ""
+    instead: tuple[Shape, ...] = ()
     upstream: Upstream | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -70,17 +73,21 @@ class Backport:
         return [self._read(scope) for scope in self.scopes]
 
     def explain(self) -> tuple[str, ...]:
-        """Each function, and where its two sides are from."""
+        """Each function, and where its two sides are from; upstream's other fixes."""
+        from patcher.rules.replace import explained
+
         if self.diff:
             try:
                 scopes = [each.scope for each in self.sides()]
             except Unreadable as error:
                 return (error.problem,)
-            return tuple(f"{scope}: as the patch's own diff has it" for scope in scopes)
-        return tuple(
-            f"{scope}: what vLLM {self.after} made of it, taken from {self.before}"
-            for scope in self.scopes
-        )
+            own = [f"{scope}: as the patch's own diff has it" for scope in scopes]
+        else:
+            own = [
+                f"{scope}: what vLLM {self.after} made of it, taken from {self.before}"
+                for scope in self.scopes
+            ]
+        return (*own, *explained(self.instead))
 
     def _read(self, scope: Scope) -> Sides:
         from patcher.rules.backport.changed import read_sides
@@ -112,7 +119,10 @@ class Backport:
         Raises `NotPython`, and `Unreadable` where the releases cannot be read.
         """
         from patcher.rules.backport.merging.merge import State, overall
+        from patcher.rules.replace import standing
 
+        if other := standing(files, self.instead):
+            return Found((other,))
         present = {path: data for path, data in files.items() if data is not None}
         if self.scopes and not self._mentioned(present):
             return Found(absent=f"there is no {self.scopes[0].name} in {self.scopes[0].path}")

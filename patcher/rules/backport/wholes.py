@@ -17,6 +17,7 @@ from patcher.rules.backport.scope import Scope, Sides
 _HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@ ?(.*)")
 _QUALIFIED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _START = re.compile(r"\s*(?:@|(?:async )?def |class )")
+_COMPILED = ("csrc/", "cmake/", "rust/", "CMakeLists.txt")
 _CLASS = re.compile(r"class (\w+)")
 
 
@@ -29,9 +30,7 @@ def sides_of_diff(diff: str) -> list[Sides]:
     while at < len(lines):
         line = lines[at]
         if line.startswith("+++ "):
-            path = line[4:].split("\t")[0].strip().removeprefix("b/")
-            if not path.endswith(".py"):
-                raise _bad(at, f"{path} is not Python; only functions of Python files are merged")
+            path = _path(line, lines[at - 1] if at else "", at)
         hunk = _HUNK.match(line)
         at += 1
         if hunk is None:
@@ -51,6 +50,30 @@ def sides_of_diff(diff: str) -> list[Sides]:
     if not found:
         raise _bad(0, "no function changes in it")
     return found
+
+
+def _path(new: str, old: str, at: int) -> str:
+    """The path under site-packages of a file's part of the diff, by its two head lines."""
+    before, path = (
+        line[4:].split("\t")[0].strip().removeprefix(prefix)
+        for line, prefix in ((old, "a/"), (new, "b/"))
+    )
+    named = before if path == "/dev/null" else path
+    if named.startswith(_COMPILED):
+        raise _bad(
+            at,
+            f"{named} is compiled code: Python alone would be half of this fix",
+            next_step="Take an image whose vLLM has the fix, or build vLLM with it.",
+        )
+    if not named.endswith(".py"):
+        raise _bad(at, f"{named} is not Python; only functions of Python files are merged")
+    if "/dev/null" in (before, path):
+        raise _bad(
+            at,
+            f"{named} comes or goes as a whole file; only functions of files that stay are merged",
+            next_step="Leave the file out if the rest of the fix does without it.",
+        )
+    return path
 
 
 def _functions(path: str, heading: str, before: str, after: str, line: int) -> list[Sides]:
@@ -129,8 +152,9 @@ def _qualified(heading: str, name: str, margin: str, line: int) -> str:
     )
 
 
-def _bad(line: int, problem: str) -> Unreadable:
-    return Unreadable(
-        f"the diff, line {line + 1}: {problem}",
-        next_step="git diff -W shows whole functions; --src-prefix and the like are not needed.",
-    )
+def _bad(
+    line: int,
+    problem: str,
+    next_step: str = "git diff -W shows whole functions; --src-prefix and the like are not needed.",
+) -> Unreadable:
+    return Unreadable(f"the diff, line {line + 1}: {problem}", next_step=next_step)

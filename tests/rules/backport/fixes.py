@@ -1,10 +1,6 @@
-"""A small module before and after fixes of every kind, and mutations of what became of it."""
+"""A small module before and after fixes of every kind."""
 
 from __future__ import annotations
-
-import ast
-import copy
-import random
 
 from patcher.errors import ProofFailed
 from patcher.rules.backport.changed import changed_scopes
@@ -150,46 +146,3 @@ def is_proven(original: bytes, result: bytes, sides: list[Sides]) -> bool:
     except ProofFailed:
         return False
     return True
-
-
-def mutants(result: bytes, random_: random.Random, count: int) -> list[tuple[str, bytes]]:
-    """Other files: a statement more, less, moved, changed, or in the wrong place of two."""
-    tree = ast.parse(result)
-    lines = result.decode().splitlines(keepends=True)
-    statements = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.stmt) and not isinstance(getattr(node, "value", None), ast.Constant)
-    ]
-    found = []
-    for _ in range(count * 20):
-        node, other = random_.choice(statements), random_.choice(statements)
-        first, end = node.lineno - 1, node.end_lineno or 0
-        indent = lines[first][: node.col_offset]
-        kind = random_.choice(["more", "less", "moved", "changed"])
-        new = list(lines)
-        if kind == "more":
-            new[first:first] = [f"{indent}surplus = None\n"]
-        elif kind == "less":
-            new[first:end] = [f"{indent}pass\n"]
-        elif kind == "moved":
-            taken = new[first:end]
-            shift = len(lines[other.lineno - 1][: other.col_offset]) - len(indent)
-            moved = [" " * max(0, shift) + line if shift >= 0 else line[-shift:] for line in taken]
-            new[first:end] = [f"{indent}pass\n"] * len(taken)
-            new[other.lineno - 1 : other.lineno - 1] = moved
-        else:
-            new[first] = new[first].replace("self", "target", 1).replace("4", "7", 1)
-        text = "".join(new).encode()
-        if _differs(tree, text):
-            found.append((kind, text))
-        if len(found) == count:
-            break
-    return found
-
-
-def _differs(tree: ast.Module, text: bytes) -> bool:
-    try:
-        return ast.dump(ast.parse(text)) != ast.dump(copy.deepcopy(tree))
-    except SyntaxError:
-        return False

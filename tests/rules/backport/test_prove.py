@@ -7,11 +7,12 @@ import sys
 
 import pytest
 
+from bench.mutations import mutants
 from patcher.errors import ProofFailed
 from patcher.rules.backport.changed import changed_scopes
 from patcher.rules.backport.merging.merge import merge_file
 from patcher.rules.backport.proving.prove import prove
-from tests.rules.backport.fixes import BEFORE, FIXES, PATH, fixed, is_proven, mutants, sides_of
+from tests.rules.backport.fixes import BEFORE, FIXES, PATH, fixed, is_proven, sides_of
 from tests.rules.backport.test_merge import DRIFTS, drifted
 
 
@@ -23,7 +24,7 @@ def test_every_mutation_of_a_merged_file_is_caught(fix: str) -> None:
         original = drifted(drift, BEFORE).encode()
         merged = merge_file(original, sides).data
         assert is_proven(original, merged, sides)
-        for kind, mutant in mutants(merged, seed, 12):
+        for kind, mutant in mutants(original, merged, seed, 12):
             assert not is_proven(original, mutant, sides), f"{kind}\n{mutant.decode()}"
 
 

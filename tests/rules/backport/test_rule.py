@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from patcher.errors import FileAbsent, RewriteRefused, Unreadable
 from patcher.rules.backport.rule import Backport
 from patcher.rules.backport.scope import Scope
-from patcher.rules.replace import Change, Replace
+from patcher.rules.replace import Change, Replace, Shape
 from patcher.rules.several import FirstOf, Together
 from tests.rules.backport.fixes import BEFORE, FIXES, PATH, fixed, sides_of
 
@@ -44,6 +44,18 @@ def test_a_fix_is_taken_back_from_two_releases(fix: str) -> None:
     found = rule.find({PATH: after[PATH].data})
     assert (found.unknown, found.absent) == (None, None)
     assert not any(place.needed for place in found.places)
+
+
+def test_upstreams_other_fix_makes_it_needless() -> None:
+    """PR 49668 landed in 0.27.1, and 50916 took its place: it merges into 0.28.0, and must not."""
+    other = Shape("vllm/other.py", "f", "return 1")
+    rule = replace(rule_of("condition"), instead=(other,))
+    files = {PATH: BEFORE.encode(), "vllm/other.py": b"def f():\n    return 1\n"}
+    assert [place.target for place in rule.find(files).places] == ["vllm/other.py"]
+    assert not rule.find(files).places[0].needed
+    lacking = rule.find({**files, "vllm/other.py": b"def f():\n    return 2\n"})
+    assert lacking.places[0].needed
+    assert any("upstream has its own fix where f in vllm/other.py" in x for x in rule.explain())
 
 
 def test_a_release_that_is_not_what_the_author_read_is_refused() -> None:
@@ -103,7 +115,11 @@ def test_a_diff_with_whole_functions_says_the_same(tmp_path: Path, fix: str) -> 
     ("diff", "problem"),
     [
         ("", "no function changes in it"),
-        ("--- a/csrc/a.cu\n+++ b/csrc/a.cu\n@@ -1 +1 @@\n-a\n+b\n", "csrc/a.cu is not Python"),
+        ("--- a/csrc/a.cu\n+++ b/csrc/a.cu\n@@ -1 +1 @@\n-a\n+b\n", "csrc/a.cu is compiled code"),
+        ("--- a/csrc/a.cu\n+++ /dev/null\n@@ -1 +0,0 @@\n-a\n", "csrc/a.cu is compiled code"),
+        ("--- a/a.md\n+++ b/a.md\n@@ -1 +1 @@\n-a\n+b\n", "a.md is not Python"),
+        ("--- /dev/null\n+++ b/a.py\n@@ -0,0 +1 @@\n+a\n", "a.py comes or goes as a whole"),
+        ("--- a/a.py\n+++ /dev/null\n@@ -1 +0,0 @@\n-a\n", "a.py comes or goes as a whole"),
         (
             "--- a/a.py\n+++ b/a.py\n@@ -2,2 +2,2 @@ def e():\n     def f(self):\n-        x\n"
             "+        y\n",
