@@ -24,7 +24,7 @@ from patcher.commands.options import (
     root_option,
     say,
 )
-from patcher.errors import Exit, FileAbsent, Unreadable, UsageError
+from patcher.errors import Exit, FileAbsent, PatcherError, Unreadable, UsageError
 from patcher.report.text import (
     as_json,
     copy_json,
@@ -33,15 +33,16 @@ from patcher.report.text import (
     verdict_lines,
     verdict_summary,
 )
-from patcher.rules.catalogue import Status, apply_all, judge
+from patcher.rules.catalogue import Status, Verdict, apply_all, judge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from patcher.oci.installation import Installation
-    from patcher.rules.catalogue import Patch, Verdict
+    from patcher.rules.catalogue import Patch
     from patcher.rules.source import Source
     from patcher.sources.everywhere import Notice
+    from patcher.web.http import HttpSettings
 
 
 @click.command(epilog=EPILOG)
@@ -52,6 +53,11 @@ if TYPE_CHECKING:
 @lock_option
 @ca_file_option
 @plain_http_option
+@click.option(
+    "--proof",
+    is_flag=True,
+    help="Read the proof beside an image that `image --to` made, and hold it against the image.",
+)
 @click.option(
     "--everywhere",
     is_flag=True,
@@ -69,6 +75,7 @@ def verify(
     lock: Path | None,
     ca_file: Path | None,
     plain_http: Sequence[str],
+    proof: bool,
     everywhere: bool,
     as_data: bool,
 ) -> None:
@@ -77,29 +84,49 @@ def verify(
     SOURCE is a file, a site-packages tree or virtual environment, pypi:0.23.0, oci:DIR[:NAME],
     git:DIR@REF, an image in the Docker daemon or in its registry (read without a pull), or a name
     in images.lock. What cannot be shown to be right counts as needing the patch. Of an image that
-    holds several vLLMs, each that some Python of it could import is judged.
+    holds several vLLMs, each that some Python of it could import is judged. One SOURCE that cannot
+    be read is unknown; the others are judged all the same.
     """
     from patcher.sources.images import CopySource, ImageSource
     from patcher.sources.spec import open_source
 
+    if proof:
+        if patches or platform or root or everywhere:
+            raise UsageError(
+                "--proof is about all that the proof says",
+                next_step="Leave --patch, --platform, --root and --everywhere out.",
+            )
+        _verify_proofs(context, sources, http_settings(ca_file, plain_http), folders, as_data)
+        return
     wanted, place = chosen(patches, folders), parsed_platform(platform)
     settings = partial(http_settings, ca_file, plain_http)
     verdicts, elsewhere, idle, told_copies = [], [], [], []
+    lost: list[tuple[str, PatcherError]] = []
     is_open = False
     for spec in sources:
-        source = open_source(spec, lock_path(lock), place, settings, root, whole=everywhere)
-        copies, others = _copies(source, wanted, everywhere)
-        verdicts += [judge(patch, copy) for copy in copies for patch in wanted]
-        elsewhere += others
-        if isinstance(source, ImageSource) and isinstance(copies[0], CopySource):
-            found = copies[0].installation
-            beside = {
-                each.installation.root: [judge(patch, each) for patch in wanted]
-                for each in source.idle(found)
-            }
-            idle += [verdict for each in beside.values() for verdict in each]
-            is_open = _is_open(source.label, found, beside) or is_open
-            told_copies += [copy_json(source.label, copy) for copy in found.copies]
+        try:
+            source = open_source(spec, lock_path(lock), place, settings, root, whole=everywhere)
+            copies, others = _copies(source, wanted, everywhere)
+            judged = [judge(patch, copy) for copy in copies for patch in wanted]
+            if isinstance(source, ImageSource) and isinstance(copies[0], CopySource):
+                found = copies[0].installation
+                beside = {
+                    each.installation.root: [judge(patch, each) for patch in wanted]
+                    for each in source.idle(found)
+                }
+                idle += [verdict for each in beside.values() for verdict in each]
+                is_open = _is_open(source.label, found, beside) or is_open
+                told_copies += [copy_json(source.label, copy) for copy in found.copies]
+        except PatcherError as error:
+            lost.append((spec, error))
+            verdicts += [
+                Verdict(patch.name, spec, Status.UNKNOWN, reason=error.problem) for patch in wanted
+            ]
+        else:
+            verdicts += judged
+            elsewhere += others
+    if len(lost) == len(sources):
+        raise lost[0][1]
     if as_data:
         notices = [notice for _, notice in elsewhere]
         click.echo(
@@ -114,6 +141,8 @@ def verify(
         say(notice_line(notice, patch.rule.words))
     for verdict in idle:
         say(f"{verdict_summary(verdict)}: no Python is seen to import it")
+    for spec, why in lost:
+        say(f"{spec}: next: {why.next_step}")
     code = exit_for(verdicts)
     context.exit(Exit.UNDECIDED if code is Exit.OK and is_open else code)
 
@@ -130,6 +159,38 @@ def _is_open(label: str, found: Installation, idle: Mapping[str, Sequence[Verdic
     if problem is not None:
         say(f"{label}: undecided: {problem}. Say which is run: --root {found.root}")
     return problem is not None
+
+
+def _verify_proofs(
+    context: click.Context,
+    names: Sequence[str],
+    settings: HttpSettings,
+    folders: Sequence[Path],
+    as_data: bool,
+) -> None:
+    from patcher.jobs.check_proof import check_proofs
+    from patcher.report.text import difference_line, proof_json, proof_summary
+    from patcher.rules.catalogue import named_only
+
+    # What the program and the person have. A proof is somebody else's: nothing that it names is
+    # loaded.
+    every = chosen((), folders)
+    known = {patch.name: patch for patch in (*chosen([p.name for p in named_only()], ()), *every)}
+    checked = [each for name in names for each in check_proofs(name, settings, known)]
+    after = [verdict for each in checked for verdict in each.after]
+    if as_data:
+        proofs = [proof_json(each) for each in checked]
+        click.echo(
+            as_json("verify", verdicts=after, elsewhere=[], copies=[], idle=[], proofs=proofs)
+        )
+    for each in checked:
+        if not as_data:
+            for difference in each.differences:
+                click.echo(difference_line(each, difference))
+        for line in proof_summary(each):
+            say(line)
+    differs = any(each.differences for each in checked)
+    context.exit(Exit.FINDING if differs else exit_for(after))
 
 
 def _copies(

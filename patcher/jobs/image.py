@@ -13,7 +13,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from patcher.errors import AccessDenied, AlreadyClean, BrokenImage, Finding, ProofFailed
+from patcher.errors import (
+    AccessDenied,
+    AlreadyClean,
+    BrokenImage,
+    Finding,
+    ProofFailed,
+    RegistryFailed,
+)
 from patcher.jobs.base import (
     Base,
     Examined,
@@ -24,6 +31,7 @@ from patcher.jobs.base import (
     judge_all,
 )
 from patcher.jobs.naming import BASE_LABELS, LOCAL_BASE, Names, annotations_of, is_fixed, names
+from patcher.jobs.proof import KIND, Change, Content, proof_files
 from patcher.lock.picking import FIRST, Standing
 from patcher.places.place import Draft, Outline, Place, Plan, Sent
 from patcher.rules.catalogue import Patch, Status, Verdict
@@ -81,8 +89,9 @@ class Report:
     that the place would not move to its reason. Bytes are of payload:
     `lacking` of our own parts, `base_lacking` of the base's blobs that the place did not have;
     `sent` is what was moved, and less where blobs were mounted; `received` is what was read of
-    registries, the base's layers too. A daemon moves and lacks none of these. `seconds` are those
-    after the base was read: asking what is there, making, reading back, naming.
+    registries, the base's layers too. `proof` is the digest of the proof beside the result, whose
+    few KB are not counted; None where there is none. A daemon moves and lacks none of these.
+    `seconds` are those after the base was read: asking what is there, making, reading back, naming.
     """
 
     repository: str
@@ -99,6 +108,7 @@ class Report:
     seconds: float
     received: int = 0
     refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    proof: str | None = None
 
 
 def make_image(base: Base, order: Order, place: Place, say: Say, watching: Watching) -> Report:
@@ -122,13 +132,59 @@ def make_image(base: Base, order: Order, place: Place, say: Say, watching: Watch
     try:
         after = _check(made, examined, order.patches)
         say("read back from where it was written: as declared, and clean")
+        proof = _attached(made, base, order, draft, examined, after, say)
         refused = made.name()
     except BaseException:
         made.discard()
         raise
     done = dataclasses.replace(plan.outline, digest=made.digest, images=made.images)
     report = _report(base, order, place, draft, done, examined, start, made.sent, after)
+    report = dataclasses.replace(report, proof=proof)
     return _without(report, refused, say) if refused else report
+
+
+def _attached(
+    made: Made,
+    base: Base,
+    order: Order,
+    draft: Draft,
+    examined: Sequence[Examined],
+    after: Sequence[tuple[Verdict, ...]],
+    say: Say,
+) -> str | None:
+    """Put the proof beside the result, before any name leads there; gives the proof's digest.
+
+    None where the place keeps no such thing, and for a base that was not changed. A registry that
+    refuses it, as older ones do, still gets the image.
+    """
+    if not draft.changes:
+        return None
+    contents = [
+        Content(
+            platform=str(each.image.platform),
+            image=made.images[each.digest],
+            base=base.pin(each.digest),
+            roots=tuple(one.root for one in each.installation.all),
+            vllm=each.installation.version,
+            commit=each.installation.commit,
+            before=each.before,
+            after=verdicts,
+            changes=tuple(
+                Change(change.before.path, change.target, change.before.data, change.after)
+                for change in sorted(each.changes, key=lambda change: change.before.path)
+            ),
+            removed=tuple(sorted(draft.changes[each.digest].bytecode)),
+        )
+        for each, verdicts in zip(examined, after, strict=True)
+    ]
+    try:
+        digest = made.attach(KIND, proof_files(made.digest, base, order.patches, contents))
+    except (RegistryFailed, BrokenImage) as error:
+        say(f"the proof is not stored beside the image, the next run tries again: {error.problem}")
+        return None
+    if digest:
+        say(f"the proof is beside it: {digest}")
+    return digest
 
 
 def _draft(base: Base, order: Order, examined: Sequence[Examined], say: Say) -> Draft:

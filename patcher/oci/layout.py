@@ -21,7 +21,7 @@ from patcher.files import (
     replacing,
     write_atomically,
 )
-from patcher.oci.blobs import MOST_BYTES, Moved, Verified
+from patcher.oci.blobs import MOST_BYTES, Moved, Verified, read_blob
 from patcher.oci.image import StoredImage, load_family
 from patcher.oci.model import (
     OCI_INDEX,
@@ -31,7 +31,9 @@ from patcher.oci.model import (
     dump_json,
     parse_index,
     parse_json,
+    read_descriptor,
 )
+from patcher.oci.referrer import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from patcher.oci.blobs import Blobs, Watch
     from patcher.oci.model import Part
     from patcher.oci.reference import Platform
+    from patcher.oci.referrer import Artifact
 
 _VERSION = "1.0.0"
 
@@ -136,6 +139,26 @@ class Layout:
             index = self.path / "index.json"
             write_atomically(index, dump_json(document), within=self.path)
 
+    def referrers(self, subject: str, kind: str) -> list[Descriptor]:
+        """See `Referred`. Such a manifest is in index.json, without a name."""
+        listing = listed(parse_json(self._read("index.json"), "index.json"), kind)
+        return [each for each in listing if _is_about(self, each, subject)]
+
+    def attach(self, artifact: Artifact) -> int:
+        """See `Store`."""
+        for blob in (*artifact.blobs, artifact.manifest):
+            if not self.holds(blob.descriptor):
+                self.put(blob.descriptor, blob.data)
+        with _locked(self.path):
+            document = parse_json(self._read("index.json"), "index.json")
+            known = {each.digest for each in listed(document, artifact.kind)}
+            if artifact.digest in known:
+                return 0
+            document["manifests"].append(artifact.entry)
+            index = self.path / "index.json"
+            write_atomically(index, dump_json(document), within=self.path)
+        return artifact.size
+
     def _read(self, name: str) -> bytes:
         try:
             return read_file(self.path / name, MOST_BYTES)
@@ -144,6 +167,11 @@ class Layout:
 
     def _blob(self, descriptor: Descriptor) -> Path:
         return self.path / "blobs" / descriptor.digest.replace(":", "/")
+
+
+def _is_about(layout: Layout, manifest: Descriptor, subject: str) -> bool:
+    document = parse_json(read_blob(layout, manifest), manifest.digest)
+    return read_descriptor(document.get("subject"), f"{manifest.digest}: subject").digest == subject
 
 
 def split_spec(spec: str) -> tuple[Path, str | None]:

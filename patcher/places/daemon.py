@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from patcher.places.place import Outline, Sent, changed
 if TYPE_CHECKING:
     from patcher.oci.blobs import Watch
     from patcher.oci.installation import Installation
+    from patcher.oci.referrer import File
     from patcher.places.place import Draft
 
 
@@ -110,6 +111,9 @@ class DaemonResult:
             files = [found[file.path] for file in change.files]
             back[digest] = changed(installation, files, gone)
         return back
+
+    def attach(self, kind: str, files: Sequence[File]) -> None:
+        """See `Made`: a daemon keeps images alone."""
 
     def name(self) -> Mapping[str, str]:
         """See `Made`."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from patcher.oci.blobs import Watch
     from patcher.oci.installation import Change, ImageFile, Installation
+    from patcher.oci.referrer import File
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,13 @@ class Made(Protocol):
         """vLLM in each image, read from where it was written; by the base's digest, as `before`.
 
         Raises `BrokenImage` where the result is not the base with the declared changes.
+        """
+        ...
+
+    def attach(self, kind: str, files: Sequence[File]) -> str | None:
+        """Store documents of this artifact type beside the result, which is their subject; gives
+        the artifact's digest, None where the place keeps no such thing. Called once the result
+        was read back, and before it is named.
         """
         ...
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from patcher.oci.blobs import Moved, short_id
 from patcher.places.stored import StoredPlace
 from patcher.progress import Progress
+from patcher.registry.referrers import attach, referrers
 from patcher.registry.repository import AT_ONCE, open_registry
 from patcher.threads import in_order
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from patcher.oci.blobs import Blobs, Watch
     from patcher.oci.model import Descriptor, Part
     from patcher.oci.reference import Reference
+    from patcher.oci.referrer import Artifact
     from patcher.places.stored import Stored
     from patcher.registry.repository import Registry
     from patcher.web.http import Http
@@ -119,6 +121,18 @@ class RepositoryStore:
 
     def _beside(self, source: RepositoryStore) -> bool:
         return source.registry.repository.registry == self.registry.repository.registry
+
+    def referrers(self, subject: str, kind: str) -> list[Descriptor]:
+        """See `Referred`."""
+        return referrers(self.registry, subject, kind)
+
+    def attach(self, artifact: Artifact) -> int:
+        """See `Store`."""
+        try:
+            return attach(self.registry, artifact)
+        except BaseException:
+            self.registry.cancel_uploads()
+            raise
 
     def named(self, name: str) -> str | None:
         """See `Store`."""

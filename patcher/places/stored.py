@@ -24,6 +24,7 @@ from patcher.oci.model import (
     parse_json,
     read_descriptor,
 )
+from patcher.oci.referrer import make_artifact
 from patcher.oci.validate import validate
 from patcher.places.place import Outline, Sent, changed
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from patcher.oci.blobs import Watch
     from patcher.oci.image import Family
     from patcher.oci.installation import Installation
+    from patcher.oci.referrer import Artifact, File
     from patcher.places.place import Draft
 
 _DOCUMENTS = INDEXES | MANIFESTS
@@ -56,6 +58,13 @@ class Store(Blobs, Protocol):
 
     def named(self, name: str) -> str | None:
         """The digest that a name leads to; None for a free name."""
+        ...
+
+    def attach(self, artifact: Artifact) -> int:
+        """Store an artifact and list it with its subject; gives the bytes sent, 0 for nothing.
+
+        After it returns, it is there, whole, and listed.
+        """
         ...
 
     def name(self, root: Part, names: Sequence[str]) -> None:
@@ -249,6 +258,12 @@ class StoredResult:
             digest: changed(before[digest], files, draft.changes[digest].bytecode)
             for digest, files in added.items()
         }
+
+    def attach(self, kind: str, files: Sequence[File]) -> str | None:
+        """See `Made`. Raises `BrokenImage`, `Unreadable`, `Unwritable`."""
+        artifact = make_artifact(kind, self.plan.root.descriptor, files)
+        self.plan.place.store.attach(artifact)
+        return artifact.digest
 
     def name(self) -> Mapping[str, str]:
         """See `Made`. A registry with immutable tags refuses to move one that is there."""

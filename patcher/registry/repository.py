@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlencode, urlsplit
 
 from patcher.errors import (
@@ -84,6 +84,7 @@ _ANY = range(200, 600)
 # The tags of one repository, in all: vLLM's nightlies are some thousands. Seconds for all pages.
 _MOST_TAGS = 100_000
 _MOST_PAGES = 200
+_MOST_REFERRER_PAGES = 10
 _TAGS_SECONDS = 300.0
 
 # Tags on one page. A registry that wants fewer says 400 (ECR, ACR and others have limits of 100 to
@@ -315,8 +316,32 @@ class Registry:
         self._session.ended = threading.Event()
         self._session.cancel(*tuple(self._session.uploads))
 
-    def put_manifest(self, name: str, manifest: Part) -> None:
-        """Store a manifest or index under a tag or its digest.
+    def list_referrers(self, subject: str, kind: str) -> dict[str, Any] | None:
+        """The index of what refers to a digest; None where the registry keeps no such list.
+
+        The registry may or may not leave out other artifact types than `kind`.
+        """
+        query: str | None = urlencode({"artifactType": kind})
+        path = f"/referrers/{subject}"
+        whole: dict[str, Any] | None = None
+        for _ in range(_MOST_REFERRER_PAGES):
+            # Older registries and their proxies know no such address.
+            good = {200, 400, 404, 405} if whole is None else {200}
+            answer = self._session.ask("GET", f"{path}?{query}", good)
+            if answer.status != 200 or _media_type(answer) not in INDEXES:
+                return None
+            page = parse_json(answer.body, "list of referrers")
+            more = expect(page.get("manifests"), list, "list of referrers: manifests")
+            whole = whole or {**page, "manifests": []}
+            whole["manifests"] += more
+            query = _next_page(answer)
+            if query is None:
+                return whole
+        raise self._session.failure(f"its list of what refers to {subject} has no end")
+
+    def put_manifest(self, name: str, manifest: Part) -> str | None:
+        """Store a manifest or index under a tag or its digest; gives the digest of the subject
+        that the registry has noted for it, None for none (OCI-Subject).
 
         Raises `BrokenImage` where the registry stored it under another digest, and `TagRefused`
         where it has the manifest and will not let this tag lead to it.
@@ -341,6 +366,7 @@ class Registry:
         if stored not in (None, digest):
             raise broken(f"{name}: {digest} was sent, {stored} was stored")
         self._written |= {name, digest}
+        return answer.headers.get("OCI-Subject")
 
     def _refused(self, name: str, manifest: Part, answer: Answer) -> PatcherError | Fault:
         """The error for a manifest that was not stored: is it the tag that is refused?"""

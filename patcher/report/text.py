@@ -14,6 +14,7 @@ from patcher.errors import Exit, PatcherError, printable
 from patcher.rules.catalogue import Status, Verdict
 
 if TYPE_CHECKING:
+    from patcher.jobs.check_proof import CheckedProof, Difference
     from patcher.jobs.demo import Demo
     from patcher.jobs.image import ImageReport, Report
     from patcher.lock.entries import Entry
@@ -114,6 +115,36 @@ def notice_line(notice: Notice, words: Words) -> str:
     return f"{printable(notice.path)}:{notice.line}: notice: {state} {printable(notice.text)}"
 
 
+def difference_line(checked: CheckedProof, difference: Difference) -> str:
+    """What a proof says and the image's content does not, for a person."""
+    said, found = (part or "nothing" for part in (difference.said, difference.found))
+    words = f"the proof says {printable(said, 200)}, the image says {printable(found, 200)}"
+    where = printable(difference.where, 200)
+    return f"{printable(checked.image)}: {checked.proof}: {where}: {words}"
+
+
+def proof_summary(checked: CheckedProof) -> list[str]:
+    """What came of holding a proof against its image."""
+    name = printable(checked.image)
+    lines = [f"{name}: note: {note}" for note in checked.notes]
+    for before, after in zip(checked.before, checked.after, strict=True):
+        lines.append(
+            f"{name}: {after.artifact}: {after.patch}: {_counts(before)}, now {_counts(after)}"
+        )
+    count = len(checked.differences)
+    said = (
+        f"differs from the image in {count} places" if count else "holds: the image is as it says"
+    )
+    lines.append(f"{name}: the proof {checked.proof} {said}")
+    return lines
+
+
+def proof_json(checked: CheckedProof) -> dict[str, Any]:
+    """A proof that was held against its image, as plain data; its verdicts are told beside it."""
+    names = ("image", "digest", "proof", "program", "differences", "notes")
+    return {name: getattr(checked, name) for name in names}
+
+
 def image_lines(report: Report) -> list[str]:
     """What the job did, for a person."""
     lines = [
@@ -123,6 +154,7 @@ def image_lines(report: Report) -> list[str]:
     for image in report.platforms:
         lines += _platform_lines(image)
     lines += [f"image    {report.digest}", *(f"tag      {tag}" for tag in report.tags)]
+    lines += [f"proof    {report.proof}"] if report.proof else []
     return [printable(line, 2000) for line in [*lines, f"sent     {_sent(report)}"]]
 
 

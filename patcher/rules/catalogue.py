@@ -62,7 +62,7 @@ class Patch:
     content, never used as proof. `upstream` are issue and pull request numbers with what each is.
     `valid` sources are left alone; `invalid` ones become their `after`; both are this patch's
     tests, as the content of its first target. `smoke` are the cases of `vllm-patcher smoke` that
-    it claims to cure.
+    it claims to cure. `sha256` is that of the file that it was loaded from, empty for none.
     """
 
     name: str
@@ -76,6 +76,7 @@ class Patch:
     valid: tuple[str, ...] = ()
     invalid: tuple[Example, ...] = ()
     smoke: tuple[str, ...] = ()
+    sha256: str = dataclasses.field(default="", compare=False)
 
     @property
     def target(self) -> str:
@@ -280,7 +281,7 @@ def load_patch(path: Path) -> Patch:
         raise BrokenCatalogue(
             f"{path}: {fault}", next_step="patcher/rules/rule.py says what a rule offers."
         )
-    return patch
+    return dataclasses.replace(patch, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def _fault(patch: object) -> str | None:

@@ -18,6 +18,7 @@ from patcher.oci.image import load_family
 from patcher.oci.layout import create_layout
 from patcher.oci.model import INDEXES, MANIFESTS, Descriptor
 from patcher.oci.reference import parse_reference
+from patcher.oci.referrer import Artifact, File, make_artifact, read_artifact, referrers_tag
 from patcher.places.place import Draft, Sent
 from patcher.places.registry import RepositoryStore
 from patcher.places.stored import Stored, StoredPlace, StoredPlan
@@ -38,14 +39,18 @@ from tests.registries import (
     put_manifest,
     upload,
 )
+from tests.scripted import Reply, Seen, serving
 
 if TYPE_CHECKING:
     from patcher.oci.blobs import Blobs
     from patcher.oci.image import Family
     from patcher.oci.installation import Change
+    from patcher.oci.referrer import Referred
     from patcher.places.stored import Store
 
 BASE, OURS = "base/vllm", "patched/vllm"
+KIND = "application/vnd.example.note.v1"
+NOTE = [File("note.txt", "text/plain", b"all of it")]
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,14 @@ class Base:
         back = made.read_back(before)
         for digest, change in self.changes.items():
             assert back[digest].files[TARGET].data == change.files[0].data
+        assert made.attach(KIND, NOTE) == self.note.digest
         made.name()
         return plan, made.sent
+
+    @property
+    def note(self) -> Artifact:
+        """What `publish` puts beside the result."""
+        return make_artifact(KIND, self.appended.root, NOTE)
 
     def publish_itself(self, source: Blobs, store: Store, tag: str) -> None:
         """The base as it is, under a tag."""
@@ -184,7 +195,8 @@ def test_in_one_registry_the_base_is_mounted_and_the_names_come_last(
         for p in base.appended.parts
         if p.descriptor.media_type in INDEXES | MANIFESTS
     ]
-    assert manifests == [*new, "fixed", "moving"]
+    beside = referrers_tag(base.appended.root.digest)
+    assert manifests == [*new, base.note.digest, beside, "fixed", "moving"]
     assert fetch(host, OURS, "manifests", "moving") == base.appended.parts[-1].data
     assert is_whole(host, OURS, "fixed")
 
@@ -440,4 +452,84 @@ def test_killed_at_any_request_the_name_is_the_old_image_or_the_new_and_a_second
         base.publish(store(proxy.address, BASE), store(proxy.address, name, push=True, mount=mount))
         assert fetch(host, name, "manifests", "moving") == base.appended.parts[-1].data
         assert is_whole(host, name, "moving")
+        assert notes_in(store(host, name), base) == [NOTE]
     assert cut > 20
+
+
+def notes_in(there: Referred, base: Base) -> list[list[File]]:
+    """What is listed with the result, read back."""
+    root = base.appended.root.digest
+    return [read_artifact(there, each, KIND, root) for each in there.referrers(root, KIND)]
+
+
+@pytest.mark.parametrize("where", ["registry", "layout"])
+def test_what_is_beside_a_result_is_listed_with_it_once_and_as_others_list_it(
+    base: Base, host: str, tmp_path: Path, where: str
+) -> None:
+    layout = create_layout(tmp_path / "layout")
+    there = store(host, OURS, push=True) if where == "registry" else layout
+    base.publish(Opened(base.blobs), there)
+    other = make_artifact(KIND, base.appended.root, [File("more", "text/plain", b"")])
+    assert there.attach(other) == other.size
+    assert there.attach(other) == 0
+    base.publish(Opened(base.blobs), there)
+    assert notes_in(there, base) == [NOTE, [File("more", "text/plain", b"")]]
+    assert there.referrers(base.appended.root.digest, "text/other") == []
+    if where == "registry":
+        listing = json.loads(fetch(host, OURS, "manifests", referrers_tag(other.subject)) or b"")
+        assert listing["manifests"][1] == {
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": other.digest,
+            "size": len(other.manifest.data),
+            "artifactType": KIND,
+        }
+
+
+def test_two_that_write_the_list_at_once_are_both_on_it(
+    base: Base, host: str, proxy: Proxy
+) -> None:
+    base.publish(Opened(base.blobs), store(host, OURS, push=True))
+    tag = referrers_tag(base.appended.root.digest)
+    kept = fetch(host, OURS, "manifests", tag)
+    assert kept is not None
+    first, second = (
+        make_artifact(KIND, base.appended.root, [File(name, "text/plain", b"")]) for name in "ab"
+    )
+
+    def meanwhile(_: int, method: str, path: str) -> str:
+        if method == "PUT" and path.endswith(tag):
+            proxy.decide = lambda *_: PASS
+            # The other one reads the list, too, before this one has written it; and writes last.
+            store(host, OURS, push=True).attach(second)
+        return PASS
+
+    proxy.decide = meanwhile
+    store(proxy.address, OURS, push=True).attach(first)
+    listing = {each.digest for each in store(host, OURS).referrers(first.subject, KIND)}
+    assert first.digest in listing
+    store(host, OURS, push=True).attach(second)
+    listing = {each.digest for each in store(host, OURS).referrers(first.subject, KIND)}
+    assert listing == {base.note.digest, first.digest, second.digest}
+
+
+def test_a_registry_that_lists_referrers_itself_is_believed_and_gets_no_tag() -> None:
+    root = make_base(single=True).appended.root
+    note = make_artifact(KIND, root, NOTE)
+    index = {"schemaVersion": 2, "mediaType": OCI[0], "manifests": [dict(note.entry)]}
+
+    def script(seen: Seen) -> Reply:
+        if seen.path.startswith(f"/v2/a/b/referrers/{root.digest}?"):
+            return Reply(200, {"Content-Type": OCI[0]}, json.dumps(index).encode())
+        if seen.method == "PUT" and seen.path == f"/v2/a/b/manifests/{note.digest}":
+            return Reply(201, {"OCI-Subject": root.digest})
+        if seen.method == "HEAD" and "/blobs/" in seen.path:
+            return Reply(200)
+        return Reply(404)
+
+    with serving(script) as server:
+        there = store(server.host, "a/b", push=True)
+        assert there.attach(note) == note.size
+        assert [each.digest for each in there.referrers(root.digest, KIND)] == [note.digest]
+        assert [seen.path for seen in server.seen if seen.method == "PUT"] == [
+            f"/v2/a/b/manifests/{note.digest}"
+        ]

@@ -378,7 +378,8 @@ def test_of_several_images_in_a_layout_one_must_be_named(world: World, tmp_path:
     box = tmp_path / "boxed"
     world.publish(f"oci:{box}:mine")
     index = json.loads((box / "index.json").read_bytes())
-    [whole] = {entry["digest"]: entry for entry in index["manifests"]}.values()
+    named = [entry for entry in index["manifests"] if "artifactType" not in entry]
+    [whole] = {entry["digest"]: entry for entry in named}.values()
     whole.pop("annotations")
     image = json.loads((box / "blobs/sha256" / whole["digest"][7:]).read_bytes())["manifests"][0]
     index["manifests"] = [whole, {**image, "annotations": {}}]

@@ -1,0 +1,254 @@
+"""A proof read back and held against its image, from the image's content alone.
+
+The base's layers are below the one that was added, so that what the image was before is still in
+it: both sides are read, judged and compared once more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from patcher.cache import LayerCache
+from patcher.errors import BadReference, FileAbsent, NotInRegistry
+from patcher.jobs.base import judge_all
+from patcher.jobs.naming import BASE_LABELS, LOCAL_BASE
+from patcher.jobs.proof import (
+    DIFF,
+    KIND,
+    Content,
+    changed_files,
+    content_json,
+    diff,
+    removed_bytecode,
+)
+from patcher.oci.image import Image, StoredImage, load_family
+from patcher.oci.layout import existing_layout, only_named, split_spec
+from patcher.oci.model import broken, expect, parse_json
+from patcher.oci.reference import parse_reference
+from patcher.oci.referrer import Referred, read_artifact
+from patcher.places.layout import PREFIX
+from patcher.places.registry import RepositoryStore
+from patcher.registry.repository import open_registry
+from patcher.sources.everywhere import searched_for
+from patcher.web.http import Http, HttpSettings
+
+if TYPE_CHECKING:
+    from patcher.oci.image import Family
+    from patcher.oci.installation import Installation
+    from patcher.oci.model import Descriptor
+    from patcher.rules.catalogue import Patch, Verdict
+
+_MOST_PATCHES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What the proof says, and what the image's content is; None where one of them has nothing."""
+
+    where: str
+    said: str | None
+    found: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedProof:
+    """One proof of an image: what differs, and what the image's content says today.
+
+    `notes` are for a person: what could not be compared.
+    """
+
+    image: str
+    digest: str
+    proof: str
+    program: str
+    differences: tuple[Difference, ...]
+    before: tuple[Verdict, ...]
+    after: tuple[Verdict, ...]
+    notes: tuple[str, ...]
+
+
+def check_proofs(
+    name: str, settings: HttpSettings | None, known: Mapping[str, Patch]
+) -> list[CheckedProof]:
+    """Every proof of the image that `name` means, in a registry or a layout (`oci:DIR[:NAME]`).
+
+    `known` are the patches to judge by, by name: those that a proof names are looked up there.
+    Raises `FileAbsent` where there is none, `BadReference`, and what reading and judging raise.
+    """
+    store, root = _open(name, settings)
+    proofs = store.referrers(root.digest, KIND)
+    if not proofs:
+        raise FileAbsent(
+            f"{name} ({root.digest}) has no proof",
+            next_step="Name the tag that 'image' printed; or make it again, which adds the proof.",
+        )
+    family = load_family(store, root)
+    return [_checked(name, store, family, each, known) for each in proofs]
+
+
+def _open(name: str, settings: HttpSettings | None) -> tuple[Referred, Descriptor]:
+    if name.startswith(PREFIX):
+        folder, named = split_spec(name.removeprefix(PREFIX))
+        layout = existing_layout(folder)
+        return layout, only_named(layout, named)
+    short = name.removeprefix("registry:")
+    if short.startswith("docker:") or "/" not in short:
+        raise BadReference(
+            f"{name!r} is not an image in a registry or a layout",
+            next_step="A proof is kept there: write REGISTRY/REPO:TAG or oci:DIR:NAME.",
+        )
+    reference = parse_reference(short)
+    store = RepositoryStore(open_registry(reference, Http(settings)))
+    asked = reference.digest or reference.tag or "latest"
+    try:
+        return store, store.registry.manifest(asked).descriptor
+    except NotInRegistry as error:
+        raise FileAbsent(error.problem, next_step=error.next_step) from error
+
+
+def _checked(
+    name: str, store: Referred, family: Family, proof: Descriptor, known: Mapping[str, Patch]
+) -> CheckedProof:
+    files = {
+        file.media_type: file.data for file in read_artifact(store, proof, KIND, family.root.digest)
+    }
+    said = parse_json(files.get(KIND, b""), f"proof {proof.digest}")
+    patches, notes = _patches(said, known)
+    platforms = _by_platform(said)
+    contents = [
+        _content(store, image, patches, platforms.get(str(image.platform)))
+        for image in family.images
+    ]
+    found = {
+        "image": family.root.digest,
+        "base": _base_of(family.images[0]),
+        "platforms": [content_json(each) for each in contents],
+    }
+    differences = list(_differences({key: said.get(key) for key in found}, found, ""))
+    if files.get(DIFF) != diff(contents):
+        differences.append(Difference("diff", "other lines", "what the image's content gives"))
+    program = said.get("program")
+    version = program.get("version") if isinstance(program, Mapping) else None
+    return CheckedProof(
+        image=name,
+        digest=family.root.digest,
+        proof=proof.digest,
+        program=str(version),
+        differences=tuple(differences),
+        before=tuple(each for content in contents for each in content.before),
+        after=tuple(each for content in contents for each in content.after),
+        notes=tuple(notes),
+    )
+
+
+def _patches(said: Mapping[str, Any], known: Mapping[str, Patch]) -> tuple[list[Patch], list[str]]:
+    """The patches that the proof is about, and those that cannot be judged as they were then."""
+    entries = expect(said.get("patches"), list, "proof: patches")
+    if len(entries) > _MOST_PATCHES:
+        raise broken(f"proof: it names {len(entries)} patches")
+    patches, notes = [], []
+    for entry in entries:
+        stated = expect(entry, dict, "proof: patches")
+        name = expect(stated.get("name"), str, "proof: patches: name")
+        patch = known.get(name)
+        if patch is None:
+            notes.append(f"{name}: this program does not have the patch, so it is not judged")
+            continue
+        if (stated.get("version"), stated.get("digest")) != (
+            patch.version,
+            f"sha256:{patch.sha256}" if patch.sha256 else None,
+        ):
+            notes.append(f"{name}: judged by another text of the patch than the proof was made by")
+        patches.append(patch)
+    return patches, notes
+
+
+def _by_platform(said: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    entries = expect(said.get("platforms"), list, "proof: platforms")
+    whole = [expect(entry, dict, "proof: platforms") for entry in entries]
+    return {expect(each.get("platform"), str, "proof: platform"): each for each in whole}
+
+
+def _content(
+    store: Referred, image: Image, patches: list[Patch], said: Mapping[str, Any] | None
+) -> Content:
+    """What an image of the result is, and was before its uppermost layer."""
+    roots = ((said or {}).get("vllm") or {}).get("roots")
+    alone = roots[0] if isinstance(roots, list) and len(roots) == 1 else None
+    after = _found(store, image, patches, alone)
+    before = _found(store, _below(image), patches, alone)
+    stated = (said or {}).get("base")
+    return Content(
+        platform=str(image.platform),
+        image=image.digest,
+        base=stated,  # the base's own manifest is not in the image
+        roots=tuple(each.root for each in after.all),
+        vllm=after.version,
+        commit=after.commit,
+        before=judge_all(patches, before),
+        after=judge_all(patches, after),
+        changes=changed_files(before, after),
+        removed=removed_bytecode(before, after),
+    )
+
+
+def _found(store: Referred, image: Image, patches: list[Patch], root: object) -> Installation:
+    targets = sorted({target for patch in patches for target in patch.targets})
+    opened = StoredImage(store, image.digest, image, LayerCache())
+    found = opened.installation(targets, None, searched_for(patches))
+    if isinstance(root, str) and [each.root for each in found.all] != [root]:
+        return opened.installation(targets, root, searched_for(patches))
+    return found
+
+
+def _below(image: Image) -> Image:
+    """The image without its uppermost layer: the base, in all that says which vLLM is run."""
+    manifest, config = image.manifest, image.config
+    if len(manifest.layers) < 2:
+        raise broken(f"{image.digest} has one layer: nothing was added to a base")
+    return dataclasses.replace(
+        image,
+        manifest=dataclasses.replace(manifest, layers=manifest.layers[:-1]),
+        config=dataclasses.replace(config, diff_ids=config.diff_ids[:-1]),
+    )
+
+
+def _base_of(image: Image) -> dict[str, object]:
+    """The base as the image's labels name it."""
+    name, digest = (image.labels.get(key) for key in BASE_LABELS)
+    return {"name": name or image.labels.get(LOCAL_BASE), "digest": digest}
+
+
+def _differences(said: object, found: object, where: str) -> Iterator[Difference]:
+    """Where two JSON documents differ, by the path of the field."""
+    if isinstance(said, Mapping) and isinstance(found, Mapping):
+        for key in dict.fromkeys([*found, *said]):
+            yield from _differences(said.get(key), found.get(key), f"{where}.{key}".lstrip("."))
+    elif isinstance(said, list) and isinstance(found, list):
+        left, right = (_labelled(each) for each in (said, found))
+        for label in dict.fromkeys([*right, *left]):
+            yield from _differences(left.get(label), right.get(label), f"{where}[{label}]")
+    elif said != found:
+        yield Difference(where, _shown(said), _shown(found))
+
+
+def _labelled(values: list[Any]) -> dict[str, Any]:
+    """A list's entries by what tells them apart: their platform, patch and path, or number."""
+    labelled: dict[str, Any] = {}
+    for number, value in enumerate(values):
+        keys = (
+            ("platform",) if isinstance(value, dict) and "platform" in value else ("patch", "path")
+        )
+        parts = [str(value[key]) for key in keys if key in value] if isinstance(value, dict) else []
+        label = " ".join(parts) or str(number)
+        labelled[label if label not in labelled else f"{label} {number}"] = value
+    return labelled
+
+
+def _shown(value: object) -> str | None:
+    if value is None:
+        return None
+    return value if isinstance(value, str) else str(value)

@@ -1,0 +1,175 @@
+"""The proof beside an image: what it says, and that whatever differs from the image is seen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from patcher.errors import BrokenImage
+from patcher.jobs.check_proof import check_proofs
+from patcher.jobs.proof import DIFF, KIND
+from patcher.oci.layout import existing_layout
+from patcher.oci.model import Descriptor
+from patcher.oci.reference import parse_reference
+from patcher.oci.referrer import (
+    File,
+    make_artifact,
+    read_artifact,
+    referrers_tag,
+    with_artifact,
+)
+from patcher.places.registry import RepositoryStore
+from patcher.registry.repository import open_registry
+from patcher.web.http import Http, HttpSettings
+from tests.bases import Base, write_lock
+from tests.commands import ONE, run
+from tests.test_schemas import DOCUMENTS, SCHEMAS, check
+
+jsonschema = pytest.importorskip("jsonschema")
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NEEDED = b"class MLA:\n    def dtype(self):\n        return self.kv_b_proj.weight.dtype\n"
+
+
+@pytest.fixture
+def made(registry: str, tmp_path: Path) -> dict[str, Any]:
+    """What `image --to --json` said; two platforms, in a real registry."""
+    name = f"proof/{tmp_path.name.replace('_', '-')}"
+    base = Base("v0.23.0", "0.23.0", NEEDED)
+    digest = base.push(registry, f"{name}/base")
+    write_lock(tmp_path / "images.lock", base.entry(f"{registry}/{name}/base", digest))
+    ran = run("image", "0.23.0", *ONE, "--to", f"{registry}/{name}", "--json", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    return dict(json.loads(ran.stdout))
+
+
+def opened(report: dict[str, Any]) -> RepositoryStore:
+    reference = parse_reference(report["tags"][0])
+    return RepositoryStore(open_registry(reference, Http(), push=True))
+
+
+def documents(report: dict[str, Any]) -> dict[str, bytes]:
+    store = opened(report)
+    [proof] = store.referrers(report["digest"], KIND)
+    assert proof.digest == report["proof"]
+    files = read_artifact(store, proof, KIND, report["digest"])
+    return {file.media_type: file.data for file in files}
+
+
+def test_it_says_what_was_changed_and_judged_and_fits_its_schema(made: dict[str, Any]) -> None:
+    files = documents(made)
+    said = json.loads(files[KIND])
+    validator = jsonschema.Draft202012Validator(DOCUMENTS["proof.json"], registry=SCHEMAS)
+    validator.validate(said)
+    assert said["image"] == made["digest"]
+    assert [each["name"] for each in said["patches"]] == ["kv-b-proj-dtype"]
+    assert len(said["platforms"]) == 2
+    for each in said["platforms"]:
+        [file] = each["files"]
+        assert file["before"] == f"sha256:{hashlib.sha256(NEEDED).hexdigest()}"
+        assert [verdict["status"] for verdict in each["before"]] == ["needed"]
+        assert [verdict["status"] for verdict in each["after"]] == ["clean"]
+    assert files[DIFF].count(b"\n-        return self.kv_b_proj.weight.dtype\n") == 1
+
+
+def test_the_proof_holds_and_a_second_run_adds_none(made: dict[str, Any], tmp_path: Path) -> None:
+    ran = run("verify", "--proof", *made["tags"])
+    assert (ran.returncode, ran.stdout) == (0, ""), ran.stderr
+    assert ran.stderr.count(f"the proof {made['proof']} holds") == 2
+    again = run("image", "0.23.0", *ONE, "--to", made["repository"], "--json", cwd=tmp_path)
+    assert json.loads(again.stdout)["proof"] == made["proof"]
+    assert len(opened(made).referrers(made["digest"], KIND)) == 1
+
+
+def altered(said: dict[str, Any], field: str) -> None:
+    first = said["platforms"][0]
+    if field == "after":
+        first["files"][0]["after"] = f"sha256:{'0' * 64}"
+    elif field == "verdict":
+        first["before"][0]["needed"] = 2
+    elif field == "platform":
+        del said["platforms"][0]
+    elif field == "base":
+        said["base"]["name"] = "docker.io/somebody/else:1"
+    elif field == "path":
+        first["files"][0]["path"] = "/elsewhere.py"
+    elif field == "image":
+        said["image"] = f"sha256:{'0' * 64}"
+
+
+WHERE = {
+    "after": "platforms[linux/amd64].files[",
+    "verdict": "platforms[linux/amd64].before[kv-b-proj-dtype ",
+    "platform": "platforms[linux/amd64]",
+    "base": "base.name",
+    "path": "/elsewhere.py",
+    "image": "image",
+    "diff": "diff",
+}
+
+
+def test_what_differs_from_the_image_is_named(made: dict[str, Any]) -> None:
+    files, store = documents(made), opened(made)
+    subject = store.registry.manifest(made["digest"]).descriptor
+    lies = {}
+    for field in WHERE:
+        said = json.loads(files[KIND])
+        altered(said, field)
+        diff = files[DIFF] if field != "diff" else files[DIFF].replace(b"+", b"-")
+        lie = [File("proof.json", KIND, json.dumps(said).encode()), File("proof.diff", DIFF, diff)]
+        artifact = make_artifact(KIND, subject, lie)
+        lies[artifact.digest] = field
+        store.attach(artifact)
+    document = check(run("verify", "--proof", made["tags"][0], "--json").stdout, 1, 1)
+    assert len(document["proofs"]) == len(WHERE) + 1
+    for each in document["proofs"]:
+        named = [one["where"] for one in each["differences"]]
+        if each["proof"] == made["proof"]:
+            assert named == [], "the true one still holds"
+        else:
+            assert any(WHERE[lies[each["proof"]]] in one for one in named), each
+
+
+def test_a_document_that_is_no_proof_is_one_error(made: dict[str, Any]) -> None:
+    store = opened(made)
+    subject = store.registry.manifest(made["digest"]).descriptor
+    tag = referrers_tag(made["digest"])
+    for data in (b"", b"[]", b"{}", b'{"patches": 1}', b'{"patches": [], "platforms": [1]}'):
+        bad = make_artifact(KIND, subject, [File("proof.json", KIND, data)])
+        for blob in bad.blobs:
+            store.put(blob.descriptor, blob.data)
+        store.registry.put_manifest(bad.digest, bad.manifest)
+        store.registry.put_manifest(tag, with_artifact(None, bad))
+        with pytest.raises(BrokenImage):
+            check_proofs(made["tags"][0], HttpSettings(), {})
+
+
+def test_an_image_without_a_proof_says_so(made: dict[str, Any]) -> None:
+    base = made["base_name"]
+    ran = run("verify", "--proof", base)
+    assert ran.returncode == 3
+    assert "has no proof" in ran.stderr
+    assert run("verify", "--proof", "0.23.0").returncode == 2
+    assert run("verify", "--proof", base, "--everywhere").returncode == 2
+
+
+def test_the_demo_has_one_that_is_the_same_each_time(
+    tmp_path: Path, release_file: Callable[[str], bytes]
+) -> None:
+    release_file("0.23.0")
+    proofs = [
+        json.loads(run("demo", "-o", name, "--json", cwd=tmp_path).stdout)["proof"]
+        for name in ("one", "two")
+    ]
+    assert proofs[0] == proofs[1]
+    assert run("verify", "--proof", "oci:one:0.23.0-patched", cwd=tmp_path).returncode == 0
+    layout = existing_layout(tmp_path / "one")
+    index = json.loads((tmp_path / "one" / "index.json").read_bytes())
+    [entry] = [each for each in index["manifests"] if each["digest"] == proofs[0]]
+    assert layout.holds(Descriptor(entry["mediaType"], entry["digest"], entry["size"]))
