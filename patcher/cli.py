@@ -57,11 +57,27 @@ class Commands(click.Group):
         found: click.Command = getattr(import_module(f"patcher.commands.{module}"), name)
         return found
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does; an unknown name that is near to one is told which. click compares with
+        the commands that were imported.
+        """
+        name = args[0]
+        if not ctx.resilient_parsing and name not in COMMANDS and not name.startswith("-"):
+            from difflib import get_close_matches
+
+            near = " or ".join(repr(each) for each in get_close_matches(name, COMMANDS))
+            ctx.fail(f"No such command {name!r}.{f' Did you mean {near}?' if near else ''}")
+        return super().resolve_command(ctx, args)
+
 
 @click.group(
     cls=Commands, help=HELP, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
 )
-@click.version_option(package_name="vllm-patcher", prog_name="vllm-patcher")
+@click.version_option(
+    None, "-V", "--version", package_name="vllm-patcher", prog_name="vllm-patcher"
+)
 @click.pass_context
 def cli(context: click.Context) -> None:
     """See HELP."""

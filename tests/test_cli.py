@@ -398,3 +398,23 @@ def test_a_closed_stream_that_nothing_is_written_to_is_no_error(tmp_path: Path) 
         command = f"exec {sys.executable} -m patcher verify a.py {' '.join(ONE)} {closed}"
         ran = subprocess.run(["sh", "-c", command], cwd=tmp_path, check=False)
         assert ran.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["imge"], "No such command 'imge'. Did you mean 'image'?"),
+        (["xyzzy"], "No such command 'xyzzy'."),
+        (["verify", "--patch", "kv-b-proj-dtpe", "a.py"], "Did you mean kv-b-proj-dtype? Known:"),
+        (["landed", "--since", "0.30", "--until", "0.20"], "--since 0.30 is after --until 0.20"),
+    ],
+)
+def test_a_name_that_is_near_is_told(arguments: list[str], said: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert ("Did you mean" in done.stderr) is ("Did you mean" in said)
+
+
+def test_the_version_has_a_short_option() -> None:
+    assert run("-V").stdout == run("--version").stdout != ""

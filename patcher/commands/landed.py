@@ -137,6 +137,8 @@ def landed(
         everywhere=everywhere,
         settings=http_settings(ca_file, plain_http),
     )
+    if scope.since and scope.until and scope.since > scope.until:
+        raise UsageError(f"--since {since} is after --until {until}", next_step="Exchange the two.")
     if git is None:
         if bisect:
             raise UsageError("--bisect needs a clone", next_step="Name it with --git DIR.")
@@ -215,7 +217,8 @@ def _rendered(answer: Answer, style: str, to_stdout: bool) -> str:
         return page.page(answer)
     seen = to_stdout and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if seen else None
-    return landed.table(answer, width, colour=seen and not os.environ.get("NO_COLOR"))
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return landed.table(answer, width, colour=seen and not plain)
 
 
 def _format(form: str | None, as_data: bool, output: Path | None) -> str:

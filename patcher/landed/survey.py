@@ -97,7 +97,7 @@ def _jobs(scope: Scope, http: Http, say: Say) -> list[_Job]:
         jobs.append(_Job(printable(shown(url)), opened))
     lock = scope.lock or data_path("images.lock")
     if scope.images:
-        jobs += _images(lock, scope.settings)
+        jobs += [each for each in _images(lock, scope.settings) if _in_bounds(each, scope)]
     named = functools.partial(open_source, lock=lock, settings=lambda: scope.settings)
     jobs += [_Job(spec, functools.partial(named, spec)) for spec in scope.sources]
     if scope.everywhere:
@@ -123,6 +123,10 @@ def _within(version: Version, scope: Scope) -> bool:
     return (since is None or version >= since) and (
         until is None or version <= until or public == until
     )
+
+
+def _in_bounds(image: _Job, scope: Scope) -> bool:
+    return image.version is None or _within(image.version, scope)
 
 
 def _images(lock: Path, settings: HttpSettings | None) -> Iterator[_Job]:

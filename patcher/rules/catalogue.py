@@ -367,6 +367,13 @@ def named_only() -> tuple[Patch, ...]:
     return _load((data_path("patches") / "named",))
 
 
+def _near(name: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
+    near = " or ".join(get_close_matches(name, sorted(known)))
+    return f"Did you mean {near}? " if near else ""
+
+
 def select(
     names: Iterable[str], upstream: Upstream | None = None, folders: Iterable[Path] = ()
 ) -> tuple[Patch, ...]:
@@ -386,7 +393,8 @@ def select(
         if patch is None:
             raise UnknownPatch(
                 f"no patch is named {name!r}",
-                next_step=f"Known: {', '.join(sorted(known))}; or name a file: ./mine.py.",
+                next_step=f"{_near(name, known)}Known: {', '.join(sorted(known))}; or name a file: "
+                "./mine.py.",
             )
         if is_file(name) and patch.name in {*known, *chosen}:
             raise BrokenCatalogue(

@@ -393,6 +393,8 @@ def test_locked_images_that_cannot_be_reached_are_unknown(
     findings = found(Scope(releases=False, images=True, lock=lock))
     assert verdicts(findings) == {"0.1.0": Status.UNKNOWN, "0.2.0": Status.UNKNOWN}
     assert [each.artifact for each in findings] == [f"{name}:a", f"{name}:b"]
+    within = Scope(releases=False, images=True, lock=lock, since=Version("0.2.0"))
+    assert verdicts(found(within)) == {"0.2.0": Status.UNKNOWN}
 
 
 def test_a_tree_is_searched_everywhere_but_in_the_target(tmp_path: Path) -> None:
