@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import re
@@ -14,11 +15,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from patcher.daemon.engine import local_image
+from patcher.errors import BadSource
 from patcher.lock.entries import Lock
 from patcher.lock.file import load, save
 from patcher.oci.installation import ImageFile
 from patcher.oci.layer import write_tar
-from patcher.oci.point import find_point, read_at
+from patcher.oci.located import Located, LocatedFile, LocatedImage
+from patcher.oci.point import Point, find_point, read_at
+from tests import docker_bases
 from tests.commands import ONE, run
 from tests.conftest import TARGET
 from tests.installations import installed_file
@@ -27,6 +32,8 @@ from tests.registry.test_image import noise, push, zstd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import docker
 
 LIBRARY = Path(os.__file__).parent
 ALONE = ("--lock", "images.lock")
@@ -222,3 +229,35 @@ def test_a_lock_that_is_none_is_told_by_line(
     assert done.returncode == 3
     assert "images.lock, line " in done.stderr
     assert said in done.stderr
+
+
+def test_a_daemon_is_asked_for_the_file_alone(daemon: docker.DockerClient) -> None:
+    """The lock's own words come through where its file fits, and the image's where it does not."""
+    target = docker_bases.TARGET
+    base = docker_bases.load_base(daemon, docker_bases.installed())
+    try:
+        image = local_image(daemon, base)
+        found = image.installation([target])
+        file = found.files[target]
+        entry = (target, file.path, file.uid, file.gid, file.mode, file.mtime, len(file.data))
+        there = LocatedFile(
+            *entry, hashlib.sha256(file.data).hexdigest(), "sha256:0", Point(0, 0, 0, 0, b"")
+        )
+        said = Located(found.root, "said", True, "9.9", None, ("a",), (there,), found.directories)
+        known = LocatedImage(image, said, image.read).installation([target], None, [b"a"])
+        assert (known.version, known.files, known.directories, known.bytecode) == (
+            "9.9",
+            found.files,
+            found.directories,
+            found.bytecode,
+        )
+        for wrong in (replace(there, sha256="0" * 64), replace(there, path="/nowhere")):
+            other = replace(said, files=(wrong,))
+            assert LocatedImage(image, other, image.read).installation([target]) == found
+        known_image = LocatedImage(image, said, image.read)
+        with pytest.raises(BadSource, match="no vLLM in /opt"):
+            known_image.installation([target], "/opt")
+        assert known_image.installation(["vllm/x.py"]).version == "0.23.0"
+        assert known_image.installation([target], None, [b"b"]).version == "0.23.0"
+    finally:
+        docker_bases.remove_all(daemon, base)
