@@ -186,6 +186,21 @@ def test_a_new_class_comes_above_what_reads_it() -> None:
     assert is_proven(own.encode(), merged, sides)
 
 
+def test_a_fix_is_seen_beside_a_line_that_the_image_changed() -> None:
+    """No line is between the two, as in vLLM's PR 43092 and the release 0.25.0."""
+    own = "if drafted < width(target)"
+    beside = fixed("inserted").replace("if drafted != width(target)", own, 1)
+    assert verdict(beside, sides_of("inserted")).state is State.LANDED
+    lacking = BEFORE.replace("if drafted != width(target)", own, 1)
+    assert verdict(lacking, sides_of("inserted")).state is State.UNKNOWN
+
+
+def test_the_fixs_line_beside_the_one_that_it_replaces_is_not_the_fix() -> None:
+    old, new = FIXES["condition"][0]
+    both = BEFORE.replace(old, f"{new}            pass\n        {old}", 1)
+    assert verdict(both, sides_of("condition")).state is State.UNKNOWN
+
+
 def test_an_import_whose_name_is_taken_is_refused() -> None:
     own = BEFORE.replace("import os\n", "import os\nfrom numpy import floor as math\n")
     found = verdict(own, sides_of("import"))

@@ -8,10 +8,10 @@ import io
 import re
 import tokenize
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from patcher.rules.backport.merging.cut import Cut, Item
-from patcher.rules.backport.merging.three_way import Kind, Region, merge
+from patcher.rules.backport.merging.three_way import Kind, Region, matches, merge
 from patcher.rules.backport.scope import IMPORTS, MODULE, Scope, Sides
 
 
@@ -118,6 +118,42 @@ def _merge_items(
             is_idle_after[at] for at in region.theirs
         )
 
+    def is_there(region: Region) -> bool:
+        """Whether all lines that the fix brings are there, in its order, and none that it takes.
+
+        So it is where the image changed lines beside the fix's: no line is between them.
+        """
+        was, is_, becomes = (
+            before[_slice(region.base)],
+            ours[_slice(region.ours)],
+            after[_slice(region.theirs)],
+        )
+        kept, still, there = (
+            matches(was, becomes),
+            matches(was, is_),
+            matches(becomes, is_),
+        )
+        stays = set(kept.values())
+        gone = [
+            at for at in range(len(was)) if at not in kept and not is_idle_before[region.base[at]]
+        ]
+        brought = [
+            at
+            for at in range(len(becomes))
+            if at not in stays and not is_idle_after[region.theirs[at]]
+        ]
+        return (
+            any(re.search(rb"\w", becomes[at]) for at in brought)
+            and all(at in there for at in brought)
+            and not any(at in still for at in gone)
+        )
+
+    regions = [
+        replace(region, kind=Kind.SAME)
+        if region.kind is Kind.CONFLICT and is_there(region)
+        else region
+        for region in regions
+    ]
     kinds = {region.kind for region in regions if not is_idle(region)}
     line = first + 1
     if Kind.CONFLICT in kinds:
@@ -138,6 +174,10 @@ def _merge_items(
             for at in region.ours:
                 new += [*items[at].lines, *items[at].carried]
     return Found(sides.scope, State.NEEDED, "", line), _ended(new, file.newline)
+
+
+def _slice(part: range) -> slice:
+    return slice(part.start, part.stop)
 
 
 def _theirs(file: Cut, region: Region, items: list[Item], after: list[bytes]) -> list[bytes]:

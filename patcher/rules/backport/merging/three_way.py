@@ -39,7 +39,7 @@ def merge(
 
     The sequences meet where all three have the same; what is between was changed by one or both.
     """
-    to_ours, to_theirs = _matches(base, ours), _matches(base, theirs)
+    to_ours, to_theirs = matches(base, ours), matches(base, theirs)
     done = (0, 0, 0)
     ends = (len(base), len(ours), len(theirs))
     for at in range(len(base)):
@@ -76,7 +76,7 @@ def _changed(
     return Region(kind, *ranges)
 
 
-def _matches(base: Sequence[bytes], other: Sequence[bytes]) -> dict[int, int]:
+def matches(base: Sequence[bytes], other: Sequence[bytes]) -> dict[int, int]:
     """Index in the base -> index in the other, for what is the same in both."""
     blocks = SequenceMatcher(None, base, other, autojunk=False).get_matching_blocks()
     return {a + step: b + step for a, b, length in blocks for step in range(length)}
