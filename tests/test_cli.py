@@ -418,3 +418,14 @@ def test_a_name_that_is_near_is_told(arguments: list[str], said: str) -> None:
 
 def test_the_version_has_a_short_option() -> None:
     assert run("-V").stdout == run("--version").stdout != ""
+
+
+def test_a_repository_with_a_tag_is_refused_before_anything_is_pulled() -> None:
+    done = run("image", "0.23.0", "--repository", "me/x:tag", DOCKER_HOST="tcp://127.0.0.1:1")
+    assert done.returncode == 2
+    assert "'me/x:tag' has a tag or digest" in done.stderr
+
+
+def test_a_clone_is_named_as_verify_names_it(tmp_path: Path) -> None:
+    done = run("landed", "--git", "git:nope", cwd=tmp_path)
+    assert "there is no folder nope" in done.stderr

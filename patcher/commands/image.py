@@ -26,6 +26,10 @@ from patcher.report.text import as_json
 
 _REPOSITORY = "vllm-openai-patched"
 
+_PATCH_EPILOG = """\b
+Exit codes: 0 patched, or nothing is there to patch; 1 a place is refused;
+2 a wrong call; 3 could not decide or reach."""
+
 to_option = click.option(
     "--to",
     metavar="PLACE",
@@ -36,7 +40,7 @@ dry_run_option = click.option(
 )
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=_PATCH_EPILOG)
 @click.argument("path", type=click.Path(path_type=Path), metavar="FILE|TREE")
 @click.option(
     "-o",

@@ -176,7 +176,8 @@ def _walked(patches: Sequence[Patch], spec: str, bisect: bool) -> Answer:
     from patcher.report.landed import Answer
     from patcher.sources.git import open_git
 
-    source = open_git(spec)
+    # What `verify` takes, too.
+    source = open_git(spec.removeprefix("git:"))
     with contextlib.closing(source.clone), counting("walking") as watch:
         histories = [
             history(patch, source.clone, source.commit, watch, bisect=bisect) for patch in patches

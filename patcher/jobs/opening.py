@@ -81,7 +81,12 @@ def daemon_job(
     """
     from patcher.places.daemon import DaemonPlace
 
-    parse_reference(repository)  # before a pull of 9 GB
+    named = parse_reference(repository)  # before a pull of 9 GB
+    if named.tag or named.digest:
+        raise BadReference(
+            f"{repository!r} has a tag or digest",
+            next_step="Leave it out: the tags are made of vLLM's version and the patches.",
+        )
     here = host_platform()
     wanted = order.platform or here
     image, base = _daemon_base(name, load(lock), wanted, say)

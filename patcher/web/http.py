@@ -458,13 +458,16 @@ def _fault(error: BaseException) -> Fault:
     import requests
 
     causes = list(_causes(error))
+    by_proxy = any(isinstance(cause, requests.exceptions.ProxyError) for cause in causes)
+    # Else a person looks for what is wrong with a server that was never asked.
+    who = "the proxy that HTTPS_PROXY or HTTP_PROXY names: " if by_proxy else ""
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             reason = f"its certificate is not trusted ({cause.verify_message})"
             return Fault(reason, transient=False, next_step=_TRUST)
         if isinstance(cause, socket.gaierror):
             again = cause.errno == socket.EAI_AGAIN
-            return Fault("there is no such host", transient=again)
+            return Fault(f"{who}there is no such host", transient=again)
     for cause in causes:
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
             said = cause.reason or "it does not speak TLS"
@@ -475,7 +478,13 @@ def _fault(error: BaseException) -> Fault:
         if isinstance(cause, TimeoutError | requests.Timeout):
             return Fault("it does not answer in time", silent=True)
         if isinstance(cause, ConnectionRefusedError):
-            return Fault("the connection is refused")
+            return Fault(f"{who}the connection is refused")
+    if isinstance(error, ValueError) and "SOCKS" in str(error):
+        return Fault(
+            "the proxy speaks SOCKS, which needs one more package",
+            transient=False,
+            next_step="Install it: pip install pysocks.",
+        )
     if isinstance(error, ValueError):
         return Fault("the address cannot be used", transient=False)
     return Fault("the connection broke")

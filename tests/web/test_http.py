@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from email.utils import formatdate
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -455,3 +456,21 @@ def test_a_fault_that_cannot_pass_is_not_repeated(http: Http, waits: list[float]
     with pytest.raises(RegistryFailed, match=r"^x: no\."):
         http.persist("https://x/", once)
     assert waits == []
+
+
+@pytest.mark.parametrize(
+    ("proxy", "said"),
+    [
+        ("http://127.0.0.1:{port}", "the proxy that HTTPS_PROXY or HTTP_PROXY names: the connec"),
+        ("socks5://127.0.0.1:{port}", "the proxy speaks SOCKS"),
+    ],
+)
+def test_what_a_proxy_did_is_said_of_the_proxy(
+    http: Http, monkeypatch: pytest.MonkeyPatch, proxy: str, said: str
+) -> None:
+    if said.endswith("SOCKS") and find_spec("socks"):
+        pytest.skip("PySocks is installed")
+    monkeypatch.setenv("https_proxy", proxy.format(port=free_port()))
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(RegistryFailed, match=said):
+        http.ask(Request("GET", "https://registry.example/v2/"))
