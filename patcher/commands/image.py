@@ -21,7 +21,7 @@ from patcher.commands.options import (
     root_option,
     say,
 )
-from patcher.errors import UsageError
+from patcher.errors import UsageError, printable
 from patcher.report.text import as_json
 
 _REPOSITORY = "vllm-openai-patched"
@@ -75,7 +75,7 @@ def patch(
         click.echo(as_json("patch", files=done))
     for file in done:
         if not as_data:
-            click.echo(file.path)
+            click.echo(printable(str(file.path), 5000))
         for line in file.lines:
             say(line)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from patcher.report.text import (
     copy_json,
     exit_for,
     notice_line,
+    shown_diff,
     verdict_lines,
     verdict_summary,
 )
@@ -266,6 +268,10 @@ def diff(
         say(f"{found.label}: nothing to patch")
     if as_data:
         click.echo(as_json("diff", source=found.label, diff="".join(texts)))
+    elif sys.stdout.isatty():
+        for line in shown_diff("".join(texts)):
+            click.echo(line)
     else:
+        # To a file or a pipe as it is: it must apply again.
         click.echo("".join(texts).encode(errors="surrogateescape"), nl=False)
     context.exit(Exit.OK if any(texts) else Exit.FINDING)

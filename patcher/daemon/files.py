@@ -25,7 +25,7 @@ from patcher.oci.start import read_start
 from patcher.oci.tarball import TarStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from docker import DockerClient
 
@@ -38,6 +38,7 @@ READER_LABEL = "dev.vllm-patcher.reader"
 
 _MOST_LINKS = 40  # as Linux follows
 _MOST_BYTES = 64 << 20
+_HEADERS = 1 << 20
 
 _LOST = "Try again: another program may have removed the container ('docker container prune')."
 
@@ -117,7 +118,7 @@ def _file(client: DockerClient, container: str, path: str) -> ImageFile:
                 stream, stat = client.api.get_archive(container, real)
                 if stat["size"] > _MOST_BYTES:
                     raise broken(f"{real} in the image has {stat['size']} bytes")
-                packed = b"".join(stream)
+                packed = _bounded(stream, real)
         except DaemonFailed as error:
             if isinstance(error.__cause__, NotFound):
                 raise broken(f"{real} is not in the image") from error
@@ -134,6 +135,16 @@ def _file(client: DockerClient, container: str, path: str) -> ImageFile:
     # Go's tar writer may put the file's type beside the permission bits.
     mode = member.mode & 0o7777
     return ImageFile(path, data, member.uid, member.gid, mode, int(member.mtime))
+
+
+def _bounded(stream: Iterable[bytes], path: str) -> bytes:
+    """What came, at most as much as one file may have: of a folder the daemon sends all below."""
+    packed = bytearray()
+    for piece in stream:
+        packed += piece
+        if len(packed) > _MOST_BYTES + _HEADERS:
+            raise broken(f"{path} in the image is not a regular file")
+    return bytes(packed)
 
 
 @contextmanager

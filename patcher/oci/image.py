@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -43,6 +43,15 @@ if TYPE_CHECKING:
 
 # Inflating and hashing leave the lock to others, and a registry limits each connection.
 _AT_ONCE = 4
+
+# What the layers of one image may come to in all: see `patcher.oci.scan` for what real ones do.
+# A layer that is listed twice counts twice, since it is applied twice.
+_MOST_NAMES = 1_000_000
+_MOST_ENTRIES = 10_000_000
+_MOST_KEPT = 256 << 20
+
+# Manifests and configs of all platforms; vLLM's have some 200 KB. As JSON they take 20 times that.
+MOST_DOCUMENTS = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +189,17 @@ def load_family(blobs: Blobs, root: Descriptor) -> Family:
     """
     index = load_index(blobs, root) if root.media_type in INDEXES else None
     descriptors = index.images if index else (root,)
-    return Family(root, index, tuple(load_image(blobs, each) for each in descriptors))
+    images: list[Image] = []
+    for each in descriptors:
+        images.append(load_image(blobs, each))
+        if sum(map(documents_of, images)) > MOST_DOCUMENTS:
+            raise broken(f"the documents of {root.digest} have over {MOST_DOCUMENTS >> 20} MiB")
+    return Family(root, index, tuple(images))
+
+
+def documents_of(image: Image) -> int:
+    """The bytes of an image's manifest and config."""
+    return image.descriptor.size + image.manifest.config.size
 
 
 def find(
@@ -223,6 +242,7 @@ class _Look:
         above: list[Traces] = []
         for layer in self.image.manifest.layers[::-1]:
             above.append(_traces(self.blobs, wanted, self.cache, layer))
+            _expect_bounded(above)
             if any(path.endswith(f"-packages/{VERSION_FILE}") for path in above[-1].files):
                 stated = set(_versions(Filesystem(above)))
                 if len(stated) == 1:
@@ -239,8 +259,12 @@ class _Look:
         # One layer may be there twice, as the empty one was in old images.
         unlike = list({layer.digest: layer for layer in layers}.values())
         said = in_order(partial(_traces, self.blobs, wanted, self.cache), unlike, _AT_ONCE)
-        known = {layer.digest: traces for layer, traces in zip(unlike, said, strict=True)}
+        known: dict[str, Traces] = {}
+        for layer, traces in zip(unlike, said, strict=True):
+            known[layer.digest] = traces
+            _expect_bounded(known.values())
         self.seen = [known[layer.digest] for layer in layers]
+        _expect_bounded(self.seen)
         return self.seen
 
 
@@ -252,6 +276,18 @@ def _versions(files: Filesystem) -> Iterator[tuple[str, str | None]]:
                 yield parse_version(
                     files.read(f"{folder}/{posixpath.basename(VERSION_FILE)}") or b""
                 )
+
+
+def _expect_bounded(layers: Collection[Traces]) -> None:
+    """Raise `BrokenImage` where layers that are each in order hold too much together."""
+    names = sum(map(len, layers))
+    entries = sum(len(layer.others) for layer in layers)
+    kept = sum(layer.kept for layer in layers)
+    if names > _MOST_NAMES or entries > _MOST_ENTRIES or kept > _MOST_KEPT:
+        raise broken(
+            f"the layers hold {names} folders and links, {entries} files, and {kept >> 20} MiB "
+            "to be kept"
+        )
 
 
 def _traces(blobs: Blobs, wanted: Wanted, cache: Cache | None, layer: Descriptor) -> Traces:

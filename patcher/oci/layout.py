@@ -22,7 +22,7 @@ from patcher.files import (
     write_atomically,
 )
 from patcher.oci.blobs import MOST_BYTES, Moved, Verified, read_blob
-from patcher.oci.image import StoredImage, load_family
+from patcher.oci.image import Family, Image, StoredImage, documents_of, load_family
 from patcher.oci.model import (
     OCI_INDEX,
     REF_NAME,
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 _VERSION = "1.0.0"
 
 _CHUNK = 1 << 20
+
+# Of all images in it, each counted once: some 1,000 of vLLM's.
+_MOST_DOCUMENTS = 64 << 20
 
 # image-spec, annotations.md: what a reference's name in a layout may be.
 _PART = r"[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*"
@@ -206,9 +209,15 @@ def open_image(folder: Path, name: str | None, platform: Platform | None) -> Sto
     Raises `BadReference` where none or several fit, `Unreadable`, `BrokenImage`.
     """
     layout = existing_layout(folder)
-    every = [
-        (root, image) for root in layout.entries() for image in load_family(layout, root).images
-    ]
+    every: list[tuple[Descriptor, Image]] = []
+    families: dict[str, Family] = {}
+    for root in layout.entries():
+        if root.digest not in families:
+            families[root.digest] = load_family(layout, root)
+            images = [image for family in families.values() for image in family.images]
+            if sum(map(documents_of, images)) > _MOST_DOCUMENTS:
+                raise broken(f"the documents of {folder} have over {_MOST_DOCUMENTS >> 20} MiB")
+        every += [(root, image) for image in families[root.digest].images]
     fitting = {
         image.digest: StoredImage(layout, root.digest, image)
         for root, image in every

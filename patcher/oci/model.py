@@ -39,6 +39,11 @@ _LAYERS = frozenset(
     | {DOCKER_LAYER, DOCKER_LAYER_GZIP, f"{DOCKER_LAYER}.zstd"}
 )
 
+# Docker runs no image of more than 127 layers. An index has one manifest for each platform, that of
+# a layout one for each name.
+_MOST_LAYERS = 1000
+_MOST_MANIFESTS = 10_000
+
 REF_NAME = "org.opencontainers.image.ref.name"
 
 # buildx marks what vouches for another manifest of the index with this annotation.
@@ -117,6 +122,8 @@ def parse_manifest(data: bytes, media_type: str) -> Manifest:
     if config.media_type not in _CONFIGS:
         raise broken(f"manifest: {config.media_type!r} is not a container image's config")
     entries = expect(document.get("layers"), list, "manifest: layers")
+    if len(entries) > _MOST_LAYERS:
+        raise broken(f"manifest: {len(entries)} layers")
     layers = tuple(
         read_descriptor(entry, f"manifest: layer {number}") for number, entry in enumerate(entries)
     )
@@ -131,6 +138,8 @@ def parse_index(data: bytes, media_type: str) -> Index:
     """An index of this media type. Raises `BrokenImage`."""
     document = _parse(data, media_type, "index", INDEXES, alien="layers")
     entries = expect(document.get("manifests"), list, "index: manifests")
+    if len(entries) > _MOST_MANIFESTS:
+        raise broken(f"index: {len(entries)} manifests")
     every = [
         read_descriptor(entry, f"index: manifest {number}") for number, entry in enumerate(entries)
     ]

@@ -34,7 +34,13 @@ _IN_SITE = re.compile(r"/(?:dist|site)-packages/")
 INTERPRETER = re.compile(r"(?:python|pypy)(?:\d[\d.]*t?)?")
 """What an interpreter's file is called."""
 
-_MOST_NAMES = 1_000_000
+# An image of 21 GB has some 60,000 folders, links and names of interest, and 300,000 files.
+_MOST_NAMES = 500_000
+_MOST_ENTRIES = 5_000_000
+
+# What is kept of one layer, names and links included: real ones come to a few MB.
+_MOST_KEPT = 64 << 20
+
 _MOST_LINKS = 8
 
 # No text that says how Python finds a module has more; the largest real one has 14 KB.
@@ -173,10 +179,18 @@ class Traces:
     opaque: set[str] = field(default_factory=set)
     # Every entry that is not a directory, as sorted hashes: it only matters whether one is there.
     others: array[int] = field(default_factory=lambda: array("Q"))
+    # Bytes and characters that are held for this layer, what was forgotten again among them.
+    kept: int = field(default=0, compare=False)
 
     def __len__(self) -> int:
         named = len(self.files) + len(self.links) + len(self.directories) + len(self.bytecode)
         return named + len(self.names) + len(self.whiteouts) + len(self.opaque)
+
+    def hold(self, *sizes: int) -> None:
+        """So much more is held. Raises `BrokenImage` for more than a real layer has."""
+        self.kept += sum(sizes)
+        if self.kept > _MOST_KEPT:
+            raise broken(f"over {_MOST_KEPT >> 20} MiB of one layer would have to be kept")
 
     def forget(self, path: str) -> None:
         """A tar may hold a path twice; the last one counts."""
@@ -265,6 +279,7 @@ def _note(traces: Traces, header: tarfile.TarInfo, stream: TarStream, wanted: Wa
     path = _absolute(header.name)
     folder, name = posixpath.split(path)
     if name == OPAQUE:
+        traces.hold(len(folder))
         traces.opaque.add(folder)
     elif name.startswith(f"{WHITEOUT}{WHITEOUT}"):
         pass  # Other marks of aufs, which image-spec reserves: they hide nothing.
@@ -272,6 +287,7 @@ def _note(traces: Traces, header: tarfile.TarInfo, stream: TarStream, wanted: Wa
         hidden = name.removeprefix(WHITEOUT)
         if hidden in ("", ".", ".."):
             raise broken(f"a layer has a whiteout named {header.name!r}")
+        traces.hold(len(path))
         traces.whiteouts.add(posixpath.join(folder, hidden))
     elif path != "/":
         traces.forget(path)
@@ -287,11 +303,15 @@ def _note_entry(
         # One that stands where a file is looked for hides what lower layers have there.
         file = wanted.bytes_of(folder, name) or wanted.named(folder, name)
         if wanted.way(path) or file or wanted.bytecode(folder, name):
+            traces.hold(len(path))
             traces.directories[path] = ImageDirectory(path, **_owner(header))
         return
     traces.others.append(hash_of(path))
+    if len(traces.others) > _MOST_ENTRIES:
+        raise broken(f"a layer has over {_MOST_ENTRIES} files")
     if header.issym():
         _check_length(header.linkname)
+        traces.hold(len(path), len(header.linkname))
         traces.links[path] = header.linkname
         return
     if not (header.isreg() or header.islnk()):
@@ -299,27 +319,32 @@ def _note_entry(
     if wanted.bytecode(folder, name):
         # What a hard link holds is not known without another pass: it counts as bytecode.
         head = stream.content(header, _PYC_HEAD) if header.isreg() else b"?"
+        traces.hold(len(path), len(head))
         traces.bytecode[path] = head
         return
     most = wanted.bytes_of(folder, name)
     if most:
         _keep(traces, path, header, stream, most)
     elif wanted.named(folder, name):
+        traces.hold(len(path))
         traces.names.add(path)
     if header.isreg() and header.size <= _MOST_SOURCE and wanted.mention(path):
         data = traces.files[path].data if path in traces.files else stream.content(header)
         if any(text in data for text in wanted.mentions):
+            traces.hold(len(path), len(data))
             traces.mentions[path] = ImageFile(path, data, **_owner(header))
 
 
 def _keep(traces: Traces, path: str, header: tarfile.TarInfo, stream: TarStream, most: int) -> None:
     if header.islnk():
+        traces.hold(len(path), len(header.linkname))
         traces.hard_links[path] = _absolute(header.linkname)
     elif most > _HEAD and header.size > most:
         raise broken(f"{path} has {header.size} bytes, where a few are expected")
     else:
         before = stream.packed
         data = stream.content(header, None if most < 0 else most)
+        traces.hold(len(path), len(data))
         traces.files[path] = ImageFile(path, data, **_owner(header))
         if most < 0 and stream.packed:
             traces.read[path] = (before, stream.packed)

@@ -19,6 +19,8 @@ from patcher.oci.model import broken
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from _typeshed import WriteableBuffer
+
     from patcher.oci.blobs import Verified
 
 # No Python source comes near it.
@@ -167,6 +169,44 @@ def _records(payload: bytes) -> dict[str, str]:
     return found
 
 
+# A dictionary of xz -9 takes 64 MiB; a header may ask for 4 GiB.
+_XZ_MEMORY = 128 << 20
+
+
+class _Xz(io.RawIOBase):
+    """An xz file of any number of streams, in bounded memory: `lzma.LZMAFile` sets no limit."""
+
+    def __init__(self, packed: BinaryIO) -> None:
+        super().__init__()
+        self._packed = packed
+        self._left = b""
+        self._stream: lzma.LZMADecompressor | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        while True:
+            if self._stream is None or self._stream.needs_input:
+                self._left = self._left or self._packed.read(1 << 16)
+                if not self._left:
+                    if self._stream is not None:
+                        raise EOFError("the xz stream ends early")
+                    return 0
+            if self._stream is None:
+                self._stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MEMORY)
+            data = self._stream.decompress(self._left, len(view))
+            self._left = b""
+            if self._stream.eof:
+                # Zeros may stand between two streams.
+                self._left = self._stream.unused_data.lstrip(b"\0")
+                self._stream = None
+            if data:
+                view[: len(data)] = data
+                return len(data)
+
+
 # RFC 8878, 3.1.2: zstd:chunked and pzstd begin with one.
 _SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
 
@@ -185,7 +225,7 @@ def decompressed(blob: io.RawIOBase) -> BinaryIO:
     if magic.startswith(b"BZh"):
         return cast("BinaryIO", bz2.BZ2File(buffered))
     if magic == b"\xfd7zXZ\0":
-        return cast("BinaryIO", lzma.LZMAFile(buffered))
+        return io.BufferedReader(_Xz(buffered), 1 << 16)
     if magic.startswith(b"\x28\xb5\x2f\xfd") or _SKIPPABLE.match(magic):
         stream: BinaryIO = _zstd().ZstdFile(buffered)
         return stream

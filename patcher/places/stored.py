@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from patcher.errors import TagRefused
 from patcher.oci.append import append
 from patcher.oci.blobs import Blobs, read_blob
+from patcher.oci.image import MOST_DOCUMENTS
 from patcher.oci.model import (
     INDEXES,
     MANIFESTS,
@@ -134,7 +135,7 @@ def _unchanged(base: Stored, draft: Draft) -> _Whole:
     roots = {image.digest: image.descriptor for image in base.family.images}
     alone = len(draft.images) == 1 and len(roots) > 1
     root = _document(base.blobs, roots[draft.images[0]] if alone else base.family.root)
-    items = _once(_walk(base.blobs, root, set()))
+    items = _once(_walk(base.blobs, root, {}))
     return _Whole(root, items, {digest: digest for digest in draft.images})
 
 
@@ -150,7 +151,7 @@ _MOST_DEPTH = 8
 
 
 def _walk(
-    source: Blobs, document: Part, seen: set[str], depth: int = 0
+    source: Blobs, document: Part, seen: dict[str, int], depth: int = 0
 ) -> Iterator[Part | Descriptor]:
     """Everything that a document leads to, what is led to first; each document is read once."""
     if depth > _MOST_DEPTH:
@@ -159,7 +160,9 @@ def _walk(
         if child.media_type not in _DOCUMENTS:
             yield child
         elif child.digest not in seen:
-            seen.add(child.digest)
+            seen[child.digest] = child.size
+            if sum(seen.values()) > MOST_DOCUMENTS:
+                raise broken(f"the documents below it have over {MOST_DOCUMENTS >> 20} MiB")
             yield from _walk(source, _document(source, child), seen, depth + 1)
     yield document
 

@@ -36,7 +36,7 @@ from patcher.oci.model import (
     parse_json,
     part,
 )
-from patcher.oci.reference import parse_digest
+from patcher.oci.reference import is_tag, parse_digest
 from patcher.registry.blobs import (
     SETTLING,
     BlobStream,
@@ -215,7 +215,8 @@ class Registry:
                 continue
             smaller = []
             page = parse_json(answer.body, "list of tags").get("tags") or []
-            found += [expect(tag, str, "tag") for tag in expect(page, list, "list of tags")]
+            said = [expect(tag, str, "tag") for tag in expect(page, list, "list of tags")]
+            found += filter(is_tag, said)  # anything else might be of any length
             query = _next_page(answer)
             if query is None:
                 return found

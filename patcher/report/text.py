@@ -105,7 +105,7 @@ def verdict_summary(verdict: Verdict) -> str:
     """One line: what was judged, the verdict, and why."""
     where = f"{printable(verdict.artifact)}: {verdict.patch}: {verdict.status.value}"
     if verdict.status in {Status.ABSENT, Status.UNKNOWN}:
-        return f"{where} ({verdict.reason})"
+        return f"{where} ({printable(verdict.reason or '')})"
     return f"{where} ({verdict.counts})"
 
 
@@ -212,7 +212,8 @@ def lock_table(entries: Sequence[Entry], *, short: bool = False) -> list[str]:
             digest = pin.digest.partition(":")[2][:12] if short else pin.digest
             rows.append((str(entry.locked.version), kind, digest, str(entry.original.reference)))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return ["  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows]
+    lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows]
+    return [printable(line, 2000) for line in lines]
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
@@ -237,16 +238,22 @@ def demo_lines(demo: Demo) -> list[str]:
     fixed, moving = (tag.rpartition(":")[2] for tag in demo.report.tags)
     program = sys.argv[0] if sys.argv[0].endswith("vllm-patcher") else "vllm-patcher"
     return [
-        demo.diff.rstrip("\n"),
+        *shown_diff(demo.diff.rstrip("\n")),
         "",
         *image_lines(demo.report),
-        f"layout   {demo.layout}",
+        printable(f"layout   {demo.layout}", 5000),
         "",
         "Load it into Docker:",
         f"  skopeo copy oci:{demo.layout}:{moving} docker-daemon:vllm-demo:{moving}",
         "Judge it again:",
         f"  {program} verify oci:{demo.layout}:{fixed}",
     ]
+
+
+def shown_diff(diff: str) -> list[str]:
+    """A diff for a person at a terminal; a file's own lines may hold escapes."""
+    lines = diff.removesuffix("\n").split("\n")
+    return [printable(line.expandtabs(8), 5000) for line in lines]
 
 
 def demo_json(demo: Demo) -> dict[str, Any]:

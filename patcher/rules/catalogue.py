@@ -178,11 +178,22 @@ def judge_files(patch: Patch, files: Files, artifact: str, missing: str | None =
 
 def _find(patch: Patch, files: Files, missing: str | None) -> Found:
     try:
-        return patch.rule.find(files)
+        return _found(patch, files)
     except FileAbsent as error:
         return Found(absent=missing or error.problem)
     except (NotPython, Unreadable) as error:
         return Found(unknown=error.problem)
+
+
+# vLLM's largest Python file has under 1 MB. Parsed, a byte can become 300.
+_MOST_SOURCE = 2 << 20
+
+
+def _found(patch: Patch, files: Files) -> Found:
+    for target, data in files.items():
+        if data is not None and len(data) > _MOST_SOURCE and target.endswith(".py"):
+            return Found(unknown=f"{target} has {len(data)} bytes, which no file of vLLM has")
+    return patch.rule.find(files)
 
 
 def judge_bytes(patch: Patch, data: bytes, artifact: str) -> Verdict:
@@ -196,7 +207,7 @@ def apply_files(patch: Patch, files: Files) -> Mapping[str, Rewritten]:
     Raises `RewriteRefused`, `FileAbsent`, `NotPython`, `Undecided` and `ProofFailed`; nothing is
     ever half done.
     """
-    found = patch.rule.find(files)
+    found = _found(patch, files)
     if found.unknown is not None:
         raise Undecided(found.unknown, next_step="What cannot be judged is not patched.")
     if found.absent is not None:

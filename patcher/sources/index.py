@@ -37,6 +37,9 @@ PROJECT = "vllm"
 # PyPI's page of vLLM has 128 KB in November 2026, for 309 files.
 _PAGE_LIMIT = 8 << 20
 
+# Each costs some requests. PyPI has 100 of vLLM, and of nightlies there are a few thousand.
+_MOST_VERSIONS = 20_000
+
 # A mirror's page of the same in HTML has some 130 KB.
 _HTML_LIMIT = 2 << 20
 _TAG_LIMIT = 8 << 10
@@ -78,6 +81,8 @@ def releases(index: str | None, http: Http) -> tuple[Release, ...]:
         version = _version_of(package)
         if version is not None:
             of_version.setdefault(version, []).append(package)
+    if len(of_version) > _MOST_VERSIONS:
+        raise _unreadable(f"it lists {len(of_version)} versions", _ADDRESS)
     return tuple(_release(index, page, *each) for each in sorted(of_version.items()))
 
 

@@ -20,12 +20,16 @@ from hypothesis import strategies as st
 
 from patcher.errors import BrokenImage, FileAbsent, PatcherError, Unreadable
 from patcher.oci.filesystem import Filesystem
+from patcher.oci.image import find as find_in
+from patcher.oci.image import load_image
 from patcher.oci.installation import ImageDirectory, ImageFile, Installation
+from patcher.oci.layer import write_tar
 from patcher.oci.model import OCI_LAYER, part
 from patcher.oci.running import find_installation
 from patcher.oci.scan import Traces, Wanted, scan_layer
 from patcher.oci.start import Start
-from tests.installations import CACHE, SITE, TARGET, vllm_files
+from tests.installations import CACHE, SITE, TARGET, installed_file, vllm_files
+from tests.memory import OCI, Memory, add_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -470,3 +474,37 @@ def test_other_entries_stand_in_the_way_as_such() -> None:
     traces = scan(tar([("a", DEVICE, ""), ("b", FILE, "unwanted")]), Wanted(()))
     assert not traces.names
     assert len(traces.others) == 2
+
+
+def test_what_many_files_and_links_come_to_in_all_has_a_bound() -> None:
+    """Each is in order: 2 MiB of settings, a link of 4 KB, and there are thousands of them."""
+    settings = [installed_file(f"{n}/sitecustomize.py", b"#" * (1 << 20)) for n in range(70)]
+    with pytest.raises(BrokenImage, match="over 64 MiB of one layer would have to be kept"):
+        scan(write_tar(settings), Wanted((TARGET,)))
+
+
+def test_what_many_layers_come_to_in_all_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer that is listed many times is applied many times."""
+    monkeypatch.setattr("patcher.oci.image._MOST_NAMES", 40)
+    blobs = Memory()
+    manifest = blobs.json(add_image(blobs, OCI)["digest"])
+    layers = manifest["layers"] * 9
+    config = blobs.json(manifest["config"]["digest"])
+    config["rootfs"]["diff_ids"] *= 9
+    root = blobs.add({**manifest, "layers": layers, "config": blobs.add(config, OCI[2])}, OCI[1])
+    image = load_image(blobs, blobs.descriptor(root))
+    with pytest.raises(BrokenImage, match="the layers hold"):
+        find_in(blobs, image, [TARGET])
+
+
+def test_an_xz_header_that_asks_for_gigabytes_is_refused() -> None:
+    """And several streams with zeros between them are one file, as xz has it."""
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 256 << 20}]
+    large = lzma.compress(b"x" * 1024, filters=filters)
+    with pytest.raises(BrokenImage, match="cannot be read"):
+        scan(large, Wanted((TARGET,)))
+    tar = write_tar(vllm_files())
+    packed = lzma.compress(tar[:700]) + bytes(8) + lzma.compress(tar[700:])
+    assert scan(packed, Wanted((TARGET,))) == scan(tar, Wanted((TARGET,)))
+    with pytest.raises(BrokenImage, match="cannot be read"):
+        scan(packed[: len(packed) // 2], Wanted((TARGET,)))
