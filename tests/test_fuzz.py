@@ -85,7 +85,7 @@ def altered_json(draw: st.DrawFn, document: Any) -> Any:
         holder, key = draw(st.sampled_from(found))
         what = draw(st.sampled_from(["replace", "drop", "double"]))
         if what == "replace":
-            holder[key] = draw(ODD)
+            holder[key] = copy.deepcopy(draw(ODD))
         elif what == "drop":
             del holder[key]
         elif isinstance(holder, list):
