@@ -26,7 +26,9 @@ ROOT = Path(__file__).parents[1]
 NEEDED = b"class MLA:\n    def dtype(self):\n        return self.kv_b_proj.weight.dtype\n"
 
 
-def cuts(folder: Path, *command: str | Path, step: int = 1) -> Iterator[dict[str, Any]]:
+def cuts(
+    folder: Path, *command: str | Path, step: int = 1, cache: Path | None = None
+) -> Iterator[dict[str, Any]]:
     """What came of each cut; at least one of each fate."""
     ran = subprocess.run(
         [sys.executable, "-m", "tests.cutting", str(step), folder, *map(str, command)],
@@ -34,7 +36,11 @@ def cuts(folder: Path, *command: str | Path, step: int = 1) -> Iterator[dict[str
         text=True,
         check=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "XDG_CACHE_HOME": f"{folder}.cache"},
+        env={
+            **os.environ,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "XDG_CACHE_HOME": str(cache or f"{folder}.cache"),
+        },
     )
     lines = [json.loads(line) for line in ran.stdout.splitlines()]
     assert {line["fate"] for line in lines} == set(FATES)
@@ -71,6 +77,7 @@ def test_patch_in_place(tmp_path: Path) -> None:
         assert cut["again"] == 0
         assert cut["then"][TARGET] != old[TARGET]
         assert stale not in cut["then"], cut
+        assert not [path for path in cut["then"] if path.endswith(".removed")], cut
 
 
 def test_adding_to_the_lock(tmp_path: Path) -> None:
@@ -96,19 +103,57 @@ def test_adding_to_the_lock(tmp_path: Path) -> None:
     assert len(states) == 2, "no lock, or the whole one"
 
 
-@pytest.mark.parametrize("fresh", [False, True])
-def test_a_layout(tmp_path: Path, fresh: bool) -> None:
+def test_updating_the_lock(tmp_path: Path, registry: str) -> None:
+    from tests.bases import Base, write_lock
+
+    folder, place = tmp_path / "locks", f"{registry}/cuts/vllm"
+    folder.mkdir()
+    old, new = (Base(f"v{version}", version, NEEDED) for version in ("0.23.0", "0.24.0"))
+    digests = [base.push(registry, "cuts/vllm") for base in (old, new)]
+    write_lock(folder / "images.lock", old.entry(place, digests[0]))
+    states = {snapshot(folder)["images.lock"]}
+    for cut in cuts(folder, "lock", "update", "--lock", folder / "images.lock"):
+        assert cut["again"] == 0, cut
+        assert list(whole(cut["then"])) == ["images.lock"]
+        states |= {cut["there"]["images.lock"], cut["then"]["images.lock"]}
+    assert len(states) == 2, "the old lock, or the new one"
+
+
+def test_the_cache(tmp_path: Path) -> None:
+    """An entry that is there is whole; where none can be kept the work goes on."""
+    base, target, cache = (tmp_path / name for name in ("base", "target", "cache"))
+    base_layout(base)
+    cache.mkdir(mode=0o700)
+    command = ["image", f"oci:{base}:base", "--to", f"oci:{target}"]
+    entries = set()
+    for cut in cuts(cache, *command, step=3, cache=cache):
+        assert cut["ended"] in (0, 130, "SIGKILL"), cut
+        assert cut["again"] == 0, cut
+        there = whole(cut["there"])
+        assert there.items() <= cut["then"].items()
+        entries.add(json.dumps(whole(cut["then"])))
+    assert len(entries) == 1
+    assert "layers" in entries.pop()
+
+
+def base_layout(path: Path) -> None:
     from patcher.jobs.demo import write_base
-    from patcher.oci.layout import Layout, existing_layout
-    from patcher.oci.model import REF_NAME
     from patcher.oci.reference import Platform
     from tests.installations import installed_file
 
-    target = tmp_path / "target"
-    base = tmp_path / "base" if fresh else target
     stated = installed_file("vllm/_version.py", b"__version__ = version = '0.23.0'\n")
     files = [stated, installed_file(TARGET, NEEDED)]
-    write_base(base, files, Platform("linux", "amd64"), {}, "base")
+    write_base(path, files, Platform("linux", "amd64"), {}, "base")
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_layout(tmp_path: Path, fresh: bool) -> None:
+    from patcher.oci.layout import Layout, existing_layout
+    from patcher.oci.model import REF_NAME
+
+    target = tmp_path / "target"
+    base = tmp_path / "base" if fresh else target
+    base_layout(base)
     target.mkdir(exist_ok=True)
     to = ["--to", f"oci:{target}"] if fresh else []
     digests = set()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from patcher.jobs.demo import _take_place
 from patcher.oci.layout import create_layout
 from tests.commands import ONE, run
 
@@ -65,3 +68,22 @@ def test_a_release_that_needs_nothing_says_so_and_an_earlier_demo_stays(tmp_path
     assert "vLLM 0.33.0 already carries this" in ran.stderr
     assert "--allow-clean" not in ran.stderr
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_earlier_demo_is_replaced_in_one_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at any moment, one of the two has the name."""
+    made, output = tmp_path / "made", tmp_path / "demo"
+    for folder in (made, output):
+        folder.mkdir()
+        (folder / ".vllm-patcher-demo").touch()
+        (folder / "which").write_text(folder.name)
+    with monkeypatch.context() as without:
+        without.setattr("pathlib.Path.rename", None)
+        _take_place(made, output)
+    assert [(folder / "which").read_text() for folder in (output, made)] == ["made", "demo"]
+    monkeypatch.setattr("patcher.jobs.demo._exchanged", lambda *_: False)
+    _take_place(made, output)
+    assert (output / "which").read_text() == "demo"
+    assert (tmp_path / "before" / "which").read_text() == "made"
