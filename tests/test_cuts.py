@@ -127,7 +127,8 @@ def test_the_cache(tmp_path: Path) -> None:
     command = ["image", f"oci:{base}:base", "--to", f"oci:{target}"]
     entries = set()
     for cut in cuts(cache, *command, step=3, cache=cache):
-        assert cut["ended"] in (0, 130, "SIGKILL"), cut
+        # A full disk is an error where the layout is written: by then the entry is there.
+        assert cut["ended"] in (0, 130, "SIGKILL") or "layers" in str(cut["there"]), cut
         assert cut["again"] == 0, cut
         there = whole(cut["there"])
         assert there.items() <= cut["then"].items()
