@@ -23,6 +23,9 @@ from typing import Any
 from patcher.smoke import probe
 from patcher.smoke.cases import CASES, told
 
+# What the cases are about.
+_PATCHES = ("kv-b-proj-dtype", "kv-b-proj-integer-weights")
+
 # At a time: each takes 10 % of the GPU's memory and one processor.
 _AT_ONCE = 7
 _LIMIT = 240
@@ -61,7 +64,8 @@ def patched(tree: Path, work: Path) -> Tree:
     """A copy that `vllm-patcher patch` has patched."""
     copy = work / f"{tree.name}-patched"
     shutil.copytree(tree, copy)
-    done = ours("patch", str(copy), "--in-place")
+    named = [each for name in _PATCHES for each in ("--patch", name)]
+    done = ours("patch", str(copy), "--in-place", *named)
     print(f"{copy.name}: exit {done['exit']}\n{done['talk']}", flush=True)
     return Tree("patched", copy)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
 import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,7 +101,7 @@ class Replace:
             data = files.get(change.path)
             if data is None:
                 return Found(absent=f"there is no {change.path}")
-            named = [node for name, node in _definitions(_parse(data)) if name == change.function]
+            named = [node for name, node in _definitions(_read(data)) if name == change.function]
             if not named:
                 return Found(absent=f"there is no {change.function} in {change.path}")
             if len(named) > 1:
@@ -189,6 +190,12 @@ def _parse(data: bytes) -> ast.Module:
         raise NotPython(f"it is not Python source: {error}", next_step="Check the file.") from error
 
 
+@functools.lru_cache(maxsize=8)
+def _read(data: bytes) -> ast.Module:
+    """The tree to look at, not to change: a rule of ten forms asks for it forty times."""
+    return _parse(data)
+
+
 def _piece(code: str) -> ast.expr | _Block:
     """A piece of code: an expression where it is nothing else, or statements."""
     body = ast.parse(textwrap.dedent(code).strip()).body
@@ -215,7 +222,7 @@ def _occurrences(data: bytes, function: str, code: str) -> list[int]:
     """The lines where a piece of code stands in a function, in order."""
     return [
         line
-        for name, node in _definitions(_parse(data))
+        for name, node in _definitions(_read(data))
         if name == function
         for line in _occurrences_in(node, code)
     ]
@@ -316,7 +323,7 @@ def _splice(data: bytes, change: Change) -> bytes:
 
 def _is_whole(node: ast.expr, data: bytes, change: Change) -> bool:
     """Whether the expression is all that stands in its place, so that it needs no parentheses."""
-    for parent in ast.walk(_parse(data)):
+    for parent in ast.walk(_read(data)):
         if isinstance(parent, ast.Return | ast.Assign | ast.Assert | ast.If | ast.Expr):
             for value in (getattr(parent, name, None) for name in ("value", "test")):
                 where = (node.lineno, node.col_offset, node.end_col_offset)
@@ -333,7 +340,7 @@ def _spans(data: bytes, change: Change) -> list[tuple[ast.expr | ast.stmt, ast.e
     piece = _piece(change.old)
     wanted = _dump(piece)
     spans: list[tuple[ast.expr | ast.stmt, ast.expr | ast.stmt]] = []
-    for name, function in _definitions(_parse(data)):
+    for name, function in _definitions(_read(data)):
         if name != change.function:
             continue
         for node in ast.walk(function):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ def patched(patch: Patch, files: dict[str, bytes | None]) -> dict[str, bytes]:
     }
 
 
+@functools.cache
 def source_of(data: bytes, name: str) -> str:
     """A function's source, out of its class, without decorators."""
     node: Any = ast.parse(data)
