@@ -2,12 +2,16 @@
 
 `python -m bench.gpu.decode OUT TREE AFFECTED`. TREE is a folder with an installed vLLM of 0.20 to
 0.25, which chooses its splits by itself; in a copy the four of older releases are put back, and
-`vllm-patcher patch --in-place` is run on another such copy. The engine, a model with the layers and
-heads of GLM-4.7-Flash (its experts as one dense layer of the size that a token uses, dummy weights),
-then decodes after contexts of several lengths, one request at a time. AFFECTED is a folder with two
-files of an affected release, `vllm/v1/attention/backends/mla/triton_mla.py` and
-`vllm/v1/attention/ops/triton_decode_attention.py`: its own decode, as released and patched, is timed
-on tensors of the same shapes. Writes OUT/decode.json and OUT/decode.md.
+`vllm-patcher patch --in-place` is run on another such copy. The engine then decodes after contexts
+of several lengths, one request at a time: a model with the layers and heads of GLM-4.7-Flash, its
+experts as one dense layer of the size that a token uses, with dummy weights.
+
+AFFECTED is a folder with two files of an affected release (and an empty `vllm/__init__.py`),
+`vllm/v1/attention/backends/mla/triton_mla.py` and
+`vllm/v1/attention/ops/triton_decode_attention.py`: its own decode, as released and patched, is
+timed on tensors of the same shapes.
+
+Writes OUT/decode.json and OUT/decode.md.
 """
 
 from __future__ import annotations
@@ -174,7 +178,7 @@ def attention(affected: Path, cured: Path) -> list[Any]:
                 "envs": SimpleNamespace(VLLM_BATCH_INVARIANT=False),
                 "decode_attention_fwd": kernel.decode_attention_fwd,
             }
-            exec(_method((folder / _ATTENTION).read_text(), "forward_mqa"), world)
+            exec(_method((folder / _ATTENTION).read_text(), "forward_mqa"), world)  # noqa: S102
             call = world["forward_mqa"]
             outputs.append(call(owner, q, cache, metadata, layer)[0].float())
             # The middle, and one run in five below and above.

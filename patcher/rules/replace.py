@@ -235,7 +235,9 @@ def _occurrences_in(within: ast.AST | _Block, code: str) -> list[int]:
     nodes = [node for root in roots for node in ast.walk(root)]
     if isinstance(piece, ast.expr):
         return sorted(
-            node.lineno for node in nodes if isinstance(node, ast.expr) and _dump(node) == wanted
+            node.lineno
+            for node in nodes
+            if isinstance(node, type(piece)) and _dump(node) == wanted  # a dump costs more
         )
     blocks = [within] if isinstance(within, list) else []
     blocks += [block for node in nodes for block in _blocks(node)]
@@ -243,7 +245,7 @@ def _occurrences_in(within: ast.AST | _Block, code: str) -> list[int]:
         block[at].lineno
         for block in blocks
         for at in range(len(block) - len(piece) + 1)
-        if _dump(block[at : at + len(piece)]) == wanted
+        if isinstance(block[at], type(piece[0])) and _dump(block[at : at + len(piece)]) == wanted
     )
 
 

@@ -6,7 +6,7 @@ has context and `_compute_prefill_context` must run. No checkpoint, no tokenizer
 BUDGET is how many tokens are read at a time.
 
 What it finds out goes to stdout, a line `MARK {json}` as soon as it is known: a process that dies
-has said how far it came. The keys are those of `patcher.smoke.cases.Told`.
+has said how far it came. `patcher.smoke.cases` reads the keys.
 """
 
 from __future__ import annotations

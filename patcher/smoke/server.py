@@ -157,7 +157,7 @@ def _generations(server: Server, served: Served) -> Iterator[Step]:
     else:
         said = (
             f"{_came(shared)}, and none from a cache: nothing shows that a context was read. "
-            "Serve with --enable-prefix-caching, or with a smaller --max-num-batched-tokens"
+            "It is shown where vLLM caches prefixes (its default) and serves /metrics"
         )
         yield Step("shared prefix", State.NOT_REACHED, said)
     made = [generate("speed", _text(f"{mark} {run}", _LINES), _MEASURED) for run in range(_RUNS)]

@@ -82,7 +82,7 @@ def cast(data: bytes, weight: str | None, fp8_prefill: bool, *, parallel: bool =
     activation = Activation()
     world: dict[str, Any] = {
         "torch": SimpleNamespace(uint8="uint8", int8="int8", int32="int32"),
-        "current_platform": SimpleNamespace(fp8_dtype=lambda: FP8),
+        "current_platform": SimpleNamespace(fp8_dtype=lambda: FP8, is_cpu=lambda: False),
         "ops": MagicMock(),
         "is_quantized_kv_cache": lambda _: False,
         "get_dcp_group": MagicMock(),
@@ -106,7 +106,7 @@ def cast(data: bytes, weight: str | None, fp8_prefill: bool, *, parallel: bool =
     compute = run(data, f"{owner_of(data)}.{name}", **world)
     more = {"dcp_world_size": 1} if parallel else {}
     with pytest.raises(Reached):
-        compute(this, MagicMock(), MagicMock(), SimpleNamespace(prefill=prefill), None, **more)
+        compute(this, MagicMock(), MagicMock(), MagicMock(prefill=prefill), None, **more)
     assert len(activation.casts) <= 1
     return activation.casts[0] if activation.casts else None
 

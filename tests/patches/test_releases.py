@@ -46,6 +46,29 @@ SEEN = {
         "0.30.0": NEEDED,
         "0.33.0": NEEDED,
     },
+    "kv-b-proj-integer-weights": {
+        "0.14.1": ABSENT,
+        "0.15.0": CLEAN,  # no cast
+        "0.16.0": CLEAN,
+        "0.17.0": NEEDED,
+        "0.18.0": NEEDED,
+        "0.20.0": NEEDED,
+        "0.25.0": NEEDED,
+        "0.26.0": NEEDED,
+        "0.28.0": NEEDED,  # int8 alone
+        "0.33.0": NEEDED,
+    },
+    "triton-mla-kv-splits": {
+        "0.11.0": UNKNOWN,
+        "0.12.0": NEEDED,
+        "0.14.1": NEEDED,
+        "0.15.0": NEEDED,
+        "0.16.0": NEEDED,
+        "0.19.1": NEEDED,
+        "0.20.0": CLEAN,
+        "0.26.0": CLEAN,
+        "0.33.0": CLEAN,
+    },
 }
 CASES = [(name, version) for name, seen in SEEN.items() for version in seen]
 
