@@ -13,7 +13,8 @@ PATCH = Patch(
         "MLA's prefill asks `self.kv_b_proj.weight.dtype` which type the layer wants its input in. "
         "Where kv_b_proj is packed (compressed-tensors W4A16, AWQ, GPTQ: GLM-4.7-Flash-AWQ on a "
         "DGX Spark) the layer has no `.weight`, only `params_dtype`: the engine dies with "
-        "AttributeError on the first long prompt or prefix-cache hit. Until then /health answers 200."
+        "AttributeError on the first long prompt or prefix-cache hit. /health answers 200 until "
+        "then."
     ),
     targets=("vllm/model_executor/layers/attention/mla_attention.py",),
     rule=AttributeGuard(
