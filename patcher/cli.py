@@ -13,20 +13,21 @@ import click
 
 from patcher.commands.options import EPILOG
 
-# Where each command lives. It is imported when it is called: all of them cost 40 ms.
+# Where each command is; what a person needs comes before what workflows call. It is imported when
+# it is called: all of them cost 40 ms.
 COMMANDS = {
-    "alarm": "alarm:alarm",
-    "cache": "cache:cache_group",
-    "demo": "image:demo",
+    "verify": "verify:verify",
     "diff": "verify:diff",
     "image": "image:image",
-    "landed": "landed:landed",
-    "lock": "lock:lock_group",
     "patch": "image:patch",
     "patches": "patches:patches",
+    "landed": "landed:landed",
+    "lock": "lock:lock_group",
     "smoke": "smoke:smoke",
+    "demo": "image:demo",
+    "cache": "cache:cache_group",
     "summary": "summary:summary",
-    "verify": "verify:verify",
+    "alarm": "alarm:alarm",
 }
 
 # The \b keeps click from filling the lines that follow.

@@ -429,3 +429,10 @@ def test_a_repository_with_a_tag_is_refused_before_anything_is_pulled() -> None:
 def test_a_clone_is_named_as_verify_names_it(tmp_path: Path) -> None:
     done = run("landed", "--git", "git:nope", cwd=tmp_path)
     assert "there is no folder nope" in done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_the_exit_codes_in_a_help_fit_80_columns(command: list[str]) -> None:
+    said = run(*command, "--help").stdout.partition("Exit codes:")[2]
+    assert said
+    assert max(map(len, said.splitlines()[1:])) <= 79

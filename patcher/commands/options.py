@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 EPILOG = """\b
-Exit codes: 0 as wanted; 1 a finding (a patch is needed, or nothing is there to patch);
-2 a wrong call; 3 could not decide or reach."""
+Exit codes: 0 as wanted; 1 a finding (a patch is needed, or nothing is there
+to patch); 2 a wrong call; 3 could not decide or reach."""
 
 json_option = click.option("--json", "as_data", is_flag=True, help="Print JSON on stdout.")
 folders_option = click.option(
