@@ -43,7 +43,7 @@ def add_index(
         image = _add_image(blobs, types, architecture, [own, shared], run or {})
         platform = {"os": "linux", "architecture": architecture}
         entries.append({**image, "platform": platform})
-        entries.append(_attestation(blobs, types, image["digest"]))
+        entries.append(attestation(blobs, types, image["digest"]))
     index = {"schemaVersion": 2, "mediaType": types[0], "manifests": entries}
     return blobs.add(index, types[0])
 
@@ -73,7 +73,7 @@ def _add_image(
     return blobs.add(document, types[1])
 
 
-def _attestation(blobs: Memory, types: tuple[str, ...], digest: str) -> dict[str, Any]:
+def attestation(blobs: Memory, types: tuple[str, ...], digest: str) -> dict[str, Any]:
     """As buildx puts one beside an image: a manifest whose layer is no layer."""
     statement = blobs.add({"subject": digest}, "application/vnd.in-toto+json")
     empty = {"architecture": "unknown", "os": "unknown", "rootfs": {"diff_ids": []}}

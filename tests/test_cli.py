@@ -373,8 +373,6 @@ def test_a_broken_lock_is_told_by_line(tmp_path: Path) -> None:
     ("options", "said"),
     [
         (["--dry-run"], "--dry-run goes with --to"),
-        (["--ca-file", "ca.pem"], "--ca-file goes with --to"),
-        (["--plain-http", "x:80"], "--plain-http goes with --to"),
         (["--to", "x.test/y", "--repository", "z"], "--to says the repository too"),
         (["--to", "127.0.0.1:99999/a"], "'127.0.0.1:99999' is not a registry's address"),
     ],

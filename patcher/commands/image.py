@@ -133,22 +133,18 @@ def image(
     if to is not None and repository is not None:
         raise UsageError("--to says the repository too", next_step="Leave --repository out.")
     order = Order(chosen(patches, folders), parsed_platform(platform), None, allow_clean, dry_run)
+    settings = http_settings(ca_file, plain_http)
     if to is not None or name.startswith("oci:"):
         from patcher.jobs.opening import publish_job
 
-        settings = http_settings(ca_file, plain_http)
         report = publish_job(name, to, lock_path(lock), order, settings, say, root)
     else:
         from patcher.jobs.opening import daemon_job
 
-        for option, given in (
-            ("dry-run", dry_run),
-            ("ca-file", ca_file),
-            ("plain-http", plain_http),
-        ):
-            if given:
-                raise UsageError(f"--{option} goes with --to", next_step="Say where to publish.")
-        report = daemon_job(name, repository or _REPOSITORY, lock_path(lock), order, say, root)
+        if dry_run:
+            raise UsageError("--dry-run goes with --to", next_step="Say where to publish.")
+        place = repository or _REPOSITORY
+        report = daemon_job(name, place, lock_path(lock), order, settings, say, root)
     if as_data:
         click.echo(as_json("image", **image_json(report)))
     else:

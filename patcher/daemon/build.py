@@ -1,4 +1,6 @@
-"""Building with the daemon's classic builder, and proving that it built what was asked.
+"""Building the rendered Dockerfile in the daemon, and proving that it built what was asked.
+
+Docker has its classic builder for this, podman the same call of the API.
 
 The builder makes one image for each instruction, and leaves those of a build that fails. Each
 build here is made without its cache, so that whatever it makes is its own and can be removed.
@@ -23,8 +25,12 @@ if TYPE_CHECKING:
     from patcher.oci.installation import Change
     from patcher.oci.reference import Platform
 
-# How the classic builder tells the id of an instruction's image; it says nothing else like it.
-_STEP = re.compile(r" ---> ([0-9a-f]{12})\n")
+# How the classic builder tells the id of an instruction's image, and how podman does (4.3: 11
+# digits); they say nothing else like it.
+_STEP = re.compile(r"(?: ---|--)> ([0-9a-f]{11,12})\n")
+
+# What podman's builder says of itself on every image.
+_BUILDER = "io.buildah.version"
 
 # What decides how a container starts: a derived image must inherit each of them unchanged.
 _INHERITED = (
@@ -75,12 +81,30 @@ def build(
             _run(client, base["Id"], platform, context, made)
         with asking("the built image cannot be inspected", next_step=_NEXT_STEP):
             attrs = client.images.get(made[-1]).attrs
-        _check(base, attrs, change)
+        check(base, attrs, change, _added(base, change))
+        made = _still_there(client, made)
     except BaseException:
         with undisturbed():
             remove(client, made)
         raise
     return Built(attrs, tuple(made))
+
+
+def _still_there(client: DockerClient, made: Sequence[str]) -> list[str]:
+    """The images of a build that its result needs: of what is not its parent, nothing is left.
+
+    Containerd's image store has no parents: each instruction's image would be a dangling one.
+    """
+    from docker.errors import DockerException
+    from requests import RequestException
+
+    kept = []
+    for image in made[:-1]:
+        try:
+            client.api.remove_image(image, noprune=True)
+        except (DockerException, RequestException):
+            kept.append(image)
+    return [*kept, made[-1]]
 
 
 def remove(client: DockerClient, made: Sequence[str]) -> None:
@@ -123,27 +147,40 @@ def _run(
         raise DaemonFailed(f"{doing}: there was nothing to do", next_step=_NEXT_STEP)
 
 
-def _check(base: Mapping[str, Any], result: Mapping[str, Any], change: Change) -> None:
-    """Raise `DaemonFailed` where the result is not the base with the change on top."""
-    wrong = next(_differences(base, result, change), None)
+def check(
+    base: Mapping[str, Any], result: Mapping[str, Any], change: Change, added: tuple[int, int]
+) -> None:
+    """Raise `DaemonFailed` where the result is not the base with the change on top.
+
+    `added` is how many layers more it may have, at least and at most.
+    """
+    wrong = next(_differences(base, result, change, added), None)
     if wrong is not None:
         raise DaemonFailed(
-            f"the daemon built another image than it was asked for: {wrong}",
+            f"the daemon made another image than it was asked for: {wrong}",
             next_step="Nothing was tagged. Report it, with what 'docker version' prints.",
         )
 
 
+def _added(base: Mapping[str, Any], change: Change) -> tuple[int, int]:
+    """How many layers a build adds, at least and at most: one for each COPY.
+
+    For LABEL the builder creates a container, and with it the working directory: where the base
+    lacks it, that empty directory is a layer.
+    """
+    copies = len(change.files) + len(change.bytecode)
+    works = bool(change.labels and (base["Config"] or {}).get("WorkingDir"))
+    return copies, copies + works
+
+
 def _differences(
-    base: Mapping[str, Any], result: Mapping[str, Any], change: Change
+    base: Mapping[str, Any], result: Mapping[str, Any], change: Change, added: tuple[int, int]
 ) -> Iterator[str]:
     below, layers = base["RootFS"]["Layers"], result["RootFS"]["Layers"]
-    added = len(change.files) + len(change.bytecode)
+    least, most = added
     old, new = base["Config"] or {}, result["Config"] or {}
-    # For LABEL the builder creates a container, and with it the working directory: where the
-    # base lacks it, that empty directory is a layer.
-    most = added + bool(change.labels and old.get("WorkingDir"))
-    if layers[: len(below)] != below or not added <= len(layers) - len(below) <= most:
-        yield f"its layers are not the base's and {added} more"
+    if layers[: len(below)] != below or not least <= len(layers) - len(below) <= most:
+        yield f"its layers are not the base's and {least} more"
     for key in ("Os", "Architecture"):
         if result[key] != base[key]:
             yield f"its {key} is {result[key]}, the base's is {base[key]}"
@@ -153,8 +190,14 @@ def _differences(
             yield f"its {key} is {new.get(key)!r}, the base's is {old.get(key)!r}"
     if _environment(new, old) != (old.get("Env") or []):
         yield f"its Env is {new.get('Env')!r}, the base's is {old.get('Env')!r}"
-    if (new.get("Labels") or {}) != {**(old.get("Labels") or {}), **change.labels}:
+    if stated(new) != {**stated(old), **change.labels}:
         yield "its labels are not those of the base and the change"
+
+
+def stated(config: Mapping[str, Any] | None) -> dict[str, str]:
+    """The labels of a config, but for what a builder says of itself."""
+    labels = ((config or {}).get("Labels") or {}).items()
+    return {key: value for key, value in labels if key != _BUILDER}
 
 
 def _environment(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:

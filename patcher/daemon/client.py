@@ -76,6 +76,13 @@ def asking(doing: str, *, next_step: str) -> Iterator[None]:
         raise DaemonFailed(f"{doing}: {error}", next_step=next_step) from error
 
 
+def is_podman(client: DockerClient) -> bool:
+    """Does podman answer at the socket, and not Docker? Raises `DaemonFailed`."""
+    with asking("the daemon cannot be asked what it is", next_step="Try again."):
+        parts = client.api.version().get("Components") or []
+    return any(part.get("Name") == "Podman Engine" for part in parts)
+
+
 def follow(
     events: Iterable[dict[str, Any]], doing: str, *, next_step: str
 ) -> Iterator[dict[str, Any]]:

@@ -1,45 +1,68 @@
-"""The docker engine: images in a Docker daemon, which builds the thin layer itself.
+"""The docker engine: images in a Docker daemon, or in podman behind its Docker socket.
 
 `pull` and `local_image` give a `DockerImage`, this engine's `BaseImage`. Nothing is ever run in
-an image, so any platform can be baked on any host.
+an image, so any platform can be baked on any host. A change is put on it in one of two ways: the
+daemon builds the rendered Dockerfile, or loads the thin layer alone.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from patcher.cache import LayerCache
 from patcher.daemon import dockerfile
-from patcher.daemon.build import build, remove
-from patcher.daemon.client import asking, connect, follow, progress_of
+from patcher.daemon.build import build, remove, stated
+from patcher.daemon.client import asking, connect, follow, is_podman, progress_of
 from patcher.daemon.files import find, read_files
-from patcher.errors import BadReference, BrokenImage, DaemonFailed, WrongPlatform
+from patcher.daemon.load import load
+from patcher.errors import BadReference, BrokenImage, DaemonFailed, Unreadable, WrongPlatform
 from patcher.oci.reference import Platform, parse_platform, parse_reference
 from patcher.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from docker import DockerClient
 
+    from patcher.oci.image import Image
     from patcher.oci.installation import Change, Installation
     from patcher.oci.located import LocatedFile
 
-__all__ = ["BakedDockerImage", "DockerImage", "connect", "local_image", "named_image", "pull"]
+__all__ = [
+    "BakedDockerImage",
+    "DockerImage",
+    "connect",
+    "keeps_indexes",
+    "local_image",
+    "named_image",
+    "pull",
+]
+
+DOCKERFILE, LOAD = "dockerfile", "load"
+"""The two ways to bake: the daemon builds the rendered Dockerfile, or loads the thin layer."""
+
+# From this version of the API on, an image is inspected for a platform (Docker 28.1).
+_BY_PLATFORM = (1, 49)
 
 
 @dataclass(frozen=True, slots=True)
 class DockerImage:
     """An image in the daemon. `reference` is `NAME@sha256:...`, or its id where it has no name.
 
-    `attrs` is the daemon's inspection (Docker Engine API, ImageInspect).
+    `attrs` is the daemon's inspection (Docker Engine API, ImageInspect). `documents` gives its
+    manifest and config as its registry has them; None for an image of no registry. It raises
+    `Unreadable`, `BrokenImage`, `WrongPlatform`.
     """
 
     client: DockerClient = field(repr=False, compare=False)
     reference: str
     platform: Platform
     attrs: Mapping[str, Any] = field(repr=False)
+    documents: Callable[[], Image] | None = field(default=None, repr=False, compare=False)
 
     @property
     def id(self) -> str:
@@ -53,8 +76,8 @@ class DockerImage:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """The labels of the image's config."""
-        return (self.attrs["Config"] or {}).get("Labels") or {}
+        """The labels of the image's config, without what podman's builder says of itself."""
+        return stated(self.attrs["Config"])
 
     def installation(
         self, targets: Sequence[str], root: str | None = None, mentions: Sequence[bytes] = ()
@@ -76,27 +99,66 @@ class DockerImage:
         return bool(layers[: len(below)] == below) and self.platform == base.platform
 
     def dockerfile(self, change: Change) -> str:
-        """The Dockerfile that `bake` builds, for a person to read or to build by hand."""
+        """The Dockerfile that `build` builds, for a person to read or to build by hand."""
         return dockerfile.render(self.reference, self.platform, change)
 
-    def bake(self, change: Change) -> BakedDockerImage:
-        """Build the change on top of this image; the result has no name yet.
+    def bake(
+        self, change: Change, annotations: Mapping[str, str] | None = None
+    ) -> BakedDockerImage:
+        """Put the change on top of this image; the result has no name yet.
 
+        Docker builds the Dockerfile, and loads the layer where that fails; podman loads it, and
+        builds where the documents cannot be had. `annotations` are set on a manifest of ours.
         Raises `BadReference` for a value that a Dockerfile cannot hold, `BrokenImage`,
         `DaemonFailed`. A failure, Ctrl-C too, leaves nothing in the daemon.
         """
+        if not is_podman(self.client):
+            try:
+                return self.build(change)
+            except DaemonFailed as error:
+                loaded = self._loaded(change, annotations or {})
+                if loaded is None:
+                    raise _deep(error) from error
+                return loaded
+        return self._loaded(change, annotations or {}) or self.build(change)
+
+    def build(self, change: Change) -> BakedDockerImage:
+        """Let the daemon build the rendered Dockerfile. Raises as `bake` does."""
         context = dockerfile.context(self.dockerfile(change), change)
         built = build(self.client, self.attrs, self.platform, context, change)
         image = DockerImage(self.client, built.attrs["Id"], self.platform, built.attrs)
-        return BakedDockerImage(image, built.made)
+        return BakedDockerImage(image, built.made, DOCKERFILE)
+
+    def load(
+        self, image: Image, change: Change, annotations: Mapping[str, str]
+    ) -> BakedDockerImage:
+        """Let the daemon load the thin layer alone; `image` are this image's documents.
+
+        Raises `BrokenImage`, `DaemonFailed`.
+        """
+        built = load(self.client, self.attrs, image, change, annotations)
+        made = DockerImage(self.client, built.attrs["Id"], self.platform, built.attrs)
+        return BakedDockerImage(made, built.made, LOAD)
+
+    def _loaded(self, change: Change, annotations: Mapping[str, str]) -> BakedDockerImage | None:
+        """The change, loaded; None where this image's documents cannot be had, or it fails."""
+        if self.documents is None:
+            return None
+        try:
+            return self.load(self.documents(), change, annotations)
+        except (Unreadable, BrokenImage, WrongPlatform, DaemonFailed):
+            return None
 
 
 @dataclass(frozen=True, slots=True)
 class BakedDockerImage:
-    """An image to be tagged. `made` are the ids of all images that its build made, in order."""
+    """An image to be tagged. `made` are the ids of all images that making it made, in order;
+    `way` is how it was made, None for one that was there.
+    """
 
     image: DockerImage
     made: tuple[str, ...]
+    way: str | None = None
 
     @property
     def digest(self) -> str:
@@ -136,7 +198,7 @@ def pull(
             f"{reference!r} pins nothing", next_step="Name the image as NAME@sha256:DIGEST."
         )
     pinned = str(wanted.pinned(wanted.digest))
-    there = _find(client, pinned)
+    there = _find(client, pinned, platform)
     if there is not None and _platform(there) == platform:
         return DockerImage(client, pinned, platform, there)
     doing = f"{pinned} cannot be pulled"
@@ -151,7 +213,7 @@ def pull(
             wanted.name, tag=wanted.digest, platform=str(platform), stream=True, decode=True
         )
         _show(follow(events, doing, next_step=next_step), progress)
-    return _image(client, pinned, _inspect(client, pinned), platform)
+    return _image(client, pinned, _inspect(client, pinned, platform), platform)
 
 
 def local_image(client: DockerClient, name: str, platform: Platform | None = None) -> DockerImage:
@@ -159,7 +221,7 @@ def local_image(client: DockerClient, name: str, platform: Platform | None = Non
 
     Raises `DaemonFailed` where there is none, `WrongPlatform` where it is for another platform.
     """
-    attrs = _inspect(client, name)
+    attrs = _inspect(client, name, platform)
     return _image(client, _pin(name, attrs), attrs, platform)
 
 
@@ -169,20 +231,66 @@ def named_image(client: DockerClient, name: str) -> DockerImage | None:
     return _image(client, str(attrs["Id"]), attrs, None) if attrs else None
 
 
-def _find(client: DockerClient, name: str) -> Mapping[str, Any] | None:
+def keeps_indexes(client: DockerClient) -> bool:
+    """Is it Docker with containerd's image store? An index is one image there, whatever of it was
+    pulled, and before API 1.49 nobody can ask for one platform of it.
+    """
+    with asking("the daemon cannot be asked for its store", next_step="Try again."):
+        status = client.api.info().get("DriverStatus") or []
+    return ["driver-type", "io.containerd.snapshotter.v1"] in status
+
+
+def _deep(error: DaemonFailed) -> DaemonFailed:
+    """The error, and what helps where it is the number of layers."""
+    if "max depth exceeded" not in error.problem:
+        return error
+    return DaemonFailed(
+        error.problem,
+        next_step="The base has as many layers as Docker's overlay store takes: bake in a daemon "
+        "with containerd's image store, or publish with --to.",
+    )
+
+
+def _find(
+    client: DockerClient, name: str, platform: Platform | None = None
+) -> Mapping[str, Any] | None:
+    """What the daemon says of a name, and of one platform of it where it can be asked for that."""
     from docker.errors import ImageNotFound
 
     try:
         with asking(f"image {name!r} cannot be inspected", next_step="Check the name."):
-            return client.images.get(name).attrs
+            attrs: Mapping[str, Any] = client.images.get(name).attrs or {}
     except DaemonFailed as error:
         if isinstance(error.__cause__, ImageNotFound):
             return None
         raise
+    own = _of_platform(client, name, platform) if platform else None
+    # An index and its images have one id for whoever makes a container of them.
+    return {**own, "Id": attrs["Id"]} if own else attrs
 
 
-def _inspect(client: DockerClient, name: str) -> Mapping[str, Any]:
-    attrs = _find(client, name)
+def _of_platform(client: DockerClient, name: str, platform: Platform) -> Mapping[str, Any] | None:
+    api = client.api
+    if tuple(map(int, api.api_version.split("."))) < _BY_PLATFORM:
+        return None
+    stated = {"os": platform.os, "architecture": platform.architecture}
+    if platform.variant:
+        stated["variant"] = platform.variant
+    with asking(f"image {name!r} cannot be inspected", next_step="Check the name."):
+        answer = api.get(
+            f"{api.base_url}/v{api.api_version}/images/{quote(name)}/json",
+            params={"platform": json.dumps(stated)},
+            timeout=api.timeout,
+        )
+    # Where it lacks the platform, what it has is told from the answer for the name alone.
+    found: Mapping[str, Any] | None = answer.json() if answer.ok else None
+    return found
+
+
+def _inspect(
+    client: DockerClient, name: str, platform: Platform | None = None
+) -> Mapping[str, Any]:
+    attrs = _find(client, name, platform)
     if attrs is None:
         raise DaemonFailed(
             f"the Docker daemon has no image {name!r}",

@@ -100,15 +100,17 @@ def _export(client: DockerClient, container: str, wanted: Wanted) -> Traces:
 def read_files(
     client: DockerClient, image: str, platform: Platform, paths: Sequence[str]
 ) -> dict[str, ImageFile]:
-    """The regular files at these paths, by path; a link's file is read under the link's name.
+    """The regular files that are there of these paths, by path; a link's file is read under the
+    link's name.
 
-    Raises `BrokenImage` where one is missing or is something else, `DaemonFailed`.
+    Raises `BrokenImage` where one is something else, `DaemonFailed`.
     """
     with opened(client, image, platform) as container:
-        return {path: _file(client, container, path) for path in paths}
+        found = [_file(client, container, path) for path in paths]
+    return {file.path: file for file in found if file}
 
 
-def _file(client: DockerClient, container: str, path: str) -> ImageFile:
+def _file(client: DockerClient, container: str, path: str) -> ImageFile | None:
     from docker.errors import NotFound
 
     real, member, data = path, None, b""
@@ -121,7 +123,7 @@ def _file(client: DockerClient, container: str, path: str) -> ImageFile:
                 packed = _bounded(stream, real)
         except DaemonFailed as error:
             if isinstance(error.__cause__, NotFound):
-                raise broken(f"{real} is not in the image") from error
+                return None
             raise
         with tarfile.open(fileobj=io.BytesIO(packed), mode="r:") as archive:
             member = archive.next()

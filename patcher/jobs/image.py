@@ -92,6 +92,7 @@ class Report:
     registries, the base's layers too. `proof` is the digest of the proof beside the result, whose
     few KB are not counted; None where there is none. A daemon moves and lacks none of these.
     `seconds` are those after the base was read: asking what is there, making, reading back, naming.
+    `way` is how it was made (see `Made`); None where all was there, and in a dry run.
     """
 
     repository: str
@@ -109,6 +110,7 @@ class Report:
     received: int = 0
     refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
     proof: str | None = None
+    way: str | None = None
 
 
 def make_image(base: Base, order: Order, place: Place, say: Say, watching: Watching) -> Report:
@@ -139,7 +141,7 @@ def make_image(base: Base, order: Order, place: Place, say: Say, watching: Watch
         raise
     done = dataclasses.replace(plan.outline, digest=made.digest, images=made.images)
     report = _report(base, order, place, draft, done, examined, start, made.sent, after)
-    report = dataclasses.replace(report, proof=proof)
+    report = dataclasses.replace(report, proof=proof, way=made.way)
     return _without(report, refused, say) if refused else report
 
 

@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patcher.cache import LayerCache
-from patcher.errors import BadReference, NotLocked
+from patcher.errors import (
+    BadReference,
+    BrokenImage,
+    DaemonFailed,
+    NotLocked,
+    Unreadable,
+    WrongPlatform,
+)
 from patcher.jobs.base import Base
 from patcher.jobs.image import Order, Report, make_image
 from patcher.lock.file import load
@@ -26,14 +35,18 @@ from patcher.places.layout import PREFIX, layout_place
 from patcher.places.registry import RepositoryStore, Tally, registry_place
 from patcher.places.stored import Stored
 from patcher.progress import moving, pulling
+from patcher.registry.image import open_remote
 from patcher.registry.repository import open_registry
 from patcher.web.http import Http, HttpSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from docker import DockerClient
+
     from patcher.daemon.engine import DockerImage
     from patcher.lock.entries import Lock, Pin
+    from patcher.oci.image import Image
     from patcher.oci.installation import BaseImage
     from patcher.places.place import Place
     from patcher.progress import Say
@@ -72,9 +85,15 @@ def publish_job(
 
 
 def daemon_job(
-    name: str, repository: str, lock: Path, order: Order, say: Say, root: str | None = None
+    name: str,
+    repository: str,
+    lock: Path,
+    order: Order,
+    settings: HttpSettings,
+    say: Say,
+    root: str | None = None,
 ) -> Report:
-    """Pull a base of the lock by its digest, and build on it in the local Docker daemon.
+    """Pull a base of the lock by its digest, and bake on it in the local Docker daemon.
 
     A name that the lock does not know may be that of an image which only the daemon has; it is
     built on by its id. Raises as `publish_job`.
@@ -89,7 +108,7 @@ def daemon_job(
         )
     here = host_platform()
     wanted = order.platform or here
-    image, base = _daemon_base(name, load(lock), wanted, say)
+    image, base = _daemon_base(name, load(lock), wanted, Http(settings, say=say), say)
     # One local tag holds one platform: another machine's image must not take over this one's.
     suffix = None if wanted == here else wanted
     said = dataclasses.replace(order, platform=wanted, standing=Standing(suffix, newest=True))
@@ -97,9 +116,11 @@ def daemon_job(
     return make_image(base, said, DaemonPlace(repository, image), say, partial(moving, "copying"))
 
 
-def _daemon_base(name: str, lock: Lock, platform: Platform, say: Say) -> tuple[DockerImage, Base]:
+def _daemon_base(
+    name: str, lock: Lock, platform: Platform, http: Http, say: Say
+) -> tuple[DockerImage, Base]:
     """The image that a name means, and what is known of it."""
-    from patcher.daemon.engine import connect, local_image, named_image, pull
+    from patcher.daemon.engine import connect, local_image, named_image
 
     try:
         entry, digest = resolve(lock, name, platform)
@@ -115,14 +136,45 @@ def _daemon_base(name: str, lock: Lock, platform: Platform, say: Say) -> tuple[D
     reference, locked = entry.original.reference, entry.locked
     pinned = reference.pinned(digest)
     say(f"{name} is vLLM {locked.version} for {platform}: {pinned}")
-    client = connect()
-    with pulling() as show:
-        image = pull(client, str(pinned), platform, show)
+    documents = functools.cache(lambda: open_remote(pinned, platform, http).image)
+    image = _pulled(connect(), pinned, platform, documents)
     pin = locked.platforms.get(platform)
     there: BaseImage = image
     if pin is not None and pin.located and pin.digest == image.digest:
         there = LocatedImage(image, pin.located, image.read)
     return image, Base(image.digest, (there,), reference, locked.version, root=locked.root)
+
+
+def _pulled(
+    client: DockerClient, pinned: Reference, platform: Platform, documents: Callable[[], Image]
+) -> DockerImage:
+    """The image of an index or manifest for a platform, under the name that pins it.
+
+    Where the daemon cannot tell an index's images apart, the one wanted is pulled by its own
+    digest, which the registry tells. Raises as `pull` does.
+    """
+    from patcher.daemon.engine import keeps_indexes, pull
+
+    def pull_as(reference: Reference) -> DockerImage:
+        with pulling() as show:
+            image = pull(client, str(reference), platform, show)
+        return dataclasses.replace(image, reference=str(pinned), documents=documents)
+
+    def own() -> Reference:
+        return pinned.pinned(documents().digest)
+
+    if keeps_indexes(client):
+        with contextlib.suppress(Unreadable, WrongPlatform, BrokenImage):
+            pinned_own = own()
+            return pull_as(pinned_own)
+    try:
+        return pull_as(pinned)
+    except (DaemonFailed, WrongPlatform):
+        # Docker's overlay store keeps one platform of an index.
+        with contextlib.suppress(Unreadable, WrongPlatform, BrokenImage):
+            if own() != pinned:
+                return pull_as(own())
+        raise
 
 
 def _open_base(

@@ -1,4 +1,4 @@
-"""The Docker daemon as a place: it builds the rendered Dockerfile on a base that it has."""
+"""The Docker daemon as a place: it bakes on a base that it has (see `DockerImage.bake`)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from patcher.daemon.client import is_podman
 from patcher.daemon.engine import BakedDockerImage, DockerImage, named_image
 from patcher.daemon.files import read_files
+from patcher.oci.model import broken
 from patcher.places.place import Outline, Sent, changed
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ class DaemonPlace:
     base: DockerImage
 
     def plan(self, draft: Draft, *, blind: bool = False) -> DaemonPlan:
-        """See `Place`. A daemon's builds have its clock in them, so what bears the fixed tag is
+        """See `Place`. What a daemon builds has its clock in it, so what bears the fixed tag is
         known by its labels, which state the base and each file, and not by its digest.
         """
         del blind
@@ -69,7 +71,8 @@ class DaemonPlan:
         base = self.place.base
         if self.there is not None:
             return DaemonResult(self, BakedDockerImage(self.there, ()))
-        return DaemonResult(self, base.bake(self.draft.changes[base.digest]))
+        change = self.draft.changes[base.digest]
+        return DaemonResult(self, base.bake(change, self.draft.annotations))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +97,14 @@ class DaemonResult:
         """See `Made`: the daemon has the base, and gets a few KB of files by its socket."""
         return Sent()
 
+    @property
+    def way(self) -> str | None:
+        """See `Made`: the Dockerfile built, or the layer loaded."""
+        return self.baked.way
+
     def read_back(self, before: Mapping[str, Installation]) -> Mapping[str, Installation]:
         """See `Made`. The new image is asked for the changed files alone: `build` and `plan` have
-        held it against the base, whose layers are below them.
+        held it against the base, whose layers are below them. Podman is asked for all of it.
         """
         image, draft = self.baked.image, self.plan.draft
         back: dict[str, Installation] = {}
@@ -104,10 +112,20 @@ class DaemonResult:
             change = draft.changes.get(digest)
             if change is None:
                 return before
+            if is_podman(image.client):
+                # A file that it hands out belongs to the container's user (5.4, 5.8), whoever
+                # owns it in the image: what it exports does not.
+                targets = {target for each in installation.all for target in each.files}
+                root = None if installation.others else installation.root
+                back[digest] = self.baked.installation(sorted(targets), root)
+                continue
             wanted = [*(file.path for file in change.files), *change.bytecode]
             found = read_files(image.client, image.id, image.platform, wanted)
-            # An empty .pyc does not count: Python passes over it and reads the source.
-            gone = [path for path in change.bytecode if not found[path].data]
+            # A built image has an empty .pyc: Python passes over it and reads the source.
+            gone = [path for path in change.bytecode if path not in found or not found[path].data]
+            lost = next((file.path for file in change.files if file.path not in found), None)
+            if lost is not None:
+                raise broken(f"{lost} is not in the image")
             files = [found[file.path] for file in change.files]
             back[digest] = changed(installation, files, gone)
         return back

@@ -93,6 +93,13 @@ class Made(Protocol):
         """What making it has moved."""
         ...
 
+    @property
+    def way(self) -> str | None:
+        """How it was made: `append`, or in a daemon `dockerfile` or `load`; None for an image that
+        was there already.
+        """
+        ...
+
     def read_back(self, before: Mapping[str, Installation]) -> Mapping[str, Installation]:
         """vLLM in each image, read from where it was written; by the base's digest, as `before`.
 

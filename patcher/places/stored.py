@@ -247,6 +247,11 @@ class StoredResult:
         """See `Made`."""
         return self.plan.images
 
+    @property
+    def way(self) -> str | None:
+        """See `Made`."""
+        return "append" if self.plan.draft.changes and self.plan.parts else None
+
     def read_back(self, before: Mapping[str, Installation]) -> Mapping[str, Installation]:
         """See `Made`: what `validate` unpacked, in the place of what was there."""
         place, draft = self.plan.place, self.plan.draft

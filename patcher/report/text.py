@@ -145,6 +145,13 @@ def proof_json(checked: CheckedProof) -> dict[str, Any]:
     return {name: getattr(checked, name) for name in names}
 
 
+_WAYS = {
+    "dockerfile": "the daemon built the rendered Dockerfile",
+    "load": "the daemon loaded the thin layer, on the base's that it has",
+    "context": "written for a builder: docker buildx build --platform OS/ARCH --tag TAG DIR",
+}
+
+
 def image_lines(report: Report) -> list[str]:
     """What the job did, for a person."""
     lines = [
@@ -155,6 +162,7 @@ def image_lines(report: Report) -> list[str]:
         lines += _platform_lines(image)
     lines += [f"image    {report.digest}", *(f"tag      {tag}" for tag in report.tags)]
     lines += [f"proof    {report.proof}"] if report.proof else []
+    lines += [f"way      {_WAYS[report.way]}"] if report.way in _WAYS else []
     return [printable(line, 2000) for line in [*lines, f"sent     {_sent(report)}"]]
 
 

@@ -24,7 +24,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patcher.errors import BadSource, DaemonFailed, NoDaemon, NotLocked
+from patcher.errors import (
+    BadSource,
+    BrokenImage,
+    DaemonFailed,
+    NoDaemon,
+    NotLocked,
+    WrongPlatform,
+)
 
 if TYPE_CHECKING:
     from patcher.lock.entries import Pin
@@ -115,7 +122,8 @@ def _image(
     """In the daemon, or else in the registry. A name without a slash is a local one."""
     try:
         return _local(spec, name, platform, root)
-    except (NoDaemon, DaemonFailed):
+    except (NoDaemon, DaemonFailed, WrongPlatform, BrokenImage):
+        # A daemon may have a name for another platform, or only part of an index.
         if "/" not in name:
             raise
     return _remote(spec, name, platform, settings, root)

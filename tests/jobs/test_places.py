@@ -67,7 +67,9 @@ class World:
         """Patch the base that `name` means for this machine's platform."""
         order = Order(patches, platform=host_platform())
         if place == "daemon":
-            return daemon_job(name, self.repository, self.lock, order, lambda _: None)
+            return daemon_job(
+                name, self.repository, self.lock, order, HttpSettings(), lambda _: None
+            )
         to = f"oci:{self.folder / 'box'}" if place == "layout" else f"{self.host}/made/vllm"
         return publish_job(name, to, self.lock, order, HttpSettings(), lambda _: None)
 
