@@ -15,7 +15,7 @@ EXAMPLES ?= 2000
 # The whole suite also holds the rules, which prove every edit, to a floor of branch coverage.
 FLOOR := --cov --cov-fail-under=90
 
-.PHONY: help image landed demo test quick engine docs lint bench dist
+.PHONY: help image landed demo test quick engine engines docs lint bench dist
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -56,6 +56,10 @@ docs: $(BIN)/.docs ## the documentation site, into out/site
 engine: $(BIN)/.dev ## a real vLLM on this CPU: it crashes without the guard, and generates with it (3.4 GB, once)
 	@echo "the first run makes an environment outside the tree: 3.4 GB, about 4 minutes" >&2
 	$(BIN)/python -m pytest -m engine --durations 0 tests/engine
+
+engines: $(BIN)/.dev ## bake in Docker and podman of Debian's suites (for root): ENGINES="podman-trixie or docker-sid"
+	@echo "the first run unpacks engines outside the tree: some 250 MB and 15 seconds each" >&2
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m engines $(if $(ENGINES),-k "$(ENGINES)") tests/engines
 
 lint: $(BIN)/.dev ## ruff, mypy, bandit, pip-audit; actionlint and zizmor on the workflows
 	$(BIN)/ruff check .

@@ -133,7 +133,7 @@ def test_nothing_is_left_but_the_base_and_the_result(here: Here) -> None:
         for image in here.client.api.images(filters={"label": f"unique={base.unique}"})
     }
     assert len(shown) == 2
-    assert len(left) == (1 if made.way == "load" or here.engine.containerd else 2)
+    assert len(left) == (1 if made.way == "load" or here.engine.containerd else 3)
     assert not here.client.api.images(
         filters={"dangling": True, "label": "dev.vllm-patcher.patches=kv-b-proj-dtype@1"}
     )
