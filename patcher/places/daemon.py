@@ -117,7 +117,7 @@ class DaemonResult:
                 # owns it in the image: what it exports does not.
                 targets = {target for each in installation.all for target in each.files}
                 root = None if installation.others else installation.root
-                back[digest] = self.baked.installation(sorted(targets), root)
+                back[digest] = image.installation(sorted(targets), root)
                 continue
             wanted = [*(file.path for file in change.files), *change.bytecode]
             found = read_files(image.client, image.id, image.platform, wanted)
