@@ -90,7 +90,8 @@ class DockerImage:
 
     def read(self, file: LocatedFile) -> bytes | None:
         """The bytes of a file that was located in it. Raises `DaemonFailed`, `BrokenImage`."""
-        return read_files(self.client, self.id, self.platform, [file.path])[file.path].data
+        found = read_files(self.client, self.id, self.platform, [file.path]).get(file.path)
+        return found.data if found else None
 
     def is_built_on(self, base: DockerImage) -> bool:
         """Are its lowest layers those of `base`, and is it for the same platform?"""
