@@ -148,7 +148,6 @@ def proof_json(checked: CheckedProof) -> dict[str, Any]:
 _WAYS = {
     "dockerfile": "the daemon built the rendered Dockerfile",
     "load": "the daemon loaded the thin layer, on the base's that it has",
-    "context": "written for a builder: docker buildx build --platform OS/ARCH --tag TAG DIR",
 }
 
 
