@@ -21,6 +21,7 @@ COMMANDS = {
     "image": "image:image",
     "patch": "image:patch",
     "patches": "patches:patches",
+    "new": "new:new",
     "landed": "landed:landed",
     "lock": "lock:lock_group",
     "smoke": "smoke:smoke",

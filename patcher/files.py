@@ -18,6 +18,7 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import EllipsisType
 from typing import BinaryIO
 
 from patcher.errors import Unwritable
@@ -28,11 +29,18 @@ _ORPHANED = 600.0
 
 _RIGHTS = 0o777
 
+# For `expected`: whatever stands there is replaced.
+ANYTHING = ...
+
 _NEXT = "Check its permissions and the free space, or write elsewhere."
 
 
 def write_atomically(
-    path: Path, data: bytes, *, within: Path | None = None, expected: bytes | None = None
+    path: Path,
+    data: bytes,
+    *,
+    within: Path | None = None,
+    expected: bytes | EllipsisType | None = ANYTHING,
 ) -> None:
     """Put `data` into `path` in one step. See `replacing`."""
     with replacing(path, within=within, expected=expected) as file:
@@ -41,14 +49,15 @@ def write_atomically(
 
 @contextlib.contextmanager
 def replacing(
-    path: Path, *, within: Path | None = None, expected: bytes | None = None
+    path: Path, *, within: Path | None = None, expected: bytes | EllipsisType | None = ANYTHING
 ) -> Iterator[BinaryIO]:
     """A new file that takes the name `path` when the block ends without an error.
 
     An existing file's owner, mode, ACL and other extended attributes are kept. What has the name
     as a symbolic or hard link is cut loose: package managers link site-packages to a cache that
     other environments share. Below the folder `within` no symbolic link is followed at all, and
-    missing folders are made. `expected` are the bytes that the name must still have at the end.
+    missing folders are made. `expected` are the bytes that the name must still have at the end,
+    None for a name that must still be free.
     Raises `Unwritable`; then, and on an interrupt, the name leads to what it led to before and
     no other file is left.
     """
@@ -62,7 +71,7 @@ def replacing(
             file.flush()
             _keep_attributes(folder, path.name, file.fileno())
             os.fsync(file.fileno())
-            if expected is not None and _content(folder, path.name) != expected:
+            if expected is not ANYTHING and _content(folder, path.name) != expected:
                 raise OSError("it was changed meanwhile")
             os.rename(partial, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         # Makes the new name survive a power cut. FUSE, CIFS and 9p mounts refuse it; the write

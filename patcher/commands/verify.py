@@ -90,6 +90,7 @@ def verify(
     be read is unknown; the others are judged all the same.
     """
     from patcher.sources.images import CopySource, ImageSource
+    from patcher.sources.path import concerned
     from patcher.sources.spec import open_source
 
     if proof:
@@ -108,8 +109,9 @@ def verify(
     for spec in sources:
         try:
             source = open_source(spec, lock_path(lock), place, settings, root, whole=everywhere)
-            copies, others = _copies(source, wanted, everywhere)
-            judged = [judge(patch, copy) for copy in copies for patch in wanted]
+            source, own = concerned(source, wanted)
+            copies, others = _copies(source, own, everywhere)
+            judged = [judge(patch, copy) for copy in copies for patch in own]
             if isinstance(source, ImageSource) and isinstance(copies[0], CopySource):
                 found = copies[0].installation
                 beside = {
@@ -153,7 +155,10 @@ def _is_open(label: str, found: Installation, idle: Mapping[str, Sequence[Verdic
     """Is it open whether what was judged is what runs? Then it is said, with what to do."""
     from patcher.sources.images import open_question
 
-    status = {root: {verdict.status for verdict in each} for root, each in idle.items()}
+    status = {
+        root: {verdict.status for verdict in each if not verdict.outside}
+        for root, each in idle.items()
+    }
     unknown = [root for root, each in status.items() if Status.UNKNOWN in each]
     problem = open_question(found, [root for root, each in status.items() if Status.NEEDED in each])
     if problem is None and unknown:
@@ -172,12 +177,10 @@ def _verify_proofs(
 ) -> None:
     from patcher.jobs.check_proof import check_proofs
     from patcher.report.text import difference_line, proof_json, proof_summary
-    from patcher.rules.catalogue import named_only
 
     # What the program and the person have. A proof is somebody else's: nothing that it names is
     # loaded.
-    every = chosen((), folders)
-    known = {patch.name: patch for patch in (*chosen([p.name for p in named_only()], ()), *every)}
+    known = {patch.name: patch for patch in chosen((), folders)}
     checked = [each for name in names for each in check_proofs(name, settings, known)]
     after = [verdict for each in checked for verdict in each.after]
     if as_data:
@@ -258,12 +261,14 @@ def diff(
     is nothing to patch, as there is then no diff.
     """
     from patcher.diff import unified_diff
+    from patcher.sources.path import concerned
     from patcher.sources.spec import open_source
 
     settings = partial(http_settings, ca_file, plain_http)
     found = open_source(source, lock_path(lock), parsed_platform(platform), settings, root)
-    outcomes = apply_all(chosen(patches, folders), found.read, lambda _: found.label)
-    texts = [unified_diff(each.before, each.after, each.target) for each in outcomes]
+    found, wanted = concerned(found, chosen(patches, folders))
+    outcomes = apply_all(wanted, found.read, lambda _: found.label, found.version())
+    texts = [unified_diff(each.before or b"", each.after, each.target) for each in outcomes]
     if not any(texts):
         say(f"{found.label}: nothing to patch")
     if as_data:

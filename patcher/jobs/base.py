@@ -11,12 +11,13 @@ import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from posixpath import dirname
 from typing import TYPE_CHECKING
 
 from patcher.errors import BrokenImage, FileAbsent, Undecided, WrongPlatform, WrongVersion
 from patcher.jobs.naming import LOCAL_BASE, OURS, Patched, labels
-from patcher.oci.installation import Change
-from patcher.rules.catalogue import Patch, Status, Verdict, apply_files, judge_files
+from patcher.oci.installation import Change, ImageFile
+from patcher.rules.catalogue import Patch, Status, Step, Verdict, judge_files, series
 from patcher.sources.everywhere import in_image, searched_for
 from patcher.sources.images import open_question, told
 from patcher.versions import parsed, same_commit
@@ -24,7 +25,7 @@ from patcher.versions import parsed, same_commit
 if TYPE_CHECKING:
     from packaging.version import Version
 
-    from patcher.oci.installation import BaseImage, ImageFile, Installation
+    from patcher.oci.installation import BaseImage, Installation
     from patcher.oci.reference import Platform, Reference
     from patcher.progress import Say
 
@@ -67,7 +68,10 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """One file of the image: before and after, and the patches that made the difference."""
+    """One file of the image: before and after, and the patches that made the difference.
+
+    Where there was none, `before` is empty and has the owner and mode that the new one gets.
+    """
 
     target: str
     before: ImageFile
@@ -130,7 +134,9 @@ def _check_idle(patches: Sequence[Patch], installation: Installation, say: Say) 
     for each in installation.idle:
         for patch in patches:
             there = {target: file.data for target, file in each.files.items()}
-            verdict = _judged(patch, _files(patch, there))
+            verdict = _judged(patch, _files(patch, there), each.version or None)
+            if verdict.outside:
+                continue
             if verdict.status is Status.NEEDED:
                 needed.add(each.root)
                 why = "no Python is seen to import it"
@@ -224,28 +230,30 @@ def change_of(base: Base, examined: Examined, tag: str) -> Change:
 def judge_all(patches: Sequence[Patch], installation: Installation) -> tuple[Verdict, ...]:
     """The verdict of each patch on each vLLM that may be run.
 
-    Raises `FileAbsent`, `Undecided` for what cannot be judged, `BrokenImage` where something else
-    is run than the file that was judged.
+    Raises `FileAbsent`, `Undecided` for what cannot be judged though the patch claims to be for
+    that version, `BrokenImage` where something else is run than the file that was judged.
     """
     return tuple(_judge(patch, each) for each in installation.all for patch in patches)
 
 
 def _judge(patch: Patch, installation: Installation) -> Verdict:
     there = {target: file.data for target, file in installation.files.items()}
-    verdict = _judged(patch, _files(patch, there))
+    version = installation.version or None
+    verdict = _judged(patch, _files(patch, there), version)
     file = installation.files.get(patch.target)
     path = file.path if file and len(patch.targets) == 1 else installation.root
-    if verdict.status is Status.ABSENT:
+    if verdict.status is Status.ABSENT and not verdict.outside:
         missing = next((target for target in patch.targets if target not in there), None)
         lacks = f"has no {missing}" if missing else f"does not hold it: {verdict.reason}"
         raise FileAbsent(
             f"vLLM {installation.version} in {installation.root} {lacks}",
-            next_step=f"This vLLM keeps the code elsewhere; {patch.name} cannot judge it.",
+            next_step=f"This vLLM keeps the code elsewhere; {patch.name} cannot judge it. "
+            "Name the patches that you want with --patch.",
         )
-    if verdict.status is Status.UNKNOWN:
+    if verdict.status is Status.UNKNOWN and not verdict.outside:
         raise Undecided(
             f"{path}: {patch.name} cannot judge it: {verdict.reason}",
-            next_step="Leave the patch out, or try a newer Python.",
+            next_step="Name the patches that you want with --patch, or try a newer Python.",
         )
     stale = next((target for target in patch.targets if target in installation.stale), None)
     if verdict.status is Status.CLEAN and stale is not None:
@@ -261,19 +269,38 @@ def patch_all(patches: Sequence[Patch], installation: Installation) -> tuple[Fil
     """Apply the needed patches to each vLLM, one after the other where they share a file."""
     changes: dict[str, FileChange] = {}
     for each in installation.all:
-        current = {target: file.data for target, file in each.files.items()}
-        for patch in patches:
-            if _judge(patch, each).status is not Status.NEEDED:
-                continue
-            for target, after in _applied(patch, _files(patch, current)):
-                file = each.files[target]
-                done = Patched(
-                    patch.name, patch.version, target, _sha256(current[target]), _sha256(after)
-                )
-                earlier = changes[file.path].patched if file.path in changes else ()
-                changes[file.path] = FileChange(target, file, after, (*earlier, done))
-                current[target] = after
+        verdicts = {patch: _judge(patch, each) for patch in patches}
+        needed = tuple(
+            patch
+            for patch, verdict in verdicts.items()
+            if verdict.status is Status.NEEDED and not verdict.outside
+        )
+        targets = dict.fromkeys(target for patch in needed for target in patch.targets)
+        there = {target: file.data for target, file in each.files.items()}
+        for step in _series(needed, tuple((target, there.get(target)) for target in targets)):
+            file = each.files.get(step.target) or _new_file(step.target, each)
+            done = Patched(
+                step.patch.name,
+                step.patch.version,
+                step.target,
+                None if step.before is None else _sha256(step.before),
+                _sha256(step.after),
+            )
+            earlier = changes[file.path].patched if file.path in changes else ()
+            changes[file.path] = FileChange(step.target, file, step.after, (*earlier, done))
     return tuple(changes.values())
+
+
+def _new_file(target: str, installation: Installation) -> ImageFile:
+    """An empty file where there is none yet: its folder's owner, and what pip gives a data file."""
+    path = f"{installation.root}/{target}"
+    folder = next((each for each in installation.directories if each.path == dirname(path)), None)
+    if folder is None:
+        raise Undecided(
+            f"{dirname(path)} is not in the image, and {target} is to go there",
+            next_step="The patch is for a vLLM that has this folder.",
+        )
+    return ImageFile(path, b"", folder.uid, folder.gid, mode=0o644, mtime=0)
 
 
 # A patch's targets and their bytes, as a value that a cache can hold.
@@ -285,13 +312,13 @@ def _files(patch: Patch, there: Mapping[str, bytes]) -> _Files:
 
 
 @functools.cache
-def _judged(patch: Patch, files: _Files) -> Verdict:
-    return judge_files(patch, dict(files), "")
+def _judged(patch: Patch, files: _Files, version: str | None) -> Verdict:
+    return judge_files(patch, dict(files), "", version=version)
 
 
 @functools.cache
-def _applied(patch: Patch, files: _Files) -> tuple[tuple[str, bytes], ...]:
-    return tuple((target, each.data) for target, each in apply_files(patch, dict(files)).items())
+def _series(patches: tuple[Patch, ...], files: _Files) -> tuple[Step, ...]:
+    return series(patches, dict(files))
 
 
 def _sha256(data: bytes) -> str:

@@ -61,6 +61,7 @@ class Demo:
     layout: Path
     bytes_read: int
     wheel_size: int
+    patch: str = _PATCH
 
 
 def run(version: str, output: Path, say: Say) -> Demo:

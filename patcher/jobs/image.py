@@ -232,9 +232,13 @@ def _expect_allowed(order: Order, version: str, examined: Sequence[Examined]) ->
         return
     already = sorted({each.already for each in examined if each.already})
     said = f" (its labels: {', '.join(already)})" if already else ""
+    verdicts = [verdict for each in examined for verdict in each.before]
+    clean = dict.fromkeys(each.patch for each in verdicts if not each.outside)
+    others = dict.fromkeys(each.patch for each in verdicts if each.outside)
+    parts = [f"already carries this: {', '.join(clean)}{said}"] if clean else []
+    parts += [f"is not one that these are for: {', '.join(others)}"] if others else []
     raise AlreadyClean(
-        f"vLLM {version} already carries this: "
-        f"{', '.join(patch.name for patch in order.patches)}{said}",
+        f"vLLM {version} {'; it '.join(parts)}",
         next_step="Use the base as it is, or give --allow-clean to tag it as patched.",
     )
 
@@ -316,7 +320,7 @@ def _check_image(
             raise _unproven(f"stale bytecode would win over {wanted.path}")
     after = judge_all(patches, back)
     for verdict in after:
-        if verdict.status is not Status.CLEAN:
+        if verdict.status is not Status.CLEAN and not verdict.outside:
             raise _unproven(f"{verdict.artifact} is {verdict.status.value} for {verdict.patch}")
     return after
 

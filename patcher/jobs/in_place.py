@@ -15,6 +15,7 @@ from patcher.sources.path import (
     ASIDE,
     FileSource,
     PathSource,
+    concerned,
     left_aside,
     open_path,
     stale_bytecode,
@@ -23,9 +24,9 @@ from patcher.sources.path import (
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A file's bytes as they were read and judged, and what they become."""
+    """A file's bytes as they were read and judged, and what they become; None for no file."""
 
-    before: bytes
+    before: bytes | None
     after: bytes
 
 
@@ -56,7 +57,11 @@ def replace_sources(edits: Mapping[Path, Edit]) -> tuple[Path, ...]:
 
 def _put_back(path: Path, edit: Edit, refused: Iterable[Path]) -> None:
     """Take our own bytes back; what somebody else has written is theirs, be it the same."""
-    if path not in refused and path.read_bytes() == edit.after:
+    if edit.before is None:
+        with contextlib.suppress(FileNotFoundError):
+            if path not in refused and path.read_bytes() == edit.after:
+                path.unlink()
+    elif path not in refused and path.read_bytes() == edit.after:
         write_atomically(path, edit.before, expected=edit.after)
 
 
@@ -126,7 +131,8 @@ def patch_path(path: Path, patches: Sequence[Patch], output: Path | None) -> tup
 
 
 def _outcomes(source: PathSource, patches: Sequence[Patch]) -> tuple[Outcome, ...]:
-    return apply_all(patches, source.read, lambda target: str(source.locate(target)))
+    own, wanted = concerned(source, patches)
+    return apply_all(wanted, own.read, lambda target: str(source.locate(target)), own.version())
 
 
 def _located(source: PathSource, patches: Sequence[Patch]) -> Iterator[Path]:

@@ -38,12 +38,15 @@ TAG_LABELS = ("ai.vllm.image.tag", "org.opencontainers.image.ref.name")
 
 @dataclass(frozen=True, slots=True)
 class Patched:
-    """One patched file, as labels and tags tell it: sha256 of its bytes before and after."""
+    """One patched file, as labels and tags tell it: sha256 of its bytes before and after.
+
+    `preimage` is None for a file that the base does not have.
+    """
 
     patch: str
     patch_version: int
     target: str
-    preimage: str
+    preimage: str | None
     postimage: str
 
 
@@ -139,7 +142,8 @@ def labels(
         number = f".{len(targets)}" if len(targets) > 1 else ""
         about = f"{OURS}.patch.{p.patch}{number}"
         said[f"{about}.target"] = p.target
-        said[f"{about}.preimage"] = f"sha256:{p.preimage}"
+        if p.preimage is not None:
+            said[f"{about}.preimage"] = f"sha256:{p.preimage}"
         said[f"{about}.postimage"] = f"sha256:{p.postimage}"
     return said | {label: tag for label in TAG_LABELS if label in inherited}
 

@@ -9,10 +9,12 @@ claimed    content   judgement
 yes        needed    holds
 yes        clean     refuted: LANDED
 yes        absent    refuted: MOVED
+yes        unknown   unread: neither held nor refuted
 no         clean     holds
 no         absent    holds: the patch has nothing to go to there
 no         needed    refuted: REGRESSED, or NEEDED where no older one was fixed
-any        unknown   unread: neither held nor refuted
+no         unknown   nothing is claimed, and the content says nothing; but what could not be
+                     read at all is unread
 =========  ========  ====================================================
 """
 
@@ -76,7 +78,11 @@ def check(line: Timeline) -> Check:
     return Check(
         line,
         refutations,
-        tuple(each for each in line.findings if not _comparable(each)),
+        tuple(
+            each
+            for each in line.findings
+            if not _comparable(each) and not each.verdict.without_claim
+        ),
         sum(direction is None for direction, _ in compared),
         _supported(line.findings) if refutations else None,
     )

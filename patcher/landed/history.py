@@ -1,6 +1,6 @@
 """`landed --git`: the exact commits with which a fix came and went, in a local clone.
 
-Every content that the target had along the branch is judged, and the turns between them are
+Every content that the targets had along the branch is judged, and the turns between them are
 named: with the commit that made them, also where a merge brought that commit in. The branch's own
 line is that of first parents, through renames: a merge is one step of it, compared with its first
 parent, and what it brought in is walked only where it brought a turn.
@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 from patcher.errors import Unreadable
 from patcher.landed import Finding
 from patcher.landed.timeline import Transition, Turn, transitions
-from patcher.rules.catalogue import Status, Verdict, judge_bytes
+from patcher.rules.catalogue import Status, Verdict, judge_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from patcher.landed import Watch
     from patcher.rules.catalogue import Patch
@@ -48,6 +48,35 @@ class Touch:
     blob: str | None
     before: str | None
     is_file: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A commit that touched a patch's files, and what each of them then was.
+
+    `files` are for each target the newest touch up to this commit; None where there was none.
+    """
+
+    commit: str
+    parents: tuple[str, ...]
+    files: tuple[Touch | None, ...]
+
+    @property
+    def own(self) -> Touch:
+        """The first file that the commit itself touched; one that it took away before others."""
+        own = [each for each in self.files if each is not None and each.commit == self.commit]
+        return next((each for each in own if each.blob is None), own[0])
+
+    @property
+    def before(self) -> Point:
+        """The files as the commit found them."""
+        files = (
+            dataclasses.replace(each, blob=each.before, is_file=True)
+            if each is not None and each.commit == self.commit
+            else each
+            for each in self.files
+        )
+        return dataclasses.replace(self, files=tuple(files))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +115,17 @@ class History:
 
 def history(patch: Patch, clone: Clone, tip: str, watch: Watch, *, bisect: bool = False) -> History:
     """Walk a clone from the commit `tip` back. Raises `Unreadable` where git cannot walk it."""
-    line = touches(clone, tip, patch.target)
+    line = points(clone, tip, patch.targets)
     contents = _Contents(patch, clone)
     if bisect:
         found = newest_transition(len(line), lambda place: contents.judge(line[place]))
     else:
         findings = []
-        for done, touch in enumerate(line, 1):
-            findings.append(contents.judge(touch))
+        for done, point in enumerate(line, 1):
+            findings.append(contents.judge(point))
             watch(done, len(line))
         found = transitions(findings)
-    places = {touch.commit: touch for touch in line}
+    places = {point.commit: point for point in line}
     return History(
         patch,
         str(clone.path),
@@ -163,75 +192,108 @@ def _gallop(newest: int, status: Callable[[int], Status], now: Status) -> tuple[
 
 
 class _Contents:
-    """The verdicts on a clone's blobs; each is judged once, however often it comes back."""
+    """The verdicts on a clone's blobs; each set is judged once, however often it comes back."""
 
     def __init__(self, patch: Patch, clone: Clone) -> None:
         self.patch = patch
         self.clone = clone
-        self._known: dict[str, Verdict] = {}
+        self._known: dict[tuple[str | None, ...], Verdict] = {}
 
     @property
     def read(self) -> int:
         """How many contents were judged."""
         return len(self._known)
 
-    def judge(self, touch: Touch) -> Finding:
-        """What the file's content says after a commit."""
-        return Finding(touch.commit, None, self._verdict(touch))
+    def judge(self, point: Point) -> Finding:
+        """What the files' content says after a commit."""
+        return Finding(point.commit, None, self._verdict(point))
 
-    def before(self, touch: Touch) -> Status:
-        """What the content said that the commit replaced."""
-        replaced = dataclasses.replace(touch, blob=touch.before, is_file=True)
-        return self._verdict(replaced).status
-
-    def _verdict(self, touch: Touch) -> Verdict:
-        name, commit = self.patch.name, touch.commit
-        if touch.blob is None:
-            reason = f"the commit took {touch.path} away"
+    def _verdict(self, point: Point) -> Verdict:
+        name, commit = self.patch.name, point.commit
+        there = [each for each in point.files if each is not None and each.blob is not None]
+        if not there:
+            gone = next((each for each in point.files if each is not None), None)
+            reason = f"the commit took {gone.path} away" if gone else "no such file yet"
             return Verdict(name, commit, Status.ABSENT, reason=reason)
-        if not touch.is_file:
-            reason = f"{touch.path} is a link or a submodule"
+        odd = next((each for each in there if not each.is_file), None)
+        if odd is not None:
+            reason = f"{odd.path} is a link or a submodule"
             return Verdict(name, commit, Status.UNKNOWN, reason=reason)
-        if touch.blob not in self._known:
-            self._known[touch.blob] = self._judge(touch.blob, commit)
-        return dataclasses.replace(self._known[touch.blob], artifact=commit)
+        blobs = tuple(None if each is None else each.blob for each in point.files)
+        if blobs not in self._known:
+            self._known[blobs] = self._judge(blobs, commit)
+        return dataclasses.replace(self._known[blobs], artifact=commit)
 
-    def _judge(self, blob: str, commit: str) -> Verdict:
+    def _judge(self, blobs: tuple[str | None, ...], commit: str) -> Verdict:
         try:
-            return judge_bytes(self.patch, self.clone.blob(blob), commit)
+            files = {
+                target: None if blob is None else self.clone.blob(blob)
+                for target, blob in zip(self.patch.targets, blobs, strict=True)
+            }
         except Unreadable as error:
             return Verdict(self.patch.name, commit, Status.UNKNOWN, reason=error.problem)
+        return judge_files(self.patch, files, commit)
 
 
-def _step(contents: _Contents, transition: Transition, touch: Touch) -> Step:
+def _step(contents: _Contents, transition: Transition, point: Point) -> Step:
     clone = contents.clone
-    origin = _origin(contents, touch, transition.finding.verdict.status)
+    origin = _origin(contents, point, transition.finding.verdict.status)
     moved = transition.turn is Turn.MOVED
     return Step(
         transition,
         clone.commit(origin.commit),
-        clone.commit(touch.commit) if origin is not touch else None,
-        moved_to(clone, origin) if moved else origin.path,
+        clone.commit(point.commit) if origin is not point else None,
+        moved_to(clone, origin.own) if moved else origin.own.path,
     )
 
 
-def _origin(contents: _Contents, touch: Touch, status: Status) -> Touch:
+def _origin(contents: _Contents, point: Point, status: Status) -> Point:
     """The commit on a merged line that made the turn; the commit itself where none did.
 
     A merge that no merged line explains made the turn itself, in how it resolved a conflict.
     """
-    for parent in touch.parents[1:]:
-        line = touches(contents.clone, parent, touch.path, without=touch.parents[0])
+    paths = tuple(
+        each.path if each is not None else target
+        for each, target in zip(point.files, contents.patch.targets, strict=True)
+    )
+    for parent in point.parents[1:]:
+        line = points(contents.clone, parent, paths, point.parents[0], point.before.files)
         for each in reversed(line):
             if contents.judge(each).verdict.status is not status:
                 break
-            if contents.before(each) is not status:
+            if contents.judge(each.before).verdict.status is not status:
                 return _origin(contents, each, status)
-    return touch
+    return point
+
+
+def points(
+    clone: Clone,
+    tip: str,
+    paths: Sequence[str],
+    without: str | None = None,
+    start: Sequence[Touch | None] = (),
+) -> tuple[Point, ...]:
+    """The commits from `tip` back that touched any of the files, oldest first. See `touches`.
+
+    `start` are the files where the line begins.
+    """
+    lines = [touches(clone, tip, path, without) for path in paths]
+    commits = {touch.commit: touch.parents for line in lines for touch in line}
+    if len(paths) > 1:
+        outside = [f"^{without}"] if without else []
+        said = clone.run("rev-list", "--first-parent", "--reverse", tip, *outside).decode()
+        commits = {each: commits[each] for each in said.split() if each in commits}
+    files = list(start) or [None] * len(paths)
+    own = [{touch.commit: touch for touch in line} for line in lines]
+    found = []
+    for commit, parents in commits.items():
+        files = [each.get(commit, file) for each, file in zip(own, files, strict=True)]
+        found.append(Point(commit, parents, tuple(files)))
+    return tuple(found)
 
 
 def _never(patch: Patch, tip: str) -> Finding:
-    reason = f"no commit touched {patch.target}"
+    reason = f"no commit touched {' or '.join(patch.targets)}"
     return Finding(tip, None, Verdict(patch.name, tip, Status.ABSENT, reason=reason))
 
 

@@ -1,6 +1,7 @@
 """Verdicts kept by content: what a wheel with a known digest says of a patch never changes.
 
-What was judged absent is kept, what is unknown is not: that may be better tomorrow.
+What was judged absent is kept, and what is unknown where the patch claims nothing; any other
+unknown is not: that may be better tomorrow.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from patcher.cache import Cache
 
 # Whoever changes the form of an entry raises it.
-_FORM = 2
+_FORM = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,19 +49,21 @@ class Memory:
             known["reason"],
             tuple(Judged(*each) for each in known["files"]),
             patch.rule.words,
+            known["outside"],
         )
         return verdict, tuple(Notice(*each) for each in known["elsewhere"])
 
     def keep(
         self, digest: str, patch: Patch, verdict: Verdict, elsewhere: tuple[Notice, ...]
     ) -> None:
-        """Remember a verdict, unless it is unknown."""
-        if verdict.status is Status.UNKNOWN:
+        """Remember a verdict, unless it may be another one tomorrow."""
+        if verdict.status is Status.UNKNOWN and not verdict.without_claim:
             return
         known = {
             "status": verdict.status.value,
             "places": [dataclasses.astuple(place) for place in verdict.places],
             "reason": verdict.reason,
+            "outside": verdict.outside,
             "files": [dataclasses.astuple(file) for file in verdict.files],
             "elsewhere": [dataclasses.astuple(notice) for notice in elsewhere],
         }
@@ -76,7 +79,7 @@ class Memory:
             [
                 _FORM,
                 digest,
-                [patch.name, patch.version, patch.targets],
+                [patch.name, patch.version, patch.targets, patch.affected],
                 [f"{kind.__module__}.{kind.__qualname__}", _source_of(kind), repr(said)],
                 [self.everywhere, _program(), sys.version_info[:2]],
             ]

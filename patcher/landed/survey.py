@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from patcher.landed.timeline import Timeline
     from patcher.lock.entries import Entry
     from patcher.rules.source import Source
     from patcher.web.http import HttpSettings
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
 # What waits is the network. On two cores and a fast one 4 do as well; 16 take half as long again,
 # and 30 MB more.
 _THREADS = 8
+
+# How many releases before the one with the bug a new patch is tried on.
+_BEFORE = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,20 @@ def survey(patches: Sequence[Patch], scope: Scope, say: Say, watch: Watch) -> tu
         watch(done + 1, len(jobs))
     findings.sort(key=lambda each: (each.version is None, each.version or Version("0")))
     return tuple(_with_newest(finding, findings, patches) for finding in findings)
+
+
+def survey_around(patch: Patch, version: str, say: Say) -> Timeline:
+    """The timeline of a patch from some releases before a version on. Raises as `survey`."""
+    from patcher.landed.timeline import timeline
+
+    asked = parsed(version)
+    if asked is None:
+        raise UsageError(f"{version!r} is not a version", next_step="Write it as 0.26.0.")
+    known = [each.version for each in releases(None, Http()) if not each.version.is_prerelease]
+    older = [each for each in known if each < asked]
+    since = older[-_BEFORE] if len(older) >= _BEFORE else asked
+    found = survey([patch], Scope(since=since, cached=False), say, lambda *_: None)
+    return timeline(patch, found)
 
 
 def _jobs(scope: Scope, http: Http, say: Say) -> list[_Job]:
@@ -171,12 +189,21 @@ def _read(patches: Sequence[Patch], wide: bool, memory: Memory | None, job: _Job
         source = job.open()
         _refuse_ours(source)
         version = parsed(source.version() or "") or job.version
+        source = _one_copy(source, patches)
         job = replace(job, label=source.label, version=version)
         return [(_judged(job, patch, source, wide), True) for patch in patches]
     except UsageError:
         raise
     except PatcherError as error:
         return [(_unknown(job, patch, error), True) for patch in patches]
+
+
+def _one_copy(source: Source, patches: Sequence[Patch]) -> Source:
+    """An image's vLLM, where there is one alone: its layers are looked through once for all."""
+    if not isinstance(source, ImageSource):
+        return source
+    copies = source.copies(sorted({target for patch in patches for target in patch.targets}))
+    return copies[0] if len(copies) == 1 else source
 
 
 def _judged(job: _Job, patch: Patch, source: Source, wide: bool) -> Finding:

@@ -52,7 +52,7 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """Neighbouring findings that say the same; never empty. Unknown ones stand alone."""
+    """Neighbouring findings that say the same; never empty."""
 
     findings: tuple[Finding, ...]
 
@@ -88,8 +88,12 @@ class Timeline:
 
     @property
     def unread(self) -> tuple[Finding, ...]:
-        """The findings that say nothing."""
-        return tuple(each for each in self.findings if each.verdict.status is Status.UNKNOWN)
+        """The findings that say nothing, where the patch may claim something."""
+        return tuple(
+            each
+            for each in self.findings
+            if each.verdict.status is Status.UNKNOWN and not each.verdict.without_claim
+        )
 
     @property
     def newest_seen(self) -> Finding | None:
@@ -112,7 +116,10 @@ def timeline(patch: Patch, findings: Sequence[Finding]) -> Timeline:
 
 
 def bands(findings: Iterable[Finding]) -> tuple[Band, ...]:
-    """Join neighbours with the same status and the same numbers of places."""
+    """Join neighbours with the same status and the same numbers of places.
+
+    Unknown ones stand alone, but for those that the patch claims nothing of.
+    """
     numbered = enumerate(findings)
     groups = itertools.groupby(numbered, key=lambda pair: _kind(*pair))
     return tuple(Band(tuple(finding for _, finding in group)) for _, group in groups)
@@ -120,6 +127,8 @@ def bands(findings: Iterable[Finding]) -> tuple[Band, ...]:
 
 def _kind(place: int, finding: Finding) -> tuple[object, ...]:
     verdict = finding.verdict
+    if verdict.without_claim and finding.version is not None:
+        return (verdict.status,)
     if verdict.status is Status.UNKNOWN or finding.version is None:
         return (place,)
     return verdict.status, verdict.needed, verdict.clean
@@ -144,6 +153,18 @@ def transitions(findings: Iterable[Finding]) -> tuple[Transition, ...]:
         present = present if status is Status.ABSENT else finding
         had_places |= bool(finding.verdict.places)
     return tuple(found)
+
+
+def needed_around(line: Timeline, version: str) -> tuple[str, ...]:
+    """A claim for the releases that need the patch, without a gap, around one; empty for none."""
+    runs = itertools.groupby(line.versioned, key=lambda each: each.verdict.status is Status.NEEDED)
+    groups = [(needed, list(group)) for needed, group in runs]
+    for place, (needed, group) in enumerate(groups):
+        if needed and any(str(each.version) == version for each in group):
+            first = f">={group[0].version}"
+            after = groups[place + 1][1][0] if place + 1 < len(groups) else None
+            return (f"{first},<{after.version}" if after else first,)
+    return ()
 
 
 def _status(finding: Finding | None) -> Status | None:

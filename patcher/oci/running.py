@@ -316,7 +316,15 @@ class _Search:
             old = [pyc for pyc in bytecode[target] if self._is_stale(pyc, files[target].data)]
             stale |= {target: old[0]} if old else {}
         version, commit, problem = self._version(copy)
+        # Where a patch may put a file that is not there yet.
+        free = [
+            path
+            for target in self.targets
+            if target not in files and not target.endswith(".py")
+            if self.files.kind(dirname(path := f"{copy.root}/{target}")) is Kind.FOLDER
+        ]
         below = [
+            *free,
             *(f.path for f in files.values()),
             *(p for each in bytecode.values() for p in each),
         ]
@@ -334,6 +342,8 @@ class _Search:
 
     def _runs(self, copy: _Found, target: str) -> str | None:
         """The path of a target's source, if that is what Python runs; None where there is none."""
+        if not target.endswith(".py"):
+            return self._data_file(copy, target)
         parts = target.removeprefix(f"{PACKAGE}/").removesuffix(".py").split("/")
         found = module_file(self.files, copy.folders, parts, copy.library)
         if found is None:
@@ -346,6 +356,16 @@ class _Search:
                 next_step="Only a source file can be judged: take an image that has but that.",
             )
         # A layer that states a file below a link means another place in every runtime.
+        for folder in parents([path]):
+            self.files.directory(folder)
+        return path
+
+    def _data_file(self, copy: _Found, target: str) -> str | None:
+        """The path of a target that Python does not run but reads."""
+        path = f"{copy.root}/{target}"
+        if resolve(self.files, path)[1] is not Kind.FILE:
+            self._check_nothing_odd(copy, target)
+            return None
         for folder in parents([path]):
             self.files.directory(folder)
         return path

@@ -61,11 +61,21 @@ class Outline:
 
 
 def changed(before: Installation, files: Sequence[ImageFile], gone: Sequence[str]) -> Installation:
-    """An installation with the files that were read back, and without the bytecode taken away."""
+    """An installation with the files that were read back, and without the bytecode taken away.
+
+    A file that the base did not have is there now, under the installation's root.
+    """
     back = {file.path: file for file in files}
+    root = f"{before.root}/"
+    known = {file.path for file in before.files.values()}
+    new = {
+        path.removeprefix(root): file
+        for path, file in back.items()
+        if path.startswith(root) and path not in known
+    }
     return dataclasses.replace(
         before,
-        files={target: back.get(file.path, file) for target, file in before.files.items()},
+        files=new | {target: back.get(file.path, file) for target, file in before.files.items()},
         bytecode={
             target: tuple(path for path in paths if path not in gone)
             for target, paths in before.bytecode.items()

@@ -27,7 +27,8 @@ def table(patches: Sequence[Patch]) -> list[str]:
 
 
 def _landed(patch: Patch) -> str:
-    return ", ".join(str(each) if each else "no release yet" for each in landings(patch)) or "-"
+    said = dict.fromkeys(str(each) if each else "no release yet" for each in landings(patch))
+    return ", ".join(said) or "-"
 
 
 def explained(patch: Patch) -> list[str]:

@@ -24,7 +24,7 @@ _NAMED = 3
 def sentence(line: Timeline) -> str:
     """The patch's story and the advice, as one sentence of plain text, safe to print."""
     told = ", ".join(story(line.transitions)) or "no turn was seen"
-    unread = [each for each in line.versioned if each.verdict.status is Status.UNKNOWN]
+    unread = [each for each in line.unread if each.version is not None]
     gaps = f" (not read: {listed(unread)})" if unread else ""
     return f"{line.patch.name}: {told}; {today(line)}{gaps}."
 
@@ -50,9 +50,13 @@ _VERBS = {
 
 def _hedge(transition: Transition) -> str:
     """What the artifacts do not settle about where the turn was."""
-    if transition.unread:
-        return f" (or already in {listed(transition.unread)}, not read)"
-    return "" if transition.before else " (the oldest that was read)"
+    unread = [each for each in transition.unread if not each.verdict.without_claim]
+    if unread:
+        read = all(each.verdict.by_content for each in unread)
+        return f" (or already in {listed(unread)}, not {'judged' if read else 'read'})"
+    if transition.before:
+        return ""
+    return f" (the oldest that {'could be judged' if transition.unread else 'was read'})"
 
 
 def today(line: Timeline) -> str:
@@ -85,6 +89,8 @@ def _advice(line: Timeline, newest: Finding) -> str:
     status = newest.verdict.status
     if status is Status.NEEDED:
         return "it is needed: keep it"
+    if newest.verdict.without_claim:
+        return "the code is another, and the patch is not for it: nothing calls for it"
     if status is Status.UNKNOWN:
         return "cannot be judged: keep it until it can"
     if status is Status.ABSENT:

@@ -58,6 +58,7 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
         "places": verdict.places,
         "reason": verdict.reason,
         "files": verdict.files,
+        "outside": verdict.outside,
     }
 
 
@@ -75,8 +76,11 @@ def error_json(error: PatcherError, arguments: Sequence[str]) -> str:
 
 
 def exit_for(verdicts: Iterable[Verdict]) -> Exit:
-    """One needed patch is a finding; else what could not be judged leaves it undecided."""
-    found = {verdict.status for verdict in verdicts}
+    """One needed patch is a finding; else what could not be judged leaves it undecided.
+
+    A patch that is not for the artifact's version decides nothing: it would not be applied.
+    """
+    found = {verdict.status for verdict in verdicts if not verdict.outside}
     if Status.NEEDED in found:
         return Exit.FINDING
     return Exit.UNDECIDED if found - {Status.CLEAN} else Exit.OK
@@ -90,7 +94,7 @@ def verdict_lines(verdict: Verdict) -> list[str]:
         f"{printable(place.text)}{f' in {printable(place.function)}' if place.function else ''}: "
         f"{words.why} [{verdict.patch}]"
         for place in verdict.places
-        if place.needed
+        if place.needed and not verdict.outside
     ]
 
 
@@ -103,10 +107,7 @@ def _file(verdict: Verdict, place: Place) -> str:
 
 def verdict_summary(verdict: Verdict) -> str:
     """One line: what was judged, the verdict, and why."""
-    where = f"{printable(verdict.artifact)}: {verdict.patch}: {verdict.status.value}"
-    if verdict.status in {Status.ABSENT, Status.UNKNOWN}:
-        return f"{where} ({printable(verdict.reason or '')})"
-    return f"{where} ({verdict.counts})"
+    return f"{printable(verdict.artifact)}: {verdict.patch}: {_counts(verdict)}"
 
 
 def notice_line(notice: Notice, words: Words) -> str:
@@ -173,7 +174,8 @@ def _platform_lines(image: ImageReport) -> list[str]:
         f"  base   {image.base_digest}",
     ]
     for number, before in enumerate(image.before):
-        after = f", now {_counts(image.after[number])}" if image.after else ""
+        applied = image.after and not before.outside
+        after = f", now {_counts(image.after[number])}" if applied else ""
         lines.append(f"  patch  {before.patch}: {_counts(before)}{after}")
     files = (f"  file   {change.before.path}" for change in image.changes)
     return [*lines, *files, f"  image  {image.digest}"]
@@ -191,7 +193,13 @@ def _sent(report: Report) -> str:
 
 
 def _counts(verdict: Verdict) -> str:
-    return f"{verdict.status.value} ({verdict.counts})"
+    """The verdict and why; and that the patch is not applied, where it is for other versions."""
+    open_or_absent = verdict.status in {Status.ABSENT, Status.UNKNOWN}
+    why = printable(verdict.reason or "") if open_or_absent else verdict.counts
+    said = f"{verdict.status.value} ({why})"
+    if not verdict.outside or verdict.status is Status.CLEAN:
+        return said
+    return f"not for this version, and not applied: {said}"
 
 
 def image_json(report: Report) -> dict[str, Any]:
@@ -253,7 +261,7 @@ def demo_lines(demo: Demo) -> list[str]:
         "Load it into Docker:",
         f"  skopeo copy oci:{demo.layout}:{moving} docker-daemon:vllm-demo:{moving}",
         "Judge it again:",
-        f"  {program} verify oci:{demo.layout}:{fixed}",
+        f"  {program} verify oci:{demo.layout}:{fixed} --patch {demo.patch}",
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
@@ -12,10 +12,22 @@ from patcher.errors import BrokenCatalogue
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from patcher.rules.catalogue import Patch
+
+class Claiming(Protocol):
+    """A patch, as far as its claim goes."""
+
+    @property
+    def name(self) -> str:
+        """The patch's name, for an error."""
+        ...
+
+    @property
+    def affected(self) -> tuple[str, ...]:
+        """See `Patch`."""
+        ...
 
 
-def specifiers(patch: Patch) -> tuple[SpecifierSet, ...]:
+def specifiers(patch: Claiming) -> tuple[SpecifierSet, ...]:
     """The patch's claim, parsed. Raises `BrokenCatalogue`."""
     try:
         return tuple(SpecifierSet(text) for text in patch.affected)
@@ -31,7 +43,7 @@ def claimed(claims: Iterable[SpecifierSet], version: Version) -> bool:
     return any(each.contains(version, prereleases=True) for each in claims)
 
 
-def landings(patch: Patch) -> tuple[Version | None, ...]:
+def landings(patch: Claiming) -> tuple[Version | None, ...]:
     """The version that each claim ends before, which has the fix; None for one without such an end.
 
     Raises `BrokenCatalogue`.

@@ -106,7 +106,9 @@ class Verdict:
     """What the content of one artifact says about one patch.
 
     `places` are all that the rule found, needed and clean, in file order. `reason` says why for
-    ABSENT and UNKNOWN. `files` are the targets that were read. `words` are the rule's.
+    ABSENT and UNKNOWN. `files` are the targets that were judged; none where something that the
+    verdict needs could not be read. `words` are the rule's. `outside`: the artifact's version is
+    none that `affected` names, so the patch is not applied there, whatever the status.
     """
 
     patch: str
@@ -116,6 +118,17 @@ class Verdict:
     reason: str | None = None
     files: tuple[Judged, ...] = ()
     words: Words = PLAIN
+    outside: bool = False
+
+    @property
+    def by_content(self) -> bool:
+        """Whether the files say it: what could not be read may say another thing tomorrow."""
+        return self.status is not Status.UNKNOWN or bool(self.files)
+
+    @property
+    def without_claim(self) -> bool:
+        """Whether the files were read and say nothing, where the patch claims nothing either."""
+        return self.status is Status.UNKNOWN and self.outside and self.by_content
 
     @property
     def needed(self) -> int:
@@ -133,6 +146,21 @@ class Verdict:
         return self.words.counts(self.needed, self.clean)
 
 
+def covers(patch: Patch, version: str | None) -> bool:
+    """Whether a patch may be applied to a vLLM of this version; None is one that states none.
+
+    `affected` bounds that: what merges cleanly into another release can be wrong there (vLLM's PR
+    48375 merges into 0.28.0, and gives NaN). A rule that holds in any version is not bounded.
+    """
+    if not version or getattr(patch.rule, "any_version", False):
+        return True
+    from patcher.rules.affected import claimed, specifiers
+    from patcher.versions import parsed
+
+    found = parsed(version)
+    return found is None or claimed(specifiers(patch), found)
+
+
 def judge(patch: Patch, source: Source) -> Verdict:
     """The verdict on a source: absent and unknown are values with a reason, not exceptions."""
     files: dict[str, bytes | None] = {}
@@ -145,15 +173,31 @@ def judge(patch: Patch, source: Source) -> Verdict:
             missing = missing or error.problem
         except Unreadable as error:
             return Verdict(patch.name, source.label, Status.UNKNOWN, reason=error.problem)
-    return judge_files(patch, files, source.label, missing)
+    try:
+        version = source.version()
+    except PatcherError:
+        version = None
+    return judge_files(patch, files, source.label, missing, version)
 
 
-def judge_files(patch: Patch, files: Files, artifact: str, missing: str | None = None) -> Verdict:
+def judge_files(
+    patch: Patch,
+    files: Files,
+    artifact: str,
+    missing: str | None = None,
+    version: str | None = None,
+) -> Verdict:
     """The verdict on the bytes of a patch's targets, None for one that is not there.
 
-    `missing` is the reason to give for an absent file, where the artifact's reader has one.
+    `missing` is the reason to give for an absent file, where the artifact's reader has one;
+    `version` is vLLM's, where the artifact states it.
     """
-    found = _find(patch, files, missing)
+    outside = not covers(patch, version)
+    try:
+        found = _find(patch, files, missing)
+    except Unreadable as error:
+        reason = error.problem
+        return Verdict(patch.name, artifact, Status.UNKNOWN, reason=reason, outside=outside)
     if found.unknown is not None:
         status = Status.UNKNOWN
     elif found.absent is not None:
@@ -173,6 +217,7 @@ def judge_files(patch: Patch, files: Files, artifact: str, missing: str | None =
             if data is not None
         ),
         patch.rule.words,
+        outside,
     )
 
 
@@ -181,7 +226,7 @@ def _find(patch: Patch, files: Files, missing: str | None) -> Found:
         return _found(patch, files)
     except FileAbsent as error:
         return Found(absent=missing or error.problem)
-    except (NotPython, Unreadable) as error:
+    except NotPython as error:
         return Found(unknown=error.problem)
 
 
@@ -233,35 +278,94 @@ def apply(patch: Patch, data: bytes) -> Rewritten:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """What one of several patches made of one file, in so many places; None where none was."""
+
+    patch: Patch
+    target: str
+    before: bytes | None
+    after: bytes
+    places: int
+
+
+def series(patches: Iterable[Patch], files: Files) -> tuple[Step, ...]:
+    """Each patch on what those before it made, in the given order; each proven on its own input.
+
+    Raises as `apply_files`; where an earlier patch had changed the same file, both are named. What
+    a later one undoes of an earlier one is `ProofFailed`.
+    """
+    current = dict(files)
+    steps: list[Step] = []
+    for patch in patches:
+        own = {target: current.get(target) for target in patch.targets}
+        earlier = dict.fromkeys(step.patch.name for step in steps if step.target in own)
+        try:
+            made = apply_files(patch, own)
+        except PatcherError as error:
+            raise _in_conflict(patch, earlier, error) if earlier else error from None
+        for target, each in made.items():
+            steps.append(Step(patch, target, own[target], each.data, len(each.edits)))
+            current[target] = each.data
+    for patch in dict.fromkeys(step.patch for step in steps):
+        own = {target: current.get(target) for target in patch.targets}
+        if judge_files(patch, own, "").status is not Status.CLEAN:
+            after = [step.patch.name for step in steps if step.target in own]
+            later = dict.fromkeys(after[after.index(patch.name) :])
+            raise ProofFailed(
+                f"{' and '.join(later)} change the same code: with all of them {patch.name} is "
+                "not what it was proven to be",
+                next_step="Nothing was written. Name the one that you want with --patch.",
+            )
+    return tuple(steps)
+
+
+def _in_conflict(patch: Patch, earlier: Iterable[str], error: PatcherError) -> PatcherError:
+    return type(error)(
+        f"{patch.name} does not go with {', '.join(earlier)}, which changed the same file: "
+        f"{error.problem}",
+        next_step="Name the one that you want with --patch, or make one patch of both.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """What several patches make of one file, and in how many places."""
+    """What several patches make of one file, and in how many places; None where there was none."""
 
     target: str
-    before: bytes
+    before: bytes | None
     after: bytes
     places: int
 
 
 def apply_all(
-    patches: Iterable[Patch], read: Callable[[str], bytes], where: Callable[[str], str]
+    patches: Iterable[Patch],
+    read: Callable[[str], bytes],
+    where: Callable[[str], str],
+    version: str | None = None,
 ) -> tuple[Outcome, ...]:
-    """Each patch on what the one before it made: an outcome for every target, changed or not.
+    """What a series of patches makes of its targets: an outcome for each that is there or comes.
 
-    `read` gives a target's bytes, `where` its name for an error. Raises as `apply_files`.
+    `read` gives a target's bytes, `where` its name for an error. A patch that is not for this
+    `version` is passed over. Raises as `series`.
     """
-    outcomes: dict[str, Outcome] = {}
-    for patch in patches:
-        for target in patch.targets:
-            if target not in outcomes:
-                data = read(target)
-                outcomes[target] = Outcome(target, data, data, 0)
+    wanted = [patch for patch in patches if covers(patch, version)]
+    files: dict[str, bytes | None] = {}
+    for target in dict.fromkeys(target for patch in wanted for target in patch.targets):
         try:
-            done = apply_files(patch, {target: outcomes[target].after for target in patch.targets})
-        except PatcherError as error:
-            raise error.at(where(patch.target)) from error
-        for target, each in done.items():
-            places = outcomes[target].places + len(each.edits)
-            outcomes[target] = dataclasses.replace(outcomes[target], after=each.data, places=places)
+            files[target] = read(target)
+        except FileAbsent:
+            files[target] = None
+    steps: list[Step] = []
+    try:
+        steps += series(wanted, files)
+    except PatcherError as error:
+        raise error.at(where(wanted[0].target)) from error
+    outcomes = {
+        target: Outcome(target, data, data, 0) for target, data in files.items() if data is not None
+    }
+    for step in steps:
+        places = step.places + (outcomes[step.target].places if step.target in outcomes else 0)
+        outcomes[step.target] = Outcome(step.target, files[step.target], step.after, places)
     return tuple(outcomes.values())
 
 
@@ -282,7 +386,7 @@ def load_patch(path: Path) -> Patch:
     except Exception as error:
         raise BrokenCatalogue(
             f"{path} cannot be loaded: {type(error).__name__}: {error}",
-            next_step="Mend the file; CONTRIBUTING.md shows a patch's form.",
+            next_step="Mend the file; docs/writing-a-patch.md shows how one is made.",
         ) from error
     if not isinstance(patch, Patch):
         raise BrokenCatalogue(
@@ -369,15 +473,6 @@ def _add(known: dict[str, tuple[Path, Patch]], path: Path) -> Patch:
     return patch
 
 
-def named_only() -> tuple[Patch, ...]:
-    """The patches of patches/named/, which are used only where a person names them.
-
-    An image is refused where a wanted patch cannot judge it, and most of these know a few releases
-    only: were they wanted without being named, every other image would be refused.
-    """
-    return _load((data_path("patches") / "named",))
-
-
 def _near(name: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches
 
@@ -397,8 +492,6 @@ def select(
     wanted = tuple(dict.fromkeys(names))
     known = {patch.name: patch for patch in catalogue(folders)}
     chosen = {} if wanted else dict(known)
-    if any(name not in known and not is_file(name) for name in wanted):
-        known = {patch.name: patch for patch in (*named_only(), *known.values())}
     for name in wanted:
         patch = _load_file(name) if is_file(name) else known.get(name)
         if patch is None:

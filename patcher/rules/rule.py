@@ -13,7 +13,9 @@ fix is one file (or folder) beside this one, or in a patch file of one's own:
 
 `find` is the independent checker: it must share no code with `rewrite`, because it judges what
 `rewrite` made. Everything that changes the outcome is a field of the dataclass: rules are
-compared, hashed and kept in the verdict cache by their fields.
+compared, hashed and kept in the verdict cache by their fields. A patch is applied to the versions
+that it claims in `affected`; a rule whose answer holds wherever its places stand says so with
+`any_version: ClassVar[bool] = True`.
 """
 
 from __future__ import annotations

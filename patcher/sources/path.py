@@ -10,7 +10,7 @@ import importlib.util
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +19,13 @@ from patcher.files import read_file
 from patcher.oci.installed import VERSION_FILE, bytecode_names, parse_version
 from patcher.oci.python import Loader, Place, find_package, module_file, site_places
 from patcher.oci.tree import Kind
+from patcher.rules.catalogue import Status, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from patcher.rules.catalogue import Patch
+    from patcher.rules.source import Source
 
 PACKAGE = "vllm"
 
@@ -43,9 +47,13 @@ _LIMIT = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """One Python file, which answers for every target: the caller says what it is."""
+    """One Python file, which answers for every target: the caller says what it is.
+
+    `exact`: only for targets of its name.
+    """
 
     path: Path
+    exact: bool = False
 
     @property
     def label(self) -> str:
@@ -58,6 +66,8 @@ class FileSource:
 
     def read(self, target: str) -> bytes:
         """The file's bytes. Raises `FileAbsent` where it has gone since, `Unreadable`."""
+        if self.exact and _known_by(target) != _known_by(str(self.path.absolute())):
+            raise FileAbsent(f"{self.path} is not {target}", next_step="Name the whole tree.")
         return _read(self.locate(target))
 
     def version(self) -> str | None:
@@ -134,6 +144,34 @@ def open_path(path: Path) -> PathSource:
             f"{path} holds vLLM more than once: {roots}", next_step="Name the one you mean."
         )
     return found_here[0]
+
+
+def concerned(source: Source, patches: Sequence[Patch]) -> tuple[Source, Sequence[Patch]]:
+    """Of a source that is one file, the patches that are about it, and what answers for them.
+
+    Those with a target of the file's name; for any other name those of one target that find their
+    code in it, or all of these. Of every other source, all patches. Raises `BadSource`.
+    """
+    if not isinstance(source, FileSource):
+        return source, patches
+    name = _known_by(str(source.path.absolute()))
+    named = [patch for patch in patches if name in map(_known_by, patch.targets)]
+    if named:
+        return replace(source, exact=True), named
+    single = [patch for patch in patches if len(patch.targets) == 1]
+    if not single:
+        raise BadSource(
+            f"{source.path} is one file, and {patches[0].name} is about several",
+            next_step="Name the folder that holds vLLM, as a virtual environment.",
+        )
+    found = [patch for patch in single if judge(patch, source).status is not Status.ABSENT]
+    return source, found or single
+
+
+def _known_by(path: str) -> str:
+    """What tells a file from others: its name, and its folder's where all have that name."""
+    *_, folder, name = ["", *path.split("/")]
+    return f"{folder}/{name}" if name == "__init__.py" else name
 
 
 def _open_file(path: Path, found: os.stat_result) -> FileSource:

@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 from packaging.version import Version
 
 from patcher.errors import BrokenCatalogue, Exit
+from patcher.landed import Finding
 from patcher.landed.claims import check, check_lines, exit_for, oldest_claimed
 from patcher.landed.timeline import Turn, timeline
-from patcher.rules.catalogue import Status
+from patcher.report.sentences import sentence
+from patcher.rules.catalogue import Judged, Status, Verdict
 from tests.landed.findings import PATCH, made, real, story
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from patcher.landed import Finding
     from patcher.landed.claims import Check
 
 
@@ -37,6 +38,28 @@ def test_the_shipped_claim_holds_in_all_releases(release_file: Callable[..., byt
     found = check(timeline(PATCH, real(release_file)))
     assert (found.held, found.refutations, found.unread) == (28, (), ())
     assert exit_for([found]) is Exit.OK
+
+
+def test_what_the_content_leaves_open_where_nothing_is_claimed_is_no_alarm() -> None:
+    """A backport in a release before its bug, or after a rewrite: unknown, and never to be else."""
+    files = (Judged("vllm/a.py", "0" * 64),)
+    found = []
+    for text, each in (("0.1", "u"), ("0.2", "n"), ("0.3", "c"), ("0.4", "u")):
+        version = Version(text)
+        status = {"u": Status.UNKNOWN, "n": Status.NEEDED, "c": Status.CLEAN}[each]
+        reason = "rewritten since" if each == "u" else None
+        outside = each != "n"
+        verdict = Verdict(PATCH.name, text, status, (), reason, files, outside=outside)
+        found.append(Finding(text, version, verdict))
+    here = judged(found, "==0.2")
+    assert (here.unread, here.refutations, exit_for([here])) == ((), (), Exit.OK)
+    assert here.timeline.unread == ()
+    assert "not read" not in sentence(here.timeline)
+    claimed = dataclasses.replace(found[3].verdict, outside=False)
+    lost = dataclasses.replace(found[0].verdict, files=())
+    for open_one in (claimed, lost):
+        there = judged([*found[1:3], dataclasses.replace(found[3], verdict=open_one)], "==0.2")
+        assert exit_for([there]) is Exit.UNDECIDED
 
 
 def test_a_claim_by_version_threshold_is_refuted_in_both_directions(

@@ -15,7 +15,9 @@ from patcher.landed.history import History, history, newest_transition
 from patcher.landed.timeline import Turn, transitions
 from patcher.report.landed import Answer, table
 from patcher.report.sentences import history_sentence, step_words
-from patcher.rules.catalogue import Status, Verdict, select
+from patcher.rules.catalogue import Patch, Status, Verdict, select
+from patcher.rules.replace import Change, Replace
+from patcher.rules.several import Together
 from patcher.sources.git import open_git
 from tests.clones import OLD_HOME, workshop
 from tests.conftest import TARGET
@@ -322,3 +324,29 @@ def test_one_turn_is_found_in_a_logarithm_of_reads(needed: int, clean: int) -> N
 
     assert newest_transition(len(line), ask) == transitions(line)[-1:]
     assert len(asked) <= 2 * math.log2(len(line) + 1) + 3
+
+
+def test_a_fix_of_two_files_is_in_with_the_second(tmp_path: Path) -> None:
+    """One line of commits touches both files; a merge brings the other half."""
+    parts = tuple(
+        Replace((Change(path, "f", old="return 1", new="return 2"),)) for path in ("a.py", "b.py")
+    )
+    patch = Patch("two", 1, "t", "w", ("a.py", "b.py"), Together(parts), (), (">=0",))
+    old, new = b"def f():\n    return 1\n", b"def f():\n    return 2\n"
+    made = workshop(tmp_path)
+    made.write(old, "a.py")
+    begun = made.commit("Both", old, "b.py")
+    made.git("switch", "-qc", "half")
+    half = made.commit("One half", new, "a.py")
+    made.git("switch", "-q", "main")
+    made.commit("Elsewhere", b"x = 1\n", "c.py")
+    made.merge("half", "Bring it")
+    whole = made.commit("The other half", new, "b.py")
+    source = open_git(str(tmp_path))
+    try:
+        found = history(patch, source.clone, source.commit, lambda *_: None)
+    finally:
+        source.clone.close()
+    assert turns(found) == [(Turn.NEEDED, begun), (Turn.LANDED, whole)]
+    assert (found.touching, found.head.verdict.status) == (3, Status.CLEAN)
+    assert len(found.steps[1].transition.unread) == 1, half

@@ -192,14 +192,15 @@ def chosen(data: bytes, name: str, capability: int, memory: int) -> bool:
     """What `name = ...` in sparse_attn_indexer comes to on a device."""
     import ast
 
-    statement = next(
-        node
-        for node in ast.walk(ast.parse(data))
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name
-    )
+    nodes = list(ast.walk(ast.parse(data)))
+    assigned = (each for each in nodes if isinstance(each, ast.Assign))
+    found = [each.value for each in assigned if ast.unparse(each.targets[0]) == name]
+    # Before 0.24.0 the condition has no name.
+    tests = (each.test for each in nodes if isinstance(each, ast.If))
+    found += [each for each in tests if "topk_tokens in (512" in ast.unparse(each)]
     return bool(
         eval(
-            ast.unparse(statement.value),
+            ast.unparse(found[0]),
             {
                 "current_platform": Platform(capability),
                 "topk_tokens": 2048,
@@ -228,7 +229,7 @@ def test_sm12x_does_not_take_the_cluster_kernel(release_file: ReleaseFile) -> No
         )
 
 
-@pytest.mark.parametrize("version", ["0.24.0", "0.26.0", "0.29.0"])
+@pytest.mark.parametrize("version", ["0.20.0", "0.20.2", "0.24.0", "0.29.0"])
 def test_a_device_of_little_shared_memory_takes_the_row_wise_kernel(
     release_file: ReleaseFile, version: str
 ) -> None:

@@ -11,7 +11,7 @@ Two independent readings of "guarded" are behind it. They share `chain.py` and n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from patcher.errors import NotFollowed
 from patcher.rules.guard.chain import Chain
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class AttributeGuard(Chain):
     """The rule: every read of the chain is guarded, in all files of the patch."""
+
+    # A read that is not guarded can fail in whichever release it stands: nothing is merged.
+    any_version: ClassVar[bool] = True
 
     @property
     def words(self) -> Words:

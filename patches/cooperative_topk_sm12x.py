@@ -62,7 +62,7 @@ PATCH = Patch(
         (43008, "the kernel, in 0.24.0"),
         (47164, "fix, in 0.25.0"),
     ),
-    affected=("==0.24.0",),
+    affected=(">=0.24.0,<0.25.0",),
     valid=(),
     invalid=(),
 )

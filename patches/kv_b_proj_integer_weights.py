@@ -117,7 +117,7 @@ PATCH = Patch(
         (47522, "issue: the same on an A100"),
         (38771, "fix for int32, in 0.28.0"),
     ),
-    affected=(">=0.17.0,<=0.33.0",),
+    affected=(">=0.17.0",),
     valid=(
         """\
 def _get_kv_b_proj_input_dtype(kv_b_proj, use_fp8_prefill):

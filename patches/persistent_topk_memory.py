@@ -55,7 +55,8 @@ PATCH = Patch(
         (45317, "issue: SM121, the fallback needs 128 KB"),
         (50576, "issue: the kernel is chosen on every capability"),
     ),
-    affected=(">=0.24.0,<=0.33.0",),
+    # 0.20.1 chooses by another condition.
+    affected=("==0.20.0", ">=0.20.2"),
     valid=(),
     invalid=(),
 )

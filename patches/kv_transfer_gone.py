@@ -41,7 +41,7 @@ PATCH = Patch(
         (53079, "fix like this one, closed: to be mended in the connectors"),
         (56089, "fix that waits for both transfers, open in November 2026"),
     ),
-    affected=(">=0.16.0,<=0.33.0",),
+    affected=(">=0.16.0",),
     valid=(),
     invalid=(),
 )

@@ -1,0 +1,111 @@
+"""A draft takes the functions that a fix changes, names what it leaves out, and takes no half."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+import pytest
+
+from patcher.errors import FileAbsent, PatcherError
+from patcher.rules.backport.draft import of_diff, of_releases, patch_file, whole_diff
+from patcher.rules.backport.rule import Backport
+
+PATH = "vllm/a.py"
+OLD = """\
+import os
+
+
+class A:
+    size = 1
+
+    def one(self):
+        # a comment
+        return 1
+
+    def two(self):
+        return os.name
+
+
+def three():
+    return 3
+"""
+NEW = OLD.replace("return 1", "return 10")
+
+
+@dataclass(frozen=True)
+class Upstream:
+    files: dict[tuple[str, str], str]
+
+    def read(self, version: str, target: str) -> bytes:
+        if (version, target) not in self.files:
+            raise FileAbsent(f"no {target}", next_step="none")
+        return self.files[version, target].encode()
+
+
+def diff_to(new: str, path: str = PATH, old: str = OLD) -> str:
+    one, other = (text.splitlines(keepends=True) for text in (old, new))
+    return "".join(difflib.unified_diff(one, other, f"a/{path}", f"b/{path}"))
+
+
+RELEASES = Upstream({("1.0", PATH): OLD, ("2.0", PATH): NEW, ("3.0", PATH): "x = 1\n"})
+
+
+def test_a_diff_of_three_lines_becomes_whole_functions() -> None:
+    new = NEW.replace("a comment", "another comment").replace("return 3", "return 30")
+    elsewhere = diff_to("y = 1\n", "tests/test_a.py", "x = 1\n")
+    draft = of_diff(elsewhere + diff_to(new), "1.0", RELEASES)
+    assert [each.scope.name for each in draft.sides] == ["A.one", "three"]
+    assert draft.dropped == ("tests/test_a.py: not in the package",)
+    rule = Backport(diff=whole_diff(draft))
+    made = rule.rewrite({PATH: OLD.encode()})[PATH].data.decode()
+    assert made == new
+    # The function moved, and the one beside it is another now.
+    drifted = OLD.replace("import os\n", "import os\n\nX = 1\n").replace("os.name", "os.sep")
+    merged = rule.rewrite({PATH: drifted.encode()})[PATH].data.decode()
+    assert merged == new.replace("import os\n", "import os\n\nX = 1\n").replace("os.name", "os.sep")
+
+
+def test_an_import_that_nothing_uses_is_left_out_and_named() -> None:
+    new = NEW.replace("import os\n", "import os\nimport re\n")
+    draft = of_diff(diff_to(new), "1.0", RELEASES)
+    assert draft.dropped == (f"{PATH}: imports: nothing that is taken uses it",)
+
+
+@pytest.mark.parametrize(
+    ("diff", "problem"),
+    [
+        (diff_to("y\n", "csrc/a.cu", "x\n") + diff_to(NEW), "csrc/a.cu is compiled code"),
+        (diff_to("y\n", "vllm/a.json", "x\n"), "vllm/a.json is not Python"),
+        (diff_to("y\n", "vllm/new.py", "x\n"), "vLLM 1.0 has no vllm/new.py"),
+        (diff_to(NEW.replace("import os\n", "import os\nimport re\n").replace(
+            "return 10", "return re.M")), "uses re, which comes with the imports"),
+        (diff_to(NEW.replace("import os\n", "import os\n\nX = 1\n").replace(
+            "return 10", "return X")), "uses X, which comes with the module's own lines"),
+        (diff_to(OLD.replace("return 1", "return 8"), old=OLD.replace("return 1", "return 9")),
+         "does not fit"),
+        (diff_to(NEW.replace("10", "11"), old=NEW), "does not fit"),
+        (diff_to(OLD, old=NEW), "is there already"),
+        ("no diff\n", "it names no file"),
+        (diff_to("y\n", "docs/a.md", "x\n"), "no function of vllm/ changes"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_taken_is_refused_with_the_reason(diff: str, problem: str) -> None:
+    with pytest.raises(PatcherError) as error:
+        of_diff(diff, "1.0", RELEASES)
+    assert problem in error.value.problem
+
+
+def test_two_releases_leave_no_line_of_either_in_the_patch() -> None:
+    draft = of_releases([f"{PATH}:A.one"], "1.0", "2.0", RELEASES)
+    text = patch_file("mine", draft, (">=1.0,<2.0",), 7)
+    assert "return 10" not in text
+    assert 'name="A.one"' in text or '"A.one",' in text
+    for functions, problem in (
+        (["A.one"], "is no FILE:NAME"),
+        ([f"{PATH}:A.none"], "neither 1.0 nor 2.0 has one A.none"),
+        ([f"{PATH}:three"], "three in vllm/a.py is the same in 1.0 and 2.0"),
+    ):
+        with pytest.raises(PatcherError) as error:
+            of_releases(functions, "1.0", "2.0", RELEASES)
+        assert problem in error.value.problem
