@@ -35,6 +35,12 @@ class Exit(enum.IntEnum):
 # What stands before the host of an address, up to the last @: a password may hold a slash.
 _CREDENTIALS = re.compile(r"(?<=://)[^/@:]*(?::.*)?@")
 
+# A parameter of an address, and the names of those that are a key: ?token=, &X-Amz-Signature=.
+_QUERY = re.compile(r"(?P<start>[?&])(?P<name>[\w.-]{1,64})=[^&#\s'\"]+")
+_SECRET = re.compile(
+    r"(?i)token|secret|passw|signature|credential|^(?:api[-_.]?)?key$|^sig$|^auth$"
+)
+
 # What a CI runner takes for a command to itself: GitHub's at the beginning of a line, blanks
 # before it or not; its older form, and those of Azure and TeamCity, anywhere in one.
 _COMMAND = re.compile(r"^\s*:(?=:)|##(?=\w*\[)")
@@ -51,6 +57,8 @@ def printable(text: str, limit: int = 400) -> str:
         shown = "".join(each if each.isprintable() else _spelled(each) for each in shown)
     if "://" in shown and "@" in shown:
         shown = re.sub(r"\S+", _without_credentials, shown)
+    if "?" in shown:
+        shown = _QUERY.sub(_without_secret, shown)
     shown = _COMMAND.sub(lambda found: found[0][:-1] + _spelled(found[0][-1]), shown)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
@@ -65,6 +73,11 @@ def _without_credentials(word: re.Match[str]) -> str:
     # Up to the last @ only: then no part of a long text is looked at twice.
     before, at, after = word[0].rpartition("@")
     return _CREDENTIALS.sub("***@", before + at) + after
+
+
+def _without_secret(parameter: re.Match[str]) -> str:
+    name = parameter["name"]
+    return f"{parameter['start']}{name}=***" if _SECRET.search(name) else parameter[0]
 
 
 class PatcherError(Exception):

@@ -41,7 +41,9 @@ PATCH = Patch(
         "TRITON_MLA, the one MLA backend of a DGX Spark, reads a sequence's whole context in four "
         "pieces in each decode step: with one request most of the GPU waits, and the longer the "
         "context, the slower. From 0.20.0 on the number follows the length and the GPU; this is "
-        "that choice. The scratch memory grows with the splits, as upstream's does."
+        "that choice, with its price: short contexts get two splits instead of four (an H100 wrote "
+        "125 tokens a second instead of 165 at 1,024 of context, 114 instead of 67 at 8,192), and "
+        "the scratch memory grows with the splits."
     ),
     targets=(_FILE,),
     rule=FirstOf(
@@ -58,7 +60,7 @@ PATCH = Patch(
             Replace((_split("_forward_decode", "vllm_is_batch_invariant()"),)),
         )
     ),
-    upstream=((33529, "fix, merged in April 2026, in 0.20.0"),),
+    upstream=((33529, "fix, in 0.20.0"),),
     affected=(">=0.12.0,<0.20.0",),
     valid=(
         """\

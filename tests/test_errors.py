@@ -172,8 +172,24 @@ def test_no_password_is_shown(address: str) -> None:
     assert "host" in shown
 
 
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://host/x?token=s3c&page=2", "http://host/x?token=***&page=2"),
+        (
+            "see 'http://host/x?page=2&X-Amz-Signature=s3c'",
+            "see 'http://host/x?page=2&X-Amz-Signature=***'",
+        ),
+        ("/x?access_token=s3c#end", "/x?access_token=***#end"),
+        ("http://host/x?api_key=s3c&key=s3c&sig=s3c", "http://host/x?api_key=***&key=***&sig=***"),
+    ],
+)
+def test_no_key_in_a_query_is_shown(address: str, shown: str) -> None:
+    assert printable(address) == shown
+
+
 def test_an_address_without_one_stays() -> None:
-    plain = "https://host/a@b oci://x/y@sha256:0 git+https://host/repo@v1 a://b c@d"
+    plain = "https://host/a@b oci://x/y@sha256:0 git+https://host/repo@v1 a://b c@d ?n=1&keyboard=2"
     assert printable(plain) == plain
 
 
@@ -183,5 +199,7 @@ def test_a_long_text_costs_no_more_than_its_length() -> None:
         "://x:" * 200_000,
         "://" * 300_000 + " @",
         "://x:" * 100_000 + "@" + "://x:" * 100_000,
+        "?" + "&token" * 200_000,
+        "?token" * 200_000,
     ):
         assert len(printable(text)) == 400

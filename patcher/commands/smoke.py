@@ -84,13 +84,17 @@ def smoke(
         _server(context, what, timeout, as_data)
     elif what is not None:
         from patcher.daemon.engine import connect, local_image
-        from patcher.smoke.cases import select_cases
+        from patcher.smoke.cases import CONTROL, select_cases
         from patcher.smoke.container import claimed, gpu, run_in
         from patcher.smoke.run import cases_of
 
         image = local_image(connect(), what)
         image.installation([])  # else there is no vLLM in it to try
         wanted = select_cases(cases) if cases else cases_of(claimed(image))
+        if not cases and wanted == (CONTROL,):
+            say(
+                "no case is claimed by this image's patches: the control alone is tried; see --case"
+            )
         _cases(context, what, wanted, partial(run_in, image, gpu()), timeout, as_data)
 
 
