@@ -35,6 +35,13 @@ to_option = click.option(
     metavar="PLACE",
     help="Publish to REGISTRY/REPO[:TAG] or oci:DIR[:TAG], every platform, without a daemon.",
 )
+context_option = click.option(
+    "--context",
+    "context_folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Build nothing: write the Dockerfile and its files, for buildx, kaniko or bake.",
+)
 dry_run_option = click.option(
     "--dry-run", is_flag=True, help="With --to: say what would be sent, and send nothing."
 )
@@ -93,9 +100,10 @@ def patch(
 @click.option(
     "--repository",
     metavar="REPO",
-    help=f"The name that the tags go under in the local daemon; default: {_REPOSITORY}.",
+    help=f"What the image is called in the local daemon; default: {_REPOSITORY}.",
 )
 @to_option
+@context_option
 @dry_run_option
 @click.option("--allow-clean", is_flag=True, help="Tag a base that needs no patch as patched.")
 @ca_file_option
@@ -110,6 +118,7 @@ def image(
     lock: Path | None,
     repository: str | None,
     to: str | None,
+    context_folder: Path | None,
     dry_run: bool,
     allow_clean: bool,
     ca_file: Path | None,
@@ -126,15 +135,27 @@ def image(
 
     With --to nothing is pulled either: one layer is put on every platform of the base, straight
     in the registry. The tags move last, after the result was read back and verified.
+    With --context nothing is built: the Dockerfile and the files that it copies are written.
     """
     from patcher.jobs.image import Order
     from patcher.report.text import image_json, image_lines
 
+    if context_folder is not None and (to is not None or dry_run or allow_clean):
+        raise UsageError(
+            "--context writes a Dockerfile for a base that needs a patch, and nothing else",
+            next_step="Leave out --to, --dry-run and --allow-clean.",
+        )
     if to is not None and repository is not None:
         raise UsageError("--to says the repository too", next_step="Leave --repository out.")
     order = Order(chosen(patches, folders), parsed_platform(platform), None, allow_clean, dry_run)
     settings = http_settings(ca_file, plain_http)
-    if to is not None or name.startswith("oci:"):
+    if context_folder is not None:
+        from patcher.jobs.opening import context_job
+
+        called = repository or _REPOSITORY
+        path = lock_path(lock)
+        report = context_job(name, context_folder, called, path, order, settings, say, root)
+    elif to is not None or name.startswith("oci:"):
         from patcher.jobs.opening import publish_job
 
         report = publish_job(name, to, lock_path(lock), order, settings, say, root)

@@ -54,7 +54,7 @@ def render(base: str, platform: Platform, change: Change) -> str:
     return environment.get_template(TEMPLATE).render(
         base=_pinned(base),
         platform=parse_platform(str(platform)),
-        files=[(_source(at), file) for at, file in enumerate(change.files)],
+        files=[(source(at), file) for at, file in enumerate(change.files)],
         bytecode=[(_EMPTY, path) for path in change.bytecode],
         labels=sorted(change.labels.items()),
     )
@@ -70,7 +70,7 @@ def context(dockerfile: str, change: Change) -> bytes:
         _add(archive, "Dockerfile", dockerfile.encode())
         _add(archive, _EMPTY, b"")
         for at, file in enumerate(change.files):
-            _add(archive, _source(at), file.data, file)
+            _add(archive, source(at), file.data, file)
     return buffer.getvalue()
 
 
@@ -134,7 +134,7 @@ def _check_paths(change: Change) -> None:
             )
 
 
-def _source(at: int) -> str:
+def source(at: int) -> str:
     """A file's name in the context: our own, for a wildcard in COPY's source would be expanded."""
     return f"{at}.patched"
 

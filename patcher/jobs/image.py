@@ -281,7 +281,7 @@ def _announced(outline: Outline, draft: Draft) -> str:
         said = "all of it is there already"
         return f"{said}: only the tags move" if outline.moving else f"{said}: nothing to do"
     if not outline.digest:
-        return f"building for {len(draft.images)} platform(s)"
+        return f"making it for {len(draft.images)} platform(s)"
     own = f"adding {outline.lacking / 1e3:.1f} KB"
     if not outline.blobs:
         return f"{own}; the base is there"

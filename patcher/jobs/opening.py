@@ -1,7 +1,8 @@
 """What a person types for a base and for the place of the result, opened; and the job run.
 
 A base is a name in images.lock, read from its registry or pulled by the Docker daemon, or
-`oci:DIR[:NAME]`. A place is `REGISTRY/REPO[:TAG]`, `oci:DIR[:TAG]`, or the daemon.
+`oci:DIR[:NAME]`. A place is `REGISTRY/REPO[:TAG]`, `oci:DIR[:TAG]`, the daemon, or a folder for
+the Dockerfile.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,6 +25,7 @@ from patcher.errors import (
     Unreadable,
     WrongPlatform,
 )
+from patcher.files import scratch_folder
 from patcher.jobs.base import Base
 from patcher.jobs.image import Order, Report, make_image
 from patcher.lock.file import load
@@ -114,6 +117,44 @@ def daemon_job(
     said = dataclasses.replace(order, platform=wanted, standing=Standing(suffix, newest=True))
     base = dataclasses.replace(base, root=root or base.root)
     return make_image(base, said, DaemonPlace(repository, image), say, partial(moving, "copying"))
+
+
+def context_job(
+    name: str,
+    folder: Path,
+    repository: str,
+    lock: Path,
+    order: Order,
+    settings: HttpSettings,
+    say: Say,
+    root: str | None = None,
+) -> Report:
+    """Patch one platform of a base of the lock, and write the Dockerfile and its files to `folder`.
+
+    Nothing is pulled or built; `repository` names what is to be built of it. Raises as
+    `publish_job`, and `Unwritable` for a folder that holds something.
+    """
+    from patcher.places.context import ContextPlace
+
+    http, platform = Http(settings, say=say), order.platform or host_platform()
+    stored, base, _, pins = _open_base(name, lock, platform, http, Tally(), say)
+    if base.name is None:
+        raise BadReference(
+            f"{name!r} is a layout, which no Dockerfile can name as its base",
+            next_step="Name an image in images.lock, or use --to.",
+        )
+    pinned = str(base.name.pinned(base.pin(base.digest)))
+    base = _with_located(dataclasses.replace(base, root=root or base.root), stored, pins)
+    suffix = None if platform == host_platform() else platform
+    said = dataclasses.replace(order, platform=platform, standing=Standing(suffix, newest=True))
+    with scratch_folder(folder) as scratch:
+        place = ContextPlace(repository, folder, scratch, pinned, platform)
+        done = make_image(base, said, place, say, partial(moving, "copying"))
+    say(
+        f"written to {folder}; build it: docker buildx build --platform {platform} "
+        f"--tag {done.tags[0]} {shlex.quote(str(folder))}"
+    )
+    return done
 
 
 def _daemon_base(

@@ -1,4 +1,4 @@
-"""The seam between the job and where its result goes: a registry, an OCI layout, a daemon.
+"""The seam between the job and where its result goes: a registry, a layout, a daemon, a folder.
 
 A place is opened for one base. The job asks it for a plan, which writes nothing; lets the plan
 make the result, which has no name yet; has the result read back and judged; and names it last.
@@ -105,8 +105,8 @@ class Made(Protocol):
 
     @property
     def way(self) -> str | None:
-        """How it was made: `append`, or in a daemon `dockerfile` or `load`; None for an image that
-        was there already.
+        """How it was made: `append`, in a daemon `dockerfile` or `load`, or only written down:
+        `context`; None for an image that was there already.
         """
         ...
 

@@ -149,6 +149,7 @@ def proof_json(checked: CheckedProof) -> dict[str, Any]:
 _WAYS = {
     "dockerfile": "the daemon built the rendered Dockerfile",
     "load": "the daemon loaded the thin layer, on the base's that it has",
+    "context": "the Dockerfile and its files were written; the tags are for what is built of them",
 }
 
 
@@ -163,7 +164,8 @@ def image_lines(report: Report) -> list[str]:
     lines += [f"image    {report.digest}", *(f"tag      {tag}" for tag in report.tags)]
     lines += [f"proof    {report.proof}"] if report.proof else []
     lines += [f"way      {_WAYS[report.way]}"] if report.way in _WAYS else []
-    return [printable(line, 2000) for line in [*lines, f"sent     {_sent(report)}"]]
+    lines += [f"sent     {_sent(report)}"] if report.way != "context" else []
+    return [printable(line, 2000) for line in lines]
 
 
 def _platform_lines(image: ImageReport) -> list[str]:

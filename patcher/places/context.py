@@ -1,0 +1,151 @@
+"""A folder as a place: the rendered Dockerfile with its files, for those who build themselves.
+
+buildx, kaniko and bake take it as it is. Nothing is built here, so nothing is tagged: what is
+proven is the files that the Dockerfile copies.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patcher.daemon import dockerfile
+from patcher.errors import Unwritable
+from patcher.files import read_file
+from patcher.oci.model import broken
+from patcher.places.place import Outline, Sent, changed
+
+if TYPE_CHECKING:
+    from patcher.oci.blobs import Watch
+    from patcher.oci.installation import Change, Installation
+    from patcher.oci.reference import Platform
+    from patcher.oci.referrer import File
+    from patcher.places.place import Draft
+
+# A target is source code: the largest file of vLLM 0.33.0 is under 1 MiB.
+_MOST = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ContextPlace:
+    """The folder `path` for a base of one platform (see `Place`).
+
+    `repository` is what the result is to be called when it is built. `base` is `NAME@sha256:...`,
+    `scratch` a folder beside `path` where it is written before it gets that name.
+    """
+
+    repository: str
+    path: Path
+    scratch: Path
+    base: str
+    platform: Platform
+
+    def plan(self, draft: Draft, *, blind: bool = False) -> ContextPlan:
+        """See `Place`. Raises `Unwritable` for a folder that holds something."""
+        del blind
+        if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
+            raise Unwritable(
+                f"{self.path} is there already", next_step="Name a new folder, or remove it."
+            )
+        return ContextPlan(self, draft)
+
+
+@dataclass(frozen=True, slots=True)
+class ContextPlan:
+    """A context to be written (see `Plan`)."""
+
+    place: ContextPlace
+    draft: Draft
+
+    @property
+    def outline(self) -> Outline:
+        """See `Plan`. Only the build will tell a digest, and give the tags."""
+        return Outline("", {}, 0, 0, 0, (), frozenset())
+
+    def make(self, watch: Watch) -> ContextResult:
+        """See `Plan`. Raises `BadReference` for what no Dockerfile can hold, `Unwritable`."""
+        del watch
+        [base] = self.draft.images
+        change = self.draft.changes[base]
+        text = dockerfile.render(self.place.base, self.place.platform, change)
+        packed = dockerfile.context(text, change)
+        folder = self.place.scratch / "context"
+        try:
+            with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+                archive.extractall(folder, filter="data")
+        except OSError as error:
+            raise _unwritable(self.place.path, error) from error
+        return ContextResult(self.place, change, base, hashlib.sha256(packed).hexdigest(), folder)
+
+
+@dataclass(frozen=True, slots=True)
+class ContextResult:
+    """A context that is written (see `Made`)."""
+
+    place: ContextPlace
+    change: Change
+    base: str
+    sha256: str
+    folder: Path
+
+    @property
+    def digest(self) -> str:
+        """That of the context as a tar: the same base and patches give the same."""
+        return f"sha256:{self.sha256}"
+
+    @property
+    def images(self) -> Mapping[str, str]:
+        """See `Made`."""
+        return {self.base: self.digest}
+
+    @property
+    def sent(self) -> Sent:
+        """See `Made`."""
+        return Sent()
+
+    @property
+    def way(self) -> str | None:
+        """See `Made`."""
+        return "context"
+
+    def read_back(self, before: Mapping[str, Installation]) -> Mapping[str, Installation]:
+        """See `Made`: the files that the Dockerfile copies, as they are on disk."""
+        try:
+            files = [
+                dataclasses.replace(
+                    file, data=read_file(self.folder / dockerfile.source(at), _MOST)
+                )
+                for at, file in enumerate(self.change.files)
+            ]
+        except OSError as error:
+            raise broken(f"a file of the context cannot be read: {error.strerror}") from error
+        return {
+            digest: changed(found, files, self.change.bytecode) for digest, found in before.items()
+        }
+
+    def attach(self, kind: str, files: Sequence[File]) -> None:
+        """See `Made`: a folder is no registry."""
+
+    def name(self) -> Mapping[str, str]:
+        """See `Made`: the folder gets its name, in one step. Raises `Unwritable`."""
+        try:
+            self.folder.rename(self.place.path)
+        except OSError as error:
+            raise _unwritable(self.place.path, error) from error
+        return {}
+
+    def discard(self) -> None:
+        """See `Made`: the scratch folder is removed by whoever made it."""
+
+
+def _unwritable(path: Path, error: OSError) -> Unwritable:
+    return Unwritable(
+        f"{path} cannot be written: {error.strerror}",
+        next_step="Check its permissions and the free space, or write elsewhere.",
+    )
