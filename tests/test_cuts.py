@@ -124,7 +124,7 @@ def test_the_cache(tmp_path: Path) -> None:
     base, target, cache = (tmp_path / name for name in ("base", "target", "cache"))
     base_layout(base)
     cache.mkdir(mode=0o700)
-    command = ["image", f"oci:{base}:base", "--to", f"oci:{target}"]
+    command = ["image", f"oci:{base}:base", "--to", f"oci:{target}", *ONE]
     entries = set()
     for cut in cuts(cache, *command, step=3, cache=cache):
         # A full disk is an error where the layout is written: by then the entry is there.

@@ -339,7 +339,7 @@ TAGS = [
 
 
 @heavy
-@given(altered_bytes(LINKS), st.sampled_from(TAGS), st.sampled_from([0, 1, 5000, 200_000]))
+@given(altered_bytes(LINKS), st.sampled_from(TAGS), st.sampled_from([0, 1, 5000, 50_000]))
 def test_pages_of_an_index(server: Server, page: bytes, tag: bytes, times: int) -> None:
     body = page + tag * times + LINKS
     server.script = lambda _: Reply(200, {"Content-Type": "text/html"}, body)
@@ -499,7 +499,13 @@ def test_answers_of_a_registry(
             name: value and value.replace("{host}", server.host)
             for name, value in reply.headers.items()
         }
-        return HANG_UP if reply is HANG_UP else Reply(reply.status, headers, reply.body, reply.sent)
+        if reply is HANG_UP:
+            return HANG_UP
+        # It can only say what it was sent.
+        was_told = any("authorization" in request.headers for request in server.seen)
+        secret = SECRET.encode()
+        body = reply.body if was_told else reply.body.replace(secret, b"x" * len(secret))
+        return Reply(reply.status, headers, body, reply.sent)
 
     server.seen.clear()
     server.script = script

@@ -234,8 +234,8 @@ def in_layers(blobs: Blobs, layers: Sequence[Descriptor]) -> Callable[[LocatedFi
 
     def read(file: LocatedFile) -> bytes | None:
         layer = known.get(file.layer)
-        if layer is None:
-            return None
+        if layer is None or file.point.start + file.point.packed > layer.size:
+            return None  # else a registry would be asked again and again for what it cannot have
         return read_at(partial(_range, blobs, layer), file.point, file.size)
 
     return read

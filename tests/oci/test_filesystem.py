@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import dataclasses
 import functools
 import gzip
 import importlib.util
@@ -505,6 +506,8 @@ def test_an_xz_header_that_asks_for_gigabytes_is_refused() -> None:
         scan(large, Wanted((TARGET,)))
     tar = write_tar(vllm_files())
     packed = lzma.compress(tar[:700]) + bytes(8) + lzma.compress(tar[700:])
-    assert scan(packed, Wanted((TARGET,))) == scan(tar, Wanted((TARGET,)))
+    # Where in the packed bytes a file was read is not the same: that is for gzip.
+    one, other = (scan(data, Wanted((TARGET,))) for data in (packed, tar))
+    assert dataclasses.replace(one, read=other.read) == other
     with pytest.raises(BrokenImage, match="cannot be read"):
         scan(packed[: len(packed) // 2], Wanted((TARGET,)))
