@@ -57,7 +57,7 @@ MOST_REQUESTS = 400
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
 fuzz = settings(max_examples=EXAMPLES)
-heavy = settings(max_examples=max(8, EXAMPLES // 8))
+heavy = settings(max_examples=max(4, EXAMPLES // 10))
 
 ODD: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, -1, 0, 2**63, 10**30, 1.5, "", "x", "\n::add-mask::x", "\ud800", "../../x", "/",

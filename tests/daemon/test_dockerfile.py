@@ -22,6 +22,8 @@ from tests.docker_bases import Entry, files_of, installed, load_base, remove_all
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import docker
+
     from patcher.daemon.engine import DockerImage
 
 AMD64 = parse_platform("linux/amd64")
@@ -54,8 +56,7 @@ def file(path: str = "/usr/lib/x.py", data: bytes = b"x\n", mode: int = 0o640) -
 
 
 @pytest.fixture(scope="module")
-def base(request: pytest.FixtureRequest) -> Iterator[DockerImage]:
-    daemon = request.getfixturevalue("daemon")
+def base(daemon: docker.DockerClient) -> Iterator[DockerImage]:
     image = load_base(daemon, [*installed(), Entry("/w")], {"Env": ["HOME=/root", "x=y"]})
     yield local_image(daemon, image)
     remove_all(daemon, image)
