@@ -79,7 +79,7 @@ def replacing(
         with contextlib.suppress(OSError):
             os.fsync(folder)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         if folder >= 0:
             os.close(folder)
@@ -156,7 +156,8 @@ def make_directory(path: Path) -> None:
         ) from error
 
 
-def _unwritable(path: Path, error: OSError) -> Unwritable:
+def unwritable(path: Path, error: OSError) -> Unwritable:
+    """The error for what the system would not write, with the next step."""
     return Unwritable(f"{path} cannot be written: {error.strerror or error}", next_step=_NEXT)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from patcher.report.text import as_json
 if TYPE_CHECKING:
     from patcher.landed.timeline import Timeline
     from patcher.rules.backport.draft import Draft
+    from patcher.rules.rule import Upstream
 
 EPILOG = """\b
 Exit codes: 0 the patch is written; 1 the fix cannot be taken, or that release does not need it;
@@ -94,10 +96,10 @@ def new(
     if kept:
         write_atomically(beside, whole_diff(draft).encode())
     base = release or before or ""
-    written = False
+    named = str(path) if path.is_absolute() else f"./{path}"
     try:
         write_atomically(path, patch_file(name, draft, [f"=={base}"], pr, kept).encode())
-        patch = select([f"./{path}" if not path.is_absolute() else str(path)], upstream)[0]
+        patch = select([named], upstream)[0]
         line = survey_around(patch, base, say)
         affected = needed_around(line, base)
         if not affected:
@@ -106,12 +108,11 @@ def new(
                 next_step="Name a release that has the bug.",
             )
         write_atomically(path, patch_file(name, draft, affected, pr, kept).encode())
-        written = True
-    finally:
-        if not written:
-            path.unlink(missing_ok=True)
-            if kept:
-                beside.unlink(missing_ok=True)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        if kept:
+            beside.unlink(missing_ok=True)
+        raise
     if as_data:
         taken = [str(each.scope) for each in draft.sides]
         said = {"path": path, "affected": affected, "functions": taken, "dropped": draft.dropped}
@@ -121,7 +122,7 @@ def new(
     for sides in draft.sides:
         say(f"takes {sides.scope}")
     say(f"wrote {path}: it claims {' or '.join(affected)}. Fill in its title and why; then")
-    say(f"vllm-patcher diff --patch ./{path} pypi:{base}")
+    say(f"vllm-patcher diff --patch {shlex.quote(named)} pypi:{base}")
 
 
 def _said(line: Timeline, version: str) -> str:
@@ -138,13 +139,11 @@ def _draft(
     before: str | None,
     after: str | None,
     functions: Sequence[str],
-    upstream: object,
+    upstream: Upstream,
 ) -> Draft:
     from patcher.errors import Unreadable
     from patcher.rules.backport.draft import of_diff, of_releases
-    from patcher.rules.rule import Upstream
 
-    reads: Upstream = upstream  # type: ignore[assignment]
     by_diff = (diff_file is not None) != (pr is not None) and release is not None
     if by_diff and not (before or after or functions):
         if diff_file is not None:
@@ -158,9 +157,9 @@ def _draft(
             from patcher.web.github import pull_request_diff
 
             text = pull_request_diff(pr or 0)
-        return of_diff(text, release or "", reads)
+        return of_diff(text, release or "", upstream)
     if before and after and functions and not (diff_file or release):
-        return of_releases(functions, before, after, reads)
+        return of_releases(functions, before, after, upstream)
     raise UsageError(
         "say what the fix is",
         next_step="Give --diff FILE or --pr N, and --from VERSION; or --before, --after and "

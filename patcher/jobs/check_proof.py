@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from patcher.cache import LayerCache
 from patcher.errors import BadReference, FileAbsent, NotInRegistry
 from patcher.jobs.base import judge_all
-from patcher.jobs.naming import BASE_LABELS, LOCAL_BASE
+from patcher.jobs.naming import base_of
 from patcher.jobs.proof import (
     DIFF,
     KIND,
@@ -22,6 +22,7 @@ from patcher.jobs.proof import (
     changed_files,
     content_json,
     diff,
+    file_digest,
     removed_bytecode,
 )
 from patcher.oci.image import Image, StoredImage, load_family
@@ -124,7 +125,7 @@ def _checked(
     ]
     found = {
         "image": family.root.digest,
-        "base": _base_of(family.images[0]),
+        "base": dict(zip(("name", "digest"), base_of(family.images[0].labels), strict=True)),
         "platforms": [content_json(each) for each in contents],
     }
     differences = list(_differences({key: said.get(key) for key in found}, found, ""))
@@ -159,7 +160,7 @@ def _patches(said: Mapping[str, Any], known: Mapping[str, Patch]) -> tuple[list[
             continue
         if (stated.get("version"), stated.get("digest")) != (
             patch.version,
-            f"sha256:{patch.sha256}" if patch.sha256 else None,
+            file_digest(patch),
         ):
             notes.append(f"{name}: judged by another text of the patch than the proof was made by")
         patches.append(patch)
@@ -214,12 +215,6 @@ def _below(image: Image) -> Image:
         manifest=dataclasses.replace(manifest, layers=manifest.layers[:-1]),
         config=dataclasses.replace(config, diff_ids=config.diff_ids[:-1]),
     )
-
-
-def _base_of(image: Image) -> dict[str, object]:
-    """The base as the image's labels name it."""
-    name, digest = (image.labels.get(key) for key in BASE_LABELS)
-    return {"name": name or image.labels.get(LOCAL_BASE), "digest": digest}
 
 
 def _differences(said: object, found: object, where: str) -> Iterator[Difference]:

@@ -30,7 +30,7 @@ from patcher.jobs.base import (
     examine,
     judge_all,
 )
-from patcher.jobs.naming import BASE_LABELS, LOCAL_BASE, Names, annotations_of, is_fixed, names
+from patcher.jobs.naming import Names, annotations_of, base_of, is_fixed, names
 from patcher.jobs.proof import KIND, Change, Content, proof_files
 from patcher.lock.picking import FIRST, Standing
 from patcher.places.place import Draft, Outline, Place, Plan, Sent
@@ -247,8 +247,7 @@ def _refuse_stacking(examined: Sequence[Examined]) -> None:
     """A second layer would leave labels and tags that name half of what an image carries."""
     for each in examined:
         if each.already:
-            name, digest = (each.image.labels.get(key, "") for key in BASE_LABELS)
-            name = name or each.image.labels.get(LOCAL_BASE, "")
+            name, digest = base_of(each.image.labels)
             origin = f"{name}@{digest}" if name else f"the image of digest {digest}"
             raise Finding(
                 f"the base is patched already, with {each.already}, and needs more",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from patcher.errors import BrokenImage
 from patcher.oci.reference import Platform, Reference, is_tag
 from patcher.versions import base, parsed, same_commit
+from patcher.web.github import VLLM
 
 # Part of every fixed tag. Whoever lets the same base and patches come to other bytes (a label
 # more, another layer format) raises it: a fixed tag never moves.
@@ -29,7 +30,6 @@ LOCAL_BASE = f"{OURS}.base.local"
 # Where the software comes from: what update bots read (Renovate, "docker datasource"; Dependabot).
 _SOURCE, _REVISION = "org.opencontainers.image.source", "org.opencontainers.image.revision"
 _VERSION = "org.opencontainers.image.version"
-_VLLM = "https://github.com/vllm-project/vllm"
 # vLLM's own builds state it: then what they say of source and revision is of vLLM.
 _BUILD_COMMIT = "ai.vllm.build.commit"
 # Labels of vLLM's images that name the tag they were published under.
@@ -56,6 +56,12 @@ class Names:
 
     fixed: str
     moving: str
+
+
+def base_of(inherited: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Name and digest of the image that one of ours was made from, as its labels say."""
+    name, digest = (inherited.get(key) for key in BASE_LABELS)
+    return name or inherited.get(LOCAL_BASE), digest
 
 
 def names(
@@ -156,5 +162,5 @@ def _provenance(inherited: Mapping[str, str], commit: str | None) -> dict[str, s
     trusted = same_commit(stated, commit) if stated and commit else _BUILD_COMMIT in inherited
     if trusted and _SOURCE in inherited:
         return {}
-    ours = {_SOURCE: _VLLM}
+    ours = {_SOURCE: VLLM}
     return ours if trusted or commit is None else {**ours, _REVISION: commit}

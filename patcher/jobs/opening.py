@@ -109,12 +109,9 @@ def daemon_job(
             f"{repository!r} has a tag or digest",
             next_step="Leave it out: the tags are made of vLLM's version and the patches.",
         )
-    here = host_platform()
-    wanted = order.platform or here
-    image, base = _daemon_base(name, load(lock), wanted, Http(settings, say=say), say)
-    # One local tag holds one platform: another machine's image must not take over this one's.
-    suffix = None if wanted == here else wanted
-    said = dataclasses.replace(order, platform=wanted, standing=Standing(suffix, newest=True))
+    platform = order.platform or host_platform()
+    image, base = _daemon_base(name, load(lock), platform, Http(settings, say=say), say)
+    said = _for_one(order, platform)
     base = dataclasses.replace(base, root=root or base.root)
     return make_image(base, said, DaemonPlace(repository, image), say, partial(moving, "copying"))
 
@@ -145,8 +142,7 @@ def context_job(
         )
     pinned = str(base.name.pinned(base.pin(base.digest)))
     base = _with_located(dataclasses.replace(base, root=root or base.root), stored, pins)
-    suffix = None if platform == host_platform() else platform
-    said = dataclasses.replace(order, platform=platform, standing=Standing(suffix, newest=True))
+    said = _for_one(order, platform)
     with scratch_folder(folder) as scratch:
         place = ContextPlace(repository, folder, scratch, pinned, platform)
         done = make_image(base, said, place, say, partial(moving, "copying"))
@@ -155,6 +151,14 @@ def context_job(
         f"--tag {done.tags[0]} {shlex.quote(str(folder))}"
     )
     return done
+
+
+def _for_one(order: Order, platform: Platform) -> Order:
+    """The order for one platform: one local tag holds one, and another machine's image must not
+    take over this one's.
+    """
+    suffix = None if platform == host_platform() else platform
+    return dataclasses.replace(order, platform=platform, standing=Standing(suffix, newest=True))
 
 
 def _daemon_base(

@@ -93,7 +93,7 @@ def proof_files(
         "base": {"name": name, "digest": base.pin(base.digest)},
         "program": {"name": "vllm-patcher", "version": __version__, "digest": program_digest()},
         "patches": [
-            {"name": each.name, "version": each.version, "digest": _file_digest(each)}
+            {"name": each.name, "version": each.version, "digest": file_digest(each)}
             for each in patches
         ],
         "platforms": [content_json(each) for each in contents],
@@ -146,7 +146,7 @@ def diff(contents: Sequence[Content]) -> bytes:
     return "".join(texts).encode(errors="surrogateescape")
 
 
-def _file_digest(patch: Patch) -> str | None:
+def file_digest(patch: Patch) -> str | None:
     """That of the file that the patch is written in; None for one that is in no file."""
     return f"sha256:{patch.sha256}" if patch.sha256 else None
 

@@ -104,7 +104,7 @@ def _located(entry: Entry, http: Http, looked: Looked, layers: LayerCache | None
         pinned = entry.original.reference.pinned(pin.digest)
         image = open_remote(pinned, platform, http, layers)
         found = image.located(looked.targets, looked.mentions)
-        if found and parsed(found.version) != entry.locked.version:
+        if found is not None:
             stated, locked = parsed(found.version), entry.locked.version
             if stated is None or stated.public != locked.public:
                 raise _contradiction(f"its vLLM is {found.version}, not {locked}")

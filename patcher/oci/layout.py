@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from patcher.oci.blobs import Blobs, Watch
-    from patcher.oci.model import Part
+    from patcher.oci.model import Json, Part
     from patcher.oci.reference import Platform
     from patcher.oci.referrer import Artifact
 
@@ -139,8 +139,7 @@ class Layout:
             entries = document["manifests"]
             for name in names:
                 _set_name(entries, name, root.descriptor)
-            index = self.path / "index.json"
-            write_atomically(index, dump_json(document), within=self.path)
+            self._write_index(document)
 
     def referrers(self, subject: str, kind: str) -> list[Descriptor]:
         """See `Referred`. Such a manifest is in index.json, without a name."""
@@ -158,9 +157,12 @@ class Layout:
             if artifact.digest in known:
                 return 0
             document["manifests"].append(artifact.entry)
-            index = self.path / "index.json"
-            write_atomically(index, dump_json(document), within=self.path)
+            self._write_index(document)
         return artifact.size
+
+    def _write_index(self, document: Json) -> None:
+        index = self.path / "index.json"
+        write_atomically(index, dump_json(document), within=self.path)
 
     def _read(self, name: str) -> bytes:
         try:

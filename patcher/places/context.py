@@ -12,16 +12,17 @@ import io
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patcher.daemon import dockerfile
 from patcher.errors import Unwritable
-from patcher.files import read_file
+from patcher.files import read_file, unwritable
 from patcher.oci.model import broken
 from patcher.places.place import Outline, Sent, changed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from patcher.oci.blobs import Watch
     from patcher.oci.installation import Change, Installation
     from patcher.oci.reference import Platform
@@ -80,7 +81,7 @@ class ContextPlan:
             with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
                 archive.extractall(folder, filter="data")
         except OSError as error:
-            raise _unwritable(self.place.path, error) from error
+            raise unwritable(self.place.path, error) from error
         return ContextResult(self.place, change, base, hashlib.sha256(packed).hexdigest(), folder)
 
 
@@ -137,15 +138,8 @@ class ContextResult:
         try:
             self.folder.rename(self.place.path)
         except OSError as error:
-            raise _unwritable(self.place.path, error) from error
+            raise unwritable(self.place.path, error) from error
         return {}
 
     def discard(self) -> None:
         """See `Made`: the scratch folder is removed by whoever made it."""
-
-
-def _unwritable(path: Path, error: OSError) -> Unwritable:
-    return Unwritable(
-        f"{path} cannot be written: {error.strerror}",
-        next_step="Check its permissions and the free space, or write elsewhere.",
-    )

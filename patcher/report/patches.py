@@ -6,24 +6,22 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 from patcher.errors import printable
+from patcher.report.text import columns
 from patcher.rules.affected import landings, quoted
 from patcher.rules.rule import Explains
+from patcher.web.github import VLLM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from patcher.rules.catalogue import Patch
 
-_UPSTREAM = "https://github.com/vllm-project/vllm"
-
 
 def table(patches: Sequence[Patch]) -> list[str]:
     """A line for each patch, under a header."""
     rows = [("PATCH", "CLAIMED FOR", "LANDED IN", "WHAT IT DOES")]
     rows += [(each.name, quoted(each.affected), _landed(each), each.title) for each in patches]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = ("  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows)
-    return [printable(line, 2000) for line in lines]
+    return columns(rows)
 
 
 def _landed(patch: Patch) -> str:
@@ -59,7 +57,7 @@ def _places(patch: Patch) -> tuple[str, ...]:
 def link(number: int, note: str) -> str:
     """The page of an issue, or of a pull request: what is not called an issue is one."""
     kind = "issues" if note.startswith("issue") else "pull"
-    return f"{_UPSTREAM}/{kind}/{number}"
+    return f"{VLLM}/{kind}/{number}"
 
 
 def data(patch: Patch) -> dict[str, Any]:

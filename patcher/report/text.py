@@ -228,8 +228,13 @@ def lock_table(entries: Sequence[Entry], *, short: bool = False) -> list[str]:
         for kind, pin in entry.locked.pins():
             digest = pin.digest.partition(":")[2][:12] if short else pin.digest
             rows.append((str(entry.locked.version), kind, digest, str(entry.original.reference)))
+    return columns(rows)
+
+
+def columns(rows: Sequence[tuple[str, str, str, str]]) -> list[str]:
+    """Lines whose first three columns are as wide as their widest text."""
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows]
+    lines = ("  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows)
     return [printable(line, 2000) for line in lines]
 
 

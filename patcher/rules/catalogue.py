@@ -355,9 +355,8 @@ def apply_all(
             files[target] = read(target)
         except FileAbsent:
             files[target] = None
-    steps: list[Step] = []
     try:
-        steps += series(wanted, files)
+        steps = series(wanted, files)
     except PatcherError as error:
         raise error.at(where(wanted[0].target)) from error
     outcomes = {

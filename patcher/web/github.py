@@ -110,10 +110,13 @@ def _not_an_issue() -> Unreadable:
     return Unreadable("GitHub's answer is not an issue", next_step="Check GITHUB_API_URL.")
 
 
+VLLM = "https://github.com/vllm-project/vllm"
+
+
 def pull_request_diff(number: int, http: Http | None = None) -> str:
     """The diff of one of vLLM's pull requests. Raises `Unreadable`."""
     http = http or Http()
-    url = f"https://github.com/vllm-project/vllm/pull/{number}.diff"
+    url = f"{VLLM}/pull/{number}.diff"
     elsewhere = f"Fetch {url} where it can be reached, and give it with --diff."
     try:
         answer = http.ask(Request("GET", url))
