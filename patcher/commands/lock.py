@@ -114,14 +114,15 @@ def lock_add(
     from patcher.cache import LayerCache
     from patcher.lock.file import load
     from patcher.lock.picking import meant_by
-    from patcher.lock.upkeep import Kind, add_to_lock
+    from patcher.lock.upkeep import Kind, Looked, add_to_lock
     from patcher.report.text import entry_json, lock_table
 
     settings = None if offline else http_settings(ca_file, plain_http)
     path, start = _own(lock)
     is_new = not path.exists()
     layers = LayerCache()
-    entry = add_to_lock(path, start, version, reference, settings, _looked(locate), layers)
+    looked = _looked(locate) if locate else Looked()
+    entry = add_to_lock(path, start, version, reference, settings, looked, layers)
     if locate:
         _say_located([entry])
     if is_new and start != path:
