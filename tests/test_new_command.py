@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import shlex
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -46,7 +47,8 @@ def test_a_fix_becomes_a_patch_that_claims_what_needs_it(
         "diff": ("--diff", "pr.diff", "--from", "0.26.0"),
         "releases": ("--before", "0.26.0", "--after", "0.27.0", "--function", f"{PROPOSER}:{NAME}"),
     }[way]
-    done = run("new", "share-it", *words, "-o", "mine", "--json", cwd=tmp_path)
+    output = "mine" if way == "diff" else tmp_path / "mine"
+    done = run("new", "share-it", *words, "-o", output, "--json", cwd=tmp_path)
     said = check(done.stdout, done.returncode)
     assert said["affected"] == [">=0.25.0,<0.27.0"]
     assert said["functions"] == [f"{PROPOSER}: {NAME}"]
@@ -54,7 +56,7 @@ def test_a_fix_becomes_a_patch_that_claims_what_needs_it(
     assert (file.with_suffix(".diff").exists()) is (way == "diff")
     form = [sys.executable, "-m", "ruff", "format", "--check", "--line-length", "100", str(file)]
     assert subprocess.run(form, capture_output=True, check=False).returncode == 0
-    shown = run("diff", "pypi:0.26.0", "--patch", "mine/share_it.py", cwd=tmp_path)
+    shown = run(*shlex.split(done.stderr.splitlines()[-1])[1:], cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.splitlines()[2:] == (tmp_path / "pr.diff").read_text().splitlines()[2:]
 

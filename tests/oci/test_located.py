@@ -180,6 +180,9 @@ def test_what_does_not_fit_is_read_from_the_layers(
     code, said, received = verify(folder, proxy)
     assert (code, said) == (1, NEEDED)
     assert received > 600_000
+    asked = [request for request in proxy.methods("GET") if "/blobs/" in request]
+    # The config, a range, and both layers: no range that is not there is asked for again.
+    assert len(asked) <= 4
 
 
 PLUGIN = installed_file("vllm_other/a.py", b"import vllm\nx = self.kv_b_proj.weight.dtype\n")

@@ -74,6 +74,13 @@ def test_the_same_base_and_patches_give_the_same_context(lock: Path, tmp_path: P
     assert (tmp_path / "one" / "0.patched").stat().st_mode & 0o777 == 0o640
 
 
+def test_what_is_said_claims_no_image(lock: Path, tmp_path: Path) -> None:
+    ran = write(lock, tmp_path / "out")
+    assert ran.returncode == 0, ran.stderr
+    assert "way      the Dockerfile and its files were written" in ran.stdout
+    assert "sent " not in ran.stdout
+
+
 def test_a_folder_that_holds_something_stays_as_it_is(lock: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()

@@ -159,6 +159,12 @@ def test_a_patched_image_is_tried_for_what_it_claims(
     assert [patch.name for patch in claimed(image)] == names
 
 
+def test_an_image_whose_patches_claim_no_case_is_told(load: Callable[..., str]) -> None:
+    label = {"dev.vllm-patcher.patches": ""}
+    image = load(installed(), {"Env": [PATH], "Labels": label})
+    assert "no case is claimed by this image's patches" in run("smoke", image).stderr
+
+
 def test_an_unpatched_image_is_tried_for_all(
     daemon: docker.DockerClient, load: Callable[..., str]
 ) -> None:
