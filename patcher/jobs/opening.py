@@ -131,8 +131,10 @@ def context_job(
     Nothing is pulled or built; `repository` names what is to be built of it. Raises as
     `publish_job`, and `Unwritable` for a folder that holds something.
     """
-    from patcher.places.context import ContextPlace
+    from patcher.places.context import ContextPlace, expect_free
 
+    folder = folder.absolute()
+    expect_free(folder)
     http, platform = Http(settings, say=say), order.platform or host_platform()
     stored, base, _, pins = _open_base(name, lock, platform, http, Tally(), say)
     if base.name is None:

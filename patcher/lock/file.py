@@ -28,7 +28,7 @@ from patcher.errors import BadReference, BrokenLock, Unreadable, Unwritable
 from patcher.files import locked, make_directory, read_file, write_atomically
 from patcher.lock.entries import Entry, Lock, Locked, Original, Pin
 from patcher.oci.installation import ImageDirectory
-from patcher.oci.located import FORM, Located, LocatedFile
+from patcher.oci.located import FORM, Located, LocatedFile, fault
 from patcher.oci.point import Point
 from patcher.oci.reference import Platform, Reference, parse_digest, parse_platform, parse_reference
 from patcher.oci.tree import MOST_PATH_BYTES
@@ -141,7 +141,7 @@ class _File(_Table):
     target: str
     path: _Path
     entry: Annotated[tuple[int, int, int, int], _read(_entry)]
-    size: Annotated[int, Field(ge=0, le=_MOST_RANGE)]
+    size: Annotated[int, Field(ge=1, le=_MOST_RANGE)]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     layer: Annotated[str, _read(parse_digest)]
     point: Annotated[tuple[int, int, int, int], _read(_point)]
@@ -166,6 +166,13 @@ class _Located(_Table):
     searched: list[str]
     folders: list[Annotated[ImageDirectory, _read(_folder)]]
     files: list[_File]
+
+    @model_validator(mode="after")
+    def _is_one_vllm(self) -> _Located:
+        found = self.value()
+        if found is not None and (problem := fault(found)) is not None:
+            raise ValueError(problem)
+        return self
 
     def value(self) -> Located | None:
         """None for one that another version of the program has written."""
@@ -209,6 +216,9 @@ class _Locked(_Table):
     def _locks_something(self) -> _Locked:
         if not (self.index or self.unknown or self.platforms):
             raise ValueError("no digest is locked")
+        for platform, pin in self.platforms.items():
+            if pin.located and _version(pin.located.version).public != self.version.public:
+                raise ValueError(f"{platform}: {pin.located.version} is located, and not locked")
         return self
 
 

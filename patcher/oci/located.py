@@ -13,12 +13,12 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from posixpath import join
+from posixpath import join, normpath, split
 from typing import TYPE_CHECKING
 
 from patcher.errors import BrokenImage, DaemonFailed, Unreadable
 from patcher.oci.installation import Copy, ImageDirectory, ImageFile, Installation
-from patcher.oci.installed import PACKAGE, is_about_vllm
+from patcher.oci.installed import PACKAGE, bytecode_names, is_about_vllm
 from patcher.oci.layer import parents
 from patcher.oci.point import Point, find_point, read_at
 
@@ -98,14 +98,14 @@ def locate(
     if min([*times, *(file.mtime for file in found.files.values())], default=0) < 0:
         return None
     files = [
-        located
+        file_there
         for target, file in found.files.items()
-        if (located := _locate(target, file, found.bytecode.get(target, ()), layers, blobs))
+        if (file_there := _locate(target, file, found.bytecode.get(target, ()), layers, blobs))
     ]
     if not files:
         return None
     [copy] = found.copies
-    return Located(
+    located = Located(
         root=found.root,
         why=copy.why,
         runs=copy.runs,
@@ -115,6 +115,33 @@ def locate(
         files=tuple(files),
         folders=_above(found.directories, files),
     )
+    return None if fault(located) else located
+
+
+def fault(located: Located) -> str | None:
+    """What one plain vLLM cannot have; None for nothing.
+
+    These paths become those of our layer: an altered lock must not replace or hide what is not
+    vLLM's.
+    """
+    paths: list[str] = []
+    for file in located.files:
+        if file.path != join(located.root, file.target) or normpath(file.path) != file.path:
+            return f"{file.path} is not {file.target} in {located.root}"
+        folder, name = split(file.path)
+        for pyc in file.bytecode:
+            where, called = split(pyc)
+            beside = where in (folder, join(folder, "__pycache__"))
+            if not beside or not bytecode_names(name, [called]):
+                return f"{pyc} is not bytecode of {file.path}"
+        paths += [file.path, *file.bytecode]
+    if len({file.target for file in located.files}) != len(located.files):
+        return "it has a file twice"
+    above = set(parents(paths))
+    for entry in located.folders:
+        if entry.path not in above or entry.mode & ~0o1777:
+            return f"{entry.path}, of mode {entry.mode:o}, is not a folder above vLLM's files"
+    return None
 
 
 def _locate(

@@ -28,6 +28,9 @@ _LOOK = 96 << 10
 
 # More is not worth a place in a file that people read. The real one has 350.
 _MOST_WINDOW = 2048
+
+# What is inflated at most to look for a file: of zeros a range can hold gigabytes.
+_MOST_INFLATED = 32 << 20
 _MOST_STARTS = 24
 
 _ZEROS, _ONES = bytes(_REACH), b"\xff" * _REACH
@@ -57,6 +60,8 @@ def read_at(read: Read, point: Point, size: int) -> bytes | None:
 
     They are not proven to be the file's.
     """
+    if not size:
+        return b""  # to zlib, none means all that there is
     try:
         inflater = zlib.decompressobj()
         window = inflater.decompress(point.window, _REACH)
@@ -110,8 +115,8 @@ def _starts(packed: bytes, start: int) -> Iterator[tuple[int, int]]:
             # HLIT and HDIST of 30 and 31 are not used.
             if head & 6 == 4 and (head >> 3) & 31 < 30 and (head >> 8) & 31 < 30:
                 try:
-                    _inflate(packed[place : place + 600], bit, _ZEROS)
-                    _inflate(packed[place : place + 60_000], bit, _ZEROS)
+                    _inflate(packed[place : place + 600], bit, _ZEROS, _MOST_INFLATED)
+                    _inflate(packed[place : place + 60_000], bit, _ZEROS, _MOST_INFLATED)
                 except zlib.error:
                     continue
                 yield place, bit
@@ -121,13 +126,13 @@ def _point_at(packed: bytes, place: int, bit: int, data: bytes) -> Point | None:
     """The point at one block, if the file is all behind it."""
     raw = packed[place:]
     try:
-        zeros, ones = (_inflate(raw, bit, window) for window in (_ZEROS, _ONES))
+        zeros, ones = (_inflate(raw, bit, each, _MOST_INFLATED) for each in (_ZEROS, _ONES))
         skip = _found(data, zeros, ones)
         if skip is None:
             return None
         window = bytearray(_REACH)
         file = slice(skip, skip + len(data))
-        low, high = (_inflate(raw, bit, window)[file] for window in (_LOW, _HIGH))
+        low, high = (_inflate(raw, bit, each, file.stop)[file] for each in (_LOW, _HIGH))
         pairs = zip(data, zeros[file], ones[file], low, high, strict=True)
         for true, zero, one, lower, higher in pairs:
             if zero != one:
@@ -163,7 +168,7 @@ def _needed(raw: bytes, bit: int, window: bytes, size: int) -> int:
     least, most = 0, len(raw)
     while most - least > 512:
         middle = (least + most) // 2
-        if len(_inflate(raw[:middle], bit, window)) < size:
+        if len(_inflate(raw[:middle], bit, window, size)) < size:
             least = middle
         else:
             most = middle
@@ -172,11 +177,13 @@ def _needed(raw: bytes, bit: int, window: bytes, size: int) -> int:
 
 def _place_of(packed: bytes, point: Point) -> int:
     """The packed byte at which a point's file begins."""
-    return point.start + _needed(packed[point.start :], point.bit, _ZEROS, point.skip)
+    return point.start + _needed(packed[point.start :], point.bit, _ZEROS, max(1, point.skip))
 
 
-def _inflate(raw: bytes, bit: int, window: bytes, most: int = 0) -> bytes:
-    """What a deflate stream inflates to, whose first block begins `bit` bits into `raw`."""
+def _inflate(raw: bytes, bit: int, window: bytes, most: int) -> bytes:
+    """The first `most` bytes, at least one, of what a deflate stream inflates to, whose first block
+    begins `bit` bits into `raw`.
+    """
     shifted = int.from_bytes(raw, "little") >> bit
     inflater = zlib.decompressobj(-zlib.MAX_WBITS, zdict=window)
     return inflater.decompress(shifted.to_bytes(len(raw), "little"), most)

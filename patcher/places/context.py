@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import stat
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,12 +49,8 @@ class ContextPlace:
     platform: Platform
 
     def plan(self, draft: Draft, *, blind: bool = False) -> ContextPlan:
-        """See `Place`. Raises `Unwritable` for a folder that holds something."""
+        """See `Place`. Whether the folder is free was asked before the base was read."""
         del blind
-        if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
-            raise Unwritable(
-                f"{self.path} is there already", next_step="Name a new folder, or remove it."
-            )
         return ContextPlan(self, draft)
 
 
@@ -80,6 +77,9 @@ class ContextPlan:
         try:
             with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
                 archive.extractall(folder, filter="data")
+            for at, file in enumerate(change.files):
+                # COPY takes the mode from here. The filter and the umask had their own idea of it.
+                (folder / dockerfile.source(at)).chmod(file.mode)
         except OSError as error:
             raise unwritable(self.place.path, error) from error
         return ContextResult(self.place, change, base, hashlib.sha256(packed).hexdigest(), folder)
@@ -118,12 +118,11 @@ class ContextResult:
     def read_back(self, before: Mapping[str, Installation]) -> Mapping[str, Installation]:
         """See `Made`: the files that the Dockerfile copies, as they are on disk."""
         try:
-            files = [
-                dataclasses.replace(
-                    file, data=read_file(self.folder / dockerfile.source(at), _MOST)
-                )
-                for at, file in enumerate(self.change.files)
-            ]
+            files = []
+            for at, file in enumerate(self.change.files):
+                there = self.folder / dockerfile.source(at)
+                mode = stat.S_IMODE(there.stat().st_mode)
+                files.append(dataclasses.replace(file, data=read_file(there, _MOST), mode=mode))
         except OSError as error:
             raise broken(f"a file of the context cannot be read: {error.strerror}") from error
         return {
@@ -143,3 +142,15 @@ class ContextResult:
 
     def discard(self) -> None:
         """See `Made`: the scratch folder is removed by whoever made it."""
+
+
+def expect_free(path: Path) -> None:
+    """Raise `Unwritable` for a name that is not free, nor an empty folder's."""
+    try:
+        free = not path.is_symlink() and (
+            not path.exists() or (path.is_dir() and not any(path.iterdir()))
+        )
+    except OSError as error:
+        raise unwritable(path, error) from error
+    if not free:
+        raise Unwritable(f"{path} is there already", next_step="Name a new folder, or remove it.")

@@ -8,6 +8,7 @@ import io
 import os
 import re
 import tarfile
+import tracemalloc
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -165,7 +166,6 @@ def test_who_uses_the_lock_reads_a_range(proxy: Proxy, tmp_path: Path, base: byt
         (r"size = \d+", "size = 12"),
         (r'layer = "sha256:\w{8}', 'layer = "sha256:00000000'),
         (r"form = 1", "form = 0"),
-        (r'target = "vllm/', 'target = "other/'),
         (r'"kv_b_proj"', '"other"'),
     ],
 )
@@ -232,6 +232,45 @@ def test_a_lock_that_is_none_is_told_by_line(
     assert done.returncode == 3
     assert "images.lock, line " in done.stderr
     assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("what", "instead", "said"),
+    [
+        (r'path = "[^"]*"', 'path = "/etc/other.py"', "/etc/other.py is not"),
+        (r"\nwindow", '\nbytecode = ["/etc/passwd"]\nwindow', "/etc/passwd is not bytecode of"),
+        (r'root = "[^"]*"', 'root = "/opt/none"', "in /opt/none"),
+        (r'target = "vllm/', 'target = "other/', "is not other/"),
+        (r'folders = \[\n *"[^"]*', 'folders = [\n"0 0 755 0 /etc', "/etc, of mode 755,"),
+        (r'folders = \[\n *"0 0 \d+', 'folders = [\n"0 0 7777', "of mode 7777"),
+        (r'version = "0.23.0"\nsearched', 'version = "0.33.0"\nsearched', "0.33.0 is located"),
+    ],
+)
+def test_a_lock_that_reaches_beyond_vllm_is_refused(
+    proxy: Proxy, tmp_path: Path, base: bytes, what: str, instead: str, said: str
+) -> None:
+    """Else our layer would replace or hide what is not vLLM's."""
+    folder = located(proxy, tmp_path / "a", base)
+    lock = folder / "images.lock"
+    altered = re.sub(what, instead, lock.read_text())
+    assert altered != lock.read_text()
+    lock.write_text(altered)
+    done = run("image", "0.23.0", *ONE, *ALONE, "--to", f"oci:{folder / 'out'}", cwd=folder)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert said in done.stderr
+    assert not (folder / "out").exists()
+
+
+def test_zeros_are_not_inflated_without_end() -> None:
+    """A range of 600 KB can hold 600 MB of them."""
+    packed = gzip.compress(bytes(200 << 20) + os.urandom(2000), 9)
+    tracemalloc.start()
+    try:
+        find_point(lambda start, size: packed[start : start + size], 0, len(packed), b"x" * 999)
+        read_at(lambda start, size: packed[start : start + size], Point(10, 0, 1 << 20, 0, b""), 0)
+        assert tracemalloc.get_traced_memory()[1] < 200 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_daemon_is_asked_for_the_file_alone(daemon: docker.DockerClient) -> None:

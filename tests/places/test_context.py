@@ -92,6 +92,41 @@ def test_a_folder_that_holds_something_stays_as_it_is(lock: Path, tmp_path: Path
     assert not list(tmp_path.glob(".*.tmp"))
 
 
+@pytest.mark.parametrize("mode", [0o664, 0o444, 0o777, 0o600])
+def test_a_files_mode_is_the_bases(registry: str, tmp_path: Path, mode: int) -> None:
+    """Whatever the umask and Python's tar filter make of it: COPY takes it from here."""
+    base = tmp_path / "base"
+    stated = installed_file("vllm/_version.py", b"__version__ = version = '0.23.0'\n")
+    files = [stated, installed_file(TARGET, NEEDED, mode=mode)]
+    write_base(base, files, Platform("linux", "amd64"), {}, "base")
+    place = f"{registry}/context/{uuid.uuid4().hex}"
+    copied = [
+        "skopeo",
+        "copy",
+        "--dest-tls-verify=false",
+        f"oci:{base}:base",
+        f"docker://{place}:b",
+    ]
+    subprocess.run(copied, check=True, capture_output=True)
+    (tmp_path / "images.lock").write_text("schema = 1\n")
+    locked = run("lock", "add", "0.23.0", f"{place}:b", "--lock", tmp_path / "images.lock")
+    assert locked.returncode == 0, locked.stderr
+    ran = write(tmp_path / "images.lock", tmp_path / "out", "--platform", "linux/amd64")
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "out" / "0.patched").stat().st_mode & 0o7777 == mode
+
+
+@pytest.mark.parametrize("name", [".", "/", "a" * 300, "link"])
+def test_a_name_that_cannot_be_had_is_refused_before_the_base_is_read(
+    lock: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "link").symlink_to("elsewhere")
+    ran = run("image", "0.23.0", *ONE, "--lock", lock, "--context", name, cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (3, "")
+    assert "unexpected" not in ran.stderr
+    assert "is vLLM" not in ran.stderr
+
+
 def test_what_does_not_go_with_it_is_a_wrong_call(lock: Path, tmp_path: Path) -> None:
     for more in (["--to", "oci:x"], ["--dry-run"], ["--allow-clean"]):
         ran = write(lock, tmp_path / "out", *more)
