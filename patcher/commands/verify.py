@@ -194,8 +194,9 @@ def _verify_proofs(
                 click.echo(difference_line(each, difference))
         for line in proof_summary(each):
             say(line)
-    differs = any(each.differences for each in checked)
-    context.exit(Exit.FINDING if differs else exit_for(after))
+    code = Exit.FINDING if any(each.differences for each in checked) else exit_for(after)
+    is_open = any(each.undecided for each in checked)
+    context.exit(Exit.UNDECIDED if code is Exit.OK and is_open else code)
 
 
 def _copies(

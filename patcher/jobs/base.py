@@ -15,7 +15,7 @@ from posixpath import dirname
 from typing import TYPE_CHECKING
 
 from patcher.errors import BrokenImage, FileAbsent, Undecided, WrongPlatform, WrongVersion
-from patcher.jobs.naming import LOCAL_BASE, OURS, Patched, labels
+from patcher.jobs.naming import LOCAL_BASE, PATCHES_LABEL, Patched, labels
 from patcher.oci.installation import Change, ImageFile
 from patcher.rules.catalogue import Patch, Status, Step, Verdict, judge_files, series
 from patcher.sources.everywhere import in_image, searched_for
@@ -96,7 +96,7 @@ class Examined:
     @property
     def already(self) -> str | None:
         """The patches that the image's labels say it carries; None for an image without any."""
-        return self.image.labels.get(f"{OURS}.patches")
+        return self.image.labels.get(PATCHES_LABEL)
 
     @property
     def patched(self) -> tuple[Patched, ...]:

@@ -6,17 +6,19 @@ it: both sides are read, judged and compared once more.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from patcher.cache import LayerCache
-from patcher.errors import BadReference, FileAbsent, NotInRegistry
+from patcher.errors import BadReference, BadSource, BrokenImage, FileAbsent, NotInRegistry
 from patcher.jobs.base import judge_all
-from patcher.jobs.naming import base_of
+from patcher.jobs.naming import PATCHES_LABEL, base_of
 from patcher.jobs.proof import (
     DIFF,
+    FORM,
     KIND,
     Content,
     changed_files,
@@ -26,10 +28,12 @@ from patcher.jobs.proof import (
     removed_bytecode,
 )
 from patcher.oci.image import Image, StoredImage, load_family
+from patcher.oci.installation import Change
 from patcher.oci.layout import existing_layout, only_named, split_spec
 from patcher.oci.model import broken, expect, parse_json
 from patcher.oci.reference import parse_reference
 from patcher.oci.referrer import Referred, read_artifact
+from patcher.oci.validate import check_layer
 from patcher.places.layout import PREFIX
 from patcher.places.registry import RepositoryStore
 from patcher.registry.repository import open_registry
@@ -43,6 +47,9 @@ if TYPE_CHECKING:
     from patcher.rules.catalogue import Patch, Verdict
 
 _MOST_PATCHES = 1000
+
+# What one side does not have at all; JSON's null is a value.
+_NOTHING = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,8 @@ class Difference:
 class CheckedProof:
     """One proof of an image: what differs, and what the image's content says today.
 
-    `notes` are for a person: what could not be compared.
+    `notes` are for a person: what could not be compared. `undecided`: for one of them it is open
+    whether the image is clean.
     """
 
     image: str
@@ -69,6 +77,7 @@ class CheckedProof:
     before: tuple[Verdict, ...]
     after: tuple[Verdict, ...]
     notes: tuple[str, ...]
+    undecided: bool
 
 
 def check_proofs(
@@ -87,7 +96,8 @@ def check_proofs(
             next_step="Name the tag that 'image' printed; or make it again, which adds the proof.",
         )
     family = load_family(store, root)
-    return [_checked(name, store, family, each, known) for each in proofs]
+    unlike = {each.digest: each for each in proofs}.values()
+    return [_checked(name, store, family, each, known) for each in unlike]
 
 
 def _open(name: str, settings: HttpSettings | None) -> tuple[Referred, Descriptor]:
@@ -113,23 +123,32 @@ def _open(name: str, settings: HttpSettings | None) -> tuple[Referred, Descripto
 def _checked(
     name: str, store: Referred, family: Family, proof: Descriptor, known: Mapping[str, Patch]
 ) -> CheckedProof:
-    files = {
-        file.media_type: file.data for file in read_artifact(store, proof, KIND, family.root.digest)
-    }
-    said = parse_json(files.get(KIND, b""), f"proof {proof.digest}")
-    patches, notes = _patches(said, known)
+    files = read_artifact(store, proof, KIND, family.root.digest)
+    if sorted(file.media_type for file in files) != sorted((KIND, DIFF)):
+        raise broken(f"proof {proof.digest}: it is not one document and one diff")
+    document, lines = (
+        next(file.data for file in files if file.media_type == kind) for kind in (KIND, DIFF)
+    )
+    said = parse_json(document, f"proof {proof.digest}")
+    if expect(said.get("schema"), int, "proof: schema") != FORM:
+        raise broken(f"proof {proof.digest}: it has a form that this program does not know")
+    patches, notes, undecided = _patches(said, known)
     platforms = _by_platform(said)
-    contents = [
-        _content(store, image, patches, platforms.get(str(image.platform)))
-        for image in family.images
+    looked = [
+        _look(store, image, patches, platforms.get(str(image.platform))) for image in family.images
     ]
+    contents = [each.content for each in looked]
+    for each in looked:
+        notes += [f"the vLLM in {root} is in the image too, and not judged" for root in each.beside]
     found = {
         "image": family.root.digest,
         "base": dict(zip(("name", "digest"), base_of(family.images[0].labels), strict=True)),
         "platforms": [content_json(each) for each in contents],
     }
     differences = list(_differences({key: said.get(key) for key in found}, found, ""))
-    if files.get(DIFF) != diff(contents):
+    differences += [each.layer for each in looked if each.layer is not None]
+    differences += _unnamed(said, family)
+    if lines != diff(contents):
         differences.append(Difference("diff", "other lines", "what the image's content gives"))
     program = said.get("program")
     version = program.get("version") if isinstance(program, Mapping) else None
@@ -142,13 +161,18 @@ def _checked(
         before=tuple(each for content in contents for each in content.before),
         after=tuple(each for content in contents for each in content.after),
         notes=tuple(notes),
+        undecided=undecided or any(each.beside for each in looked),
     )
 
 
-def _patches(said: Mapping[str, Any], known: Mapping[str, Patch]) -> tuple[list[Patch], list[str]]:
-    """The patches that the proof is about, and those that cannot be judged as they were then."""
+def _patches(
+    said: Mapping[str, Any], known: Mapping[str, Patch]
+) -> tuple[list[Patch], list[str], bool]:
+    """The patches that the proof is about; what cannot be judged as it was then, in words; and
+    whether one cannot be judged at all.
+    """
     entries = expect(said.get("patches"), list, "proof: patches")
-    if len(entries) > _MOST_PATCHES:
+    if not 0 < len(entries) <= _MOST_PATCHES:
         raise broken(f"proof: it names {len(entries)} patches")
     patches, notes = [], []
     for entry in entries:
@@ -164,7 +188,16 @@ def _patches(said: Mapping[str, Any], known: Mapping[str, Patch]) -> tuple[list[
         ):
             notes.append(f"{name}: judged by another text of the patch than the proof was made by")
         patches.append(patch)
-    return patches, notes
+    return patches, notes, len(patches) < len(entries)
+
+
+def _unnamed(said: Mapping[str, Any], family: Family) -> Iterator[Difference]:
+    """The patches that the image's labels state, and the proof does not."""
+    named = {f"{each.get('name')}@{each.get('version')}" for each in said["patches"]}
+    labels = (image.labels.get(PATCHES_LABEL, "") for image in family.images)
+    for patch in dict.fromkeys(each for label in labels for each in label.split(",") if each):
+        if patch not in named:
+            yield Difference("patches", None, patch)
 
 
 def _by_platform(said: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -173,19 +206,27 @@ def _by_platform(said: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {expect(each.get("platform"), str, "proof: platform"): each for each in whole}
 
 
-def _content(
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """One image of the result: what it is, what its uppermost layer has that it should not, and
+    the roots of vLLMs beside those that the proof is about.
+    """
+
+    content: Content
+    layer: Difference | None
+    beside: tuple[str, ...]
+
+
+def _look(
     store: Referred, image: Image, patches: list[Patch], said: Mapping[str, Any] | None
-) -> Content:
+) -> _Looked:
     """What an image of the result is, and was before its uppermost layer."""
-    roots = ((said or {}).get("vllm") or {}).get("roots")
-    alone = roots[0] if isinstance(roots, list) and len(roots) == 1 else None
-    after = _found(store, image, patches, alone)
-    before = _found(store, _below(image), patches, alone)
-    stated = (said or {}).get("base")
-    return Content(
+    after, every = _found(store, image, patches, said)
+    before, _ = _found(store, _below(image), patches, said)
+    content = Content(
         platform=str(image.platform),
         image=image.digest,
-        base=stated,  # the base's own manifest is not in the image
+        base=(said or {}).get("base"),  # the base's own manifest is not in the image
         roots=tuple(each.root for each in after.all),
         vllm=after.version,
         commit=after.commit,
@@ -194,15 +235,57 @@ def _content(
         changes=changed_files(before, after),
         removed=removed_bytecode(before, after),
     )
+    layer = _beyond(store, image, before, after, content)
+    beside = tuple(root for root in every if root not in content.roots)
+    return _Looked(content, layer, beside)
 
 
-def _found(store: Referred, image: Image, patches: list[Patch], root: object) -> Installation:
+def _found(
+    store: Referred, image: Image, patches: list[Patch], said: Mapping[str, Any] | None
+) -> tuple[Installation, tuple[str, ...]]:
+    """The vLLM that the proof is about, and the roots of all that may be run.
+
+    Where it was made for one of several, its one root says which.
+    """
     targets = sorted({target for patch in patches for target in patch.targets})
+    texts = searched_for(patches)
     opened = StoredImage(store, image.digest, image, LayerCache())
-    found = opened.installation(targets, None, searched_for(patches))
-    if isinstance(root, str) and [each.root for each in found.all] != [root]:
-        return opened.installation(targets, root, searched_for(patches))
-    return found
+    found = opened.installation(targets, None, texts)
+    every = tuple(each.root for each in found.all)
+    roots: list[object] = []
+    if said is not None:
+        vllm = expect(said.get("vllm"), dict, "proof: vllm")
+        roots = expect(vllm.get("roots"), list, "proof: vllm: roots")
+    if len(roots) == 1 and isinstance(roots[0], str) and every != (roots[0],):
+        with contextlib.suppress(BadSource):  # there is none: that is a difference
+            found = opened.installation(targets, roots[0], texts)
+    return found, every
+
+
+def _beyond(
+    store: Referred, image: Image, before: Installation, after: Installation, content: Content
+) -> Difference | None:
+    """Whether the uppermost layer holds anything but the changes that the proof is about."""
+    there = {
+        file.path: file
+        for each in (after, before)
+        for one in each.all
+        for file in one.files.values()
+    }
+    folders = {folder.path: folder for each in before.all for folder in each.directories}
+    try:
+        change = Change(
+            tuple(
+                dataclasses.replace(there[each.path], data=each.after) for each in content.changes
+            ),
+            content.removed,
+            tuple(folders[path] for path in sorted(folders)),
+            {},
+        )
+        check_layer(store, image, change)
+    except BrokenImage as error:
+        return Difference(f"layer of {image.platform}", "the changes alone", error.problem)
+    return None
 
 
 def _below(image: Image) -> Image:
@@ -221,12 +304,14 @@ def _differences(said: object, found: object, where: str) -> Iterator[Difference
     """Where two JSON documents differ, by the path of the field."""
     if isinstance(said, Mapping) and isinstance(found, Mapping):
         for key in dict.fromkeys([*found, *said]):
-            yield from _differences(said.get(key), found.get(key), f"{where}.{key}".lstrip("."))
+            sides = (said.get(key, _NOTHING), found.get(key, _NOTHING))
+            yield from _differences(*sides, f"{where}.{key}".lstrip("."))
     elif isinstance(said, list) and isinstance(found, list):
         left, right = (_labelled(each) for each in (said, found))
         for label in dict.fromkeys([*right, *left]):
-            yield from _differences(left.get(label), right.get(label), f"{where}[{label}]")
-    elif said != found:
+            sides = (left.get(label, _NOTHING), right.get(label, _NOTHING))
+            yield from _differences(*sides, f"{where}[{label}]")
+    elif type(said) is not type(found) or said != found:  # JSON's true is not a number
         yield Difference(where, _shown(said), _shown(found))
 
 
@@ -244,6 +329,6 @@ def _labelled(values: list[Any]) -> dict[str, Any]:
 
 
 def _shown(value: object) -> str | None:
-    if value is None:
+    if value is _NOTHING:
         return None
     return value if isinstance(value, str) else str(value)

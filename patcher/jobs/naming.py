@@ -23,6 +23,8 @@ _FORM = 2
 _FIXED = re.compile(r".+-[0-9a-f]{12}(?:-[a-z0-9]+)?")
 
 OURS = "dev.vllm-patcher"
+# What was applied, as `name@version,...`.
+PATCHES_LABEL = f"{OURS}.patches"
 # Which image another one was made from.
 BASE_LABELS = ("org.opencontainers.image.base.name", "org.opencontainers.image.base.digest")
 # The name of a base that no registry has: it means nothing on another machine.
@@ -131,7 +133,7 @@ def labels(
         _VERSION: tag,
         **_provenance(inherited, commit),
         f"{OURS}.vllm.version": version,
-        f"{OURS}.patches": ",".join(sorted({f"{p.patch}@{p.patch_version}" for p in patched})),
+        PATCHES_LABEL: ",".join(sorted({f"{p.patch}@{p.patch_version}" for p in patched})),
     }
     if base_name is not None or BASE_LABELS[0] in inherited:
         # A base of no registry must not pass for the image that it was itself made from.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # The artifact's type, and that of its JSON document. A new major form gets a new number.
 KIND = "application/vnd.vllm-patcher.proof.v1+json"
 DIFF = "text/x-diff"
-_FORM = 1
+FORM = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +63,12 @@ class Content:
 
 def changed_files(before: Installation, after: Installation) -> tuple[Change, ...]:
     """The files that differ between the base's vLLM and the result's, by path."""
-    now = {file.path: file for each in after.all for file in each.files.values()}
+    was = {file.path: file.data for each in before.all for file in each.files.values()}
     found = {
-        file.path: Change(file.path, target, file.data, now[file.path].data)
-        for each in before.all
+        file.path: Change(file.path, target, was.get(file.path, b""), file.data)
+        for each in after.all
         for target, file in each.files.items()
-        if file.path in now and now[file.path].data != file.data
+        if was.get(file.path) != file.data
     }
     return tuple(found[path] for path in sorted(found))
 
@@ -88,7 +88,7 @@ def proof_files(
     """The documents of the proof about `image`, the digest of a manifest or an index."""
     name = str(base.name) if base.name else base.local
     document = {
-        "schema": _FORM,
+        "schema": FORM,
         "image": image,
         "base": {"name": name, "digest": base.pin(base.digest)},
         "program": {"name": "vllm-patcher", "version": __version__, "digest": program_digest()},

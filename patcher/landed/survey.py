@@ -23,7 +23,7 @@ from patcher.errors import (
     printable,
 )
 from patcher.files import data_path
-from patcher.jobs.naming import OURS
+from patcher.jobs.naming import PATCHES_LABEL
 from patcher.landed import Finding, Notice, Say, Scope, Watch
 from patcher.landed.memory import Memory
 from patcher.rules.catalogue import Patch, Status, Verdict, judge
@@ -158,7 +158,7 @@ def _images(lock: Path, settings: HttpSettings | None) -> Iterator[_Job]:
 
 def _refuse_ours(source: Source) -> None:
     """Raise `Unreadable` for an image that this program has patched."""
-    if isinstance(source, ImageSource) and f"{OURS}.patches" in source.image.labels:
+    if isinstance(source, ImageSource) and PATCHES_LABEL in source.image.labels:
         raise Unreadable(
             f"{source.label} was patched by vllm-patcher, and says nothing of upstream",
             next_step="Name the image that it was made from.",

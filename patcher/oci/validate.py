@@ -72,6 +72,14 @@ def _check_image(
     _check_annotations(new.manifest.document, base.manifest.document, change.labels, annotations)
     _check_config(base, new, change)
     blobs.check((new.descriptor, new.manifest.config, *new.manifest.layers))
+    return check_layer(blobs, new, change)
+
+
+def check_layer(blobs: Blobs, new: Image, change: Change) -> tuple[ImageFile, ...]:
+    """The files of an image's uppermost layer, which must hold the change and nothing else.
+
+    Raises `BrokenImage`, `Unreadable`.
+    """
     tar = _unpacked(read_blob(blobs, new.manifest.layers[-1]))
     _expect(new.config.diff_ids[-1] == digest_of(tar), "the last diff_id is not the added layer's")
     entries = _entries(tar)

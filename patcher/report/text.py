@@ -128,10 +128,11 @@ def proof_summary(checked: CheckedProof) -> list[str]:
     """What came of holding a proof against its image."""
     name = printable(checked.image)
     lines = [f"{name}: note: {note}" for note in checked.notes]
-    for before, after in zip(checked.before, checked.after, strict=True):
-        lines.append(
-            f"{name}: {after.artifact}: {after.patch}: {_counts(before)}, now {_counts(after)}"
-        )
+    earlier = {(each.artifact, each.patch): each for each in checked.before}
+    for after in checked.after:
+        before = earlier.get((after.artifact, after.patch))
+        was = f"{_counts(before)}, now " if before else ""
+        lines.append(f"{name}: {after.artifact}: {after.patch}: {was}{_counts(after)}")
     count = len(checked.differences)
     said = (
         f"differs from the image in {count} places" if count else "holds: the image is as it says"

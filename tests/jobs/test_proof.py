@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gzip
 import hashlib
 import json
 from collections.abc import Callable
@@ -12,6 +14,9 @@ import pytest
 from patcher.errors import BrokenImage
 from patcher.jobs.check_proof import check_proofs
 from patcher.jobs.proof import DIFF, KIND
+from patcher.oci.image import StoredImage, load_family
+from patcher.oci.installation import ImageFile
+from patcher.oci.layer import write_tar
 from patcher.oci.layout import existing_layout
 from patcher.oci.model import Descriptor
 from patcher.oci.reference import parse_reference
@@ -27,6 +32,9 @@ from patcher.registry.repository import open_registry
 from patcher.web.http import Http, HttpSettings
 from tests.bases import Base, write_lock
 from tests.commands import ONE, run
+from tests.conftest import TARGET
+from tests.installations import SITE, installed_file
+from tests.registry.test_image import push
 from tests.test_schemas import DOCUMENTS, SCHEMAS, check
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -148,6 +156,136 @@ def test_a_document_that_is_no_proof_is_one_error(made: dict[str, Any]) -> None:
         store.registry.put_manifest(tag, with_artifact(None, bad))
         with pytest.raises(BrokenImage):
             check_proofs(made["tags"][0], HttpSettings(), {})
+
+
+def alone(made: dict[str, Any], said: Any, *more: File) -> Any:
+    """What `verify --proof` says where this is the one proof there is."""
+    files, store = documents(made), opened(made)
+    subject = store.registry.manifest(made["digest"]).descriptor
+    data = json.dumps(said).encode()
+    lie = [File("proof.json", KIND, data), File("proof.diff", DIFF, files[DIFF]), *more]
+    artifact = make_artifact(KIND, subject, lie)
+    for blob in artifact.blobs:
+        store.put(blob.descriptor, blob.data)
+    store.registry.put_manifest(artifact.digest, artifact.manifest)
+    tag = referrers_tag(made["digest"])
+    store.registry.put_manifest(tag, with_artifact(None, artifact))
+    return run("verify", "--proof", made["tags"][0])
+
+
+def emptied(said: dict[str, Any]) -> None:
+    for each in said["platforms"]:
+        each["files"] = each["removed"] = each["before"] = each["after"] = []
+
+
+def unknown_alone(said: dict[str, Any]) -> None:
+    said["patches"] = [{"name": "nope", "version": 1, "digest": None}]
+    emptied(said)
+
+
+def of_no_patch(said: dict[str, Any]) -> None:
+    said["patches"] = []
+    emptied(said)
+
+
+@pytest.mark.parametrize(
+    ("alter", "code", "told"),
+    [
+        (of_no_patch, 3, "names 0 patches"),
+        (unknown_alone, 1, "kv-b-proj-dtype@"),
+        (lambda said: said.update(schema=99), 3, "a form that this program does not know"),
+        (lambda said: said["platforms"][0].update(vllm="x"), 3, "vllm is a text, not an object"),
+        (lambda said: said["platforms"][0]["vllm"].update(roots=["/nowhere"]), 1, "/nowhere"),
+        (lambda said: said["platforms"][0]["before"][0].update(needed=True), 1, "says True"),
+        (lambda said: said["platforms"][0]["removed"].append(None), 1, "removed[0]"),
+    ],
+)
+def test_a_proof_that_says_less_or_other_things_does_not_hold(
+    made: dict[str, Any], alter: Callable[[dict[str, Any]], None], code: int, told: str
+) -> None:
+    said = json.loads(documents(made)[KIND])
+    alter(said)
+    ran = alone(made, said)
+    assert ran.returncode == code, ran.stderr
+    assert told in ran.stdout + ran.stderr
+    assert " holds: " not in ran.stderr
+
+
+def test_a_second_document_is_not_passed_over(made: dict[str, Any]) -> None:
+    """Another reader may take the one that we do not."""
+    said = json.loads(documents(made)[KIND])
+    ran = alone(made, said, File("proof.json", KIND, b"{}"))
+    assert (ran.returncode, "not one document and one diff" in ran.stderr) == (3, True)
+
+
+def test_what_the_layer_holds_beside_the_changes_is_named(registry: str, tmp_path: Path) -> None:
+    """The same files, verdicts and diff; and a program that runs as root."""
+    made, report = altered_image(registry, tmp_path)
+    ran = run("verify", "--proof", made)
+    assert ran.returncode == 1, ran.stderr
+    assert "/usr/bin/evil, which was not declared" in ran.stdout
+    assert report["proof"] not in ran.stdout
+
+
+def altered_image(registry: str, folder: Path) -> tuple[str, dict[str, Any]]:
+    """An image of ours in whose layer there is one file more, with a proof that tells the rest."""
+    name = f"proof/{folder.name.replace('_', '-')}"
+    stated = installed_file("vllm/_version.py", b"__version__ = version = '0.23.0'\n")
+    base = [stated, installed_file(TARGET, NEEDED)]
+    place = push(registry, f"{name}/base", write_tar(base)).partition("@")
+    write_base_lock(folder, f"{place[0]}@{place[2]}")
+    ran = run("image", "0.23.0", *ONE, "--to", f"oci:{folder / 'out'}:x", "--json", cwd=folder)
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout)
+    layout = existing_layout(folder / "out")
+    [proof] = layout.referrers(report["digest"], KIND)
+    said = {f.media_type: f.data for f in read_artifact(layout, proof, KIND, report["digest"])}
+    after = json.loads(said[KIND])["platforms"][0]["files"][0]
+    family = load_family(layout, next(e for e in layout.entries() if e.digest == report["digest"]))
+    image = StoredImage(layout, report["digest"], family.images[0])
+    patched = next(iter(image.installation([TARGET]).files.values()))
+    assert after["path"] == patched.path
+    evil = ImageFile("/usr/bin/evil", b"#!/bin/sh\n", 0, 0, 0o755, 0)
+    top = write_tar(sorted([patched, evil], key=lambda file: file.path))
+    reference = push(registry, f"{name}/made", write_tar(base), top, form=gzip.compress)
+    store = RepositoryStore(open_registry(parse_reference(reference), Http(), push=True))
+    subject = store.registry.manifest(reference.partition("@")[2]).descriptor
+    document = json.loads(said[KIND]) | {"image": subject.digest}
+    document["base"] = {"name": None, "digest": None}
+    document["platforms"][0] |= {"image": subject.digest}
+    files = [
+        File("proof.json", KIND, json.dumps(document).encode()),
+        File("proof.diff", DIFF, said[DIFF]),
+    ]
+    store.attach(make_artifact(KIND, subject, files))
+    return reference, report
+
+
+def write_base_lock(folder: Path, reference: str) -> None:
+    (folder / "images.lock").write_text("schema = 1\n")
+    ran = run("lock", "add", "0.23.0", reference, "--lock", folder / "images.lock")
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_a_proof_about_one_of_two_vllms_leaves_it_open(registry: str, tmp_path: Path) -> None:
+    """With --root one was patched: what of the other?"""
+    stated = b"__version__ = version = '0.23.0'\n"
+    other = "/opt/b/lib/python3.12/site-packages"
+    files = [installed_file("vllm/_version.py", stated), installed_file(TARGET, NEEDED)]
+    files += [
+        dataclasses.replace(file, path=file.path.replace(SITE, other)) for file in list(files)
+    ]
+    reference = push(
+        registry, f"proof/two-{tmp_path.name.replace('_', '-')}",
+        write_tar(sorted(files, key=lambda file: file.path)),
+    )  # fmt: skip
+    write_base_lock(tmp_path, reference)
+    to = f"oci:{tmp_path / 'out'}:x"
+    made = run("image", "0.23.0", *ONE, "--root", other, "--to", to, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    ran = run("verify", "--proof", to)
+    assert ran.returncode == 3, ran.stderr
+    assert f"the vLLM in {SITE} is in the image too, and not judged" in ran.stderr
 
 
 def test_an_image_without_a_proof_says_so(made: dict[str, Any]) -> None:

@@ -239,6 +239,7 @@ def test_a_lock_that_is_none_is_told_by_line(
     [
         (r'path = "[^"]*"', 'path = "/etc/other.py"', "/etc/other.py is not"),
         (r"\nwindow", '\nbytecode = ["/etc/passwd"]\nwindow', "/etc/passwd is not bytecode of"),
+        (r"\nwindow", '\nbytecode = ["/etc/mla_attention.x.pyc"]\nwindow', "is not bytecode of"),
         (r'root = "[^"]*"', 'root = "/opt/none"', "in /opt/none"),
         (r'target = "vllm/', 'target = "other/', "is not other/"),
         (r'folders = \[\n *"[^"]*', 'folders = [\n"0 0 755 0 /etc', "/etc, of mode 755,"),

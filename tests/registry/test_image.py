@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import resource
 import shutil
@@ -65,7 +66,7 @@ def push(registry: str, name: str, *layers: bytes, form: Callable[[bytes], bytes
     """An image of these layers, the lowest first, in the registry; gives its reference."""
     blobs = Memory()
     stored = [blobs.add(form(layer), OCI_LAYER) for layer in layers]
-    diff_ids = [f"sha256:{number:064x}" for number in range(len(layers))]
+    diff_ids = [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]
     history: list[dict[str, str]] = []
     settings = {"rootfs": {"type": "layers", "diff_ids": diff_ids}, "history": history}
     root = add_image(blobs, OCI, layers=stored, settings=settings)
