@@ -39,8 +39,22 @@ def specifiers(patch: Claiming) -> tuple[SpecifierSet, ...]:
 
 
 def claimed(claims: Iterable[SpecifierSet], version: Version) -> bool:
-    """Whether a version is claimed. A pre-release is one too: PEP 440's order alone decides."""
+    """Whether a version is claimed. A pre-release is one too, but not one of the version that a
+    claim ends before: whether that has the fix yet is not said (PEP 440, "<" is exclusive).
+    """
     return any(each.contains(version, prereleases=True) for each in claims)
+
+
+def may_need(claims: Iterable[SpecifierSet], version: Version) -> bool:
+    """Whether a version is claimed, or is a pre-release of one that a claim ends before.
+
+    0.27.0rc1 has most of 0.26.0's code. Its content says whether it needs the patch.
+    """
+    known = list(claims)
+    earlier = Version(version.base_version)
+    ends = {each.version for claim in known for each in claim if each.operator == "<"}
+    is_before_an_end = version.is_prerelease and any(Version(end) == earlier for end in ends)
+    return is_before_an_end or claimed(known, version)
 
 
 def landings(patch: Claiming) -> tuple[Version | None, ...]:

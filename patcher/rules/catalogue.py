@@ -154,11 +154,11 @@ def covers(patch: Patch, version: str | None) -> bool:
     """
     if not version or getattr(patch.rule, "any_version", False):
         return True
-    from patcher.rules.affected import claimed, specifiers
+    from patcher.rules.affected import may_need, specifiers
     from patcher.versions import parsed
 
     found = parsed(version)
-    return found is None or claimed(specifiers(patch), found)
+    return found is None or may_need(specifiers(patch), found)
 
 
 def judge(patch: Patch, source: Source) -> Verdict:

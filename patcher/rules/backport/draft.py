@@ -16,7 +16,11 @@ from patcher.rules.backport.scope import IMPORTS, MODULE, Sides
 if TYPE_CHECKING:
     from patcher.rules.rule import Upstream
 
-_HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+\d+(?:,(\d+))? @@")
+_HUNK = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+\d{1,9}(?:,(\d{1,9}))? @@")
+# Names a file that no hunk need follow for: a rename, an empty one, one that is not text.
+_HEADER = re.compile(r"diff --git a/(\S+) b/(\S+)\s*")
+# What a file's header says of the whole file, where hunks do not tell all.
+_WHOLE = ("Binary files ", "GIT binary patch", "rename from ", "copy from ", "deleted file mode ")
 _COMPILED = (".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".rs")
 
 
@@ -74,7 +78,7 @@ def of_diff(diff: str, version: str, upstream: Upstream) -> Draft:
     sides: list[Sides] = []
     dropped: list[str] = []
     for path, hunks in _files(diff).items():
-        if path.startswith("csrc/") or path.endswith(_COMPILED):
+        if _is_compiled(path):
             raise RewriteRefused(
                 f"{path} is compiled code: the fix needs another build of vLLM",
                 next_step="A patch of Python alone would be half of it: wait for a release.",
@@ -104,6 +108,10 @@ def of_diff(diff: str, version: str, upstream: Upstream) -> Draft:
     return Draft(tuple(sides), tuple(dropped))
 
 
+def _is_compiled(path: str) -> bool:
+    return path.startswith("csrc/") or path.endswith(_COMPILED)
+
+
 def _file(upstream: Upstream, version: str, path: str) -> bytes | None:
     try:
         return upstream.read(version, path)
@@ -127,7 +135,15 @@ def _files(diff: str) -> dict[str, list[_Hunk]]:
     while at < len(lines):
         line = lines[at]
         at += 1
-        if line.startswith("--- "):
+        if header := _HEADER.fullmatch(line):
+            path = header[2]
+            found.setdefault(path, [])
+        elif line.startswith(_WHOLE) and (path.startswith("vllm/") or _is_compiled(path)):
+            raise RewriteRefused(
+                f"{path} is moved, taken away, or not text: that is not taken back",
+                next_step="Give the diff without it, if the fix does not need it.",
+            )
+        elif line.startswith("--- "):
             old = line[4:].split("\t")[0].strip().removeprefix("a/")
         elif line.startswith("+++ "):
             path = line[4:].split("\t")[0].strip().removeprefix("b/")
@@ -136,15 +152,19 @@ def _files(diff: str) -> dict[str, list[_Hunk]]:
         elif hunk := _HUNK.match(line):
             if not path:
                 raise _no_diff(at, "a hunk before the name of its file")
-            sizes = [int(count or 1) for count in hunk.group(2, 3)]
+            sizes = [int(count if count is not None else 1) for count in hunk.group(2, 3)]
             sides: tuple[list[str], list[str]] = ([], [])
             while at < len(lines) and (len(sides[0]) < sizes[0] or len(sides[1]) < sizes[1]):
                 mark, text = lines[at][:1], lines[at][1:] or "\n"
                 at += 1
-                if mark in (" ", "-", "\n"):
+                if mark not in (" ", "-", "+", "\n", "\r", "\\"):
+                    raise _no_diff(at, "a line that is none of a hunk's")
+                if mark in (" ", "-", "\n", "\r"):
                     sides[0].append(text)
-                if mark in (" ", "+", "\n"):
+                if mark in (" ", "+", "\n", "\r"):
                     sides[1].append(text)
+            if [len(side) for side in sides] != sizes:
+                raise _no_diff(at, "its last hunk is not whole")
             found[path].append(_Hunk(int(hunk[1]), *sides))
     if not found:
         raise _no_diff(1, "it names no file")

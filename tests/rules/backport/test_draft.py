@@ -87,6 +87,14 @@ def test_an_import_that_nothing_uses_is_left_out_and_named() -> None:
         (diff_to(NEW.replace("10", "11"), old=NEW), "does not fit"),
         (diff_to(OLD, old=NEW), "is there already"),
         ("no diff\n", "it names no file"),
+        (diff_to(NEW).rsplit("\n", 3)[0] + "\n", "its last hunk is not whole"),
+        (diff_to(NEW).replace("+        return 10", "?       return 10"), "none of a hunk's"),
+        (f"diff --git a/csrc/x.cu b/csrc/x.cu\nBinary files a/csrc/x.cu and b/csrc/x.cu differ\n"
+         f"{diff_to(NEW)}", "csrc/x.cu is moved, taken away, or not text"),
+        (f"diff --git a/{PATH} b/vllm/b.py\nrename from {PATH}\nrename to vllm/b.py\n"
+         f"{diff_to(NEW)}", "vllm/b.py is moved"),
+        (f"diff --git a/csrc/empty.cu b/csrc/empty.cu\nnew file mode 100644\n{diff_to(NEW)}",
+         "csrc/empty.cu is compiled code"),
         (diff_to("y\n", "docs/a.md", "x\n"), "no function of vllm/ changes"),
     ],
 )  # fmt: skip
@@ -94,6 +102,14 @@ def test_what_cannot_be_taken_is_refused_with_the_reason(diff: str, problem: str
     with pytest.raises(PatcherError) as error:
         of_diff(diff, "1.0", RELEASES)
     assert problem in error.value.problem
+
+
+def test_what_is_not_of_the_package_may_be_moved_and_is_named() -> None:
+    moved = "diff --git a/docs/a.md b/docs/b.md\nrename from docs/a.md\nrename to docs/b.md\n"
+    odd = f"@@ -1,{'9' * 5000} +1 @@\n"
+    draft = of_diff(moved + diff_to(NEW) + odd, "1.0", RELEASES)
+    assert [each.scope.name for each in draft.sides] == ["A.one"]
+    assert draft.dropped == ("docs/b.md: not in the package",)
 
 
 def test_two_releases_leave_no_line_of_either_in_the_patch() -> None:

@@ -60,7 +60,7 @@ class Cut:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 tree = ast.parse(source)
-        except (SyntaxError, ValueError, RecursionError) as error:
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise NotPython(
                 f"it is no Python source: {error}", next_step="Check the file."
             ) from error
