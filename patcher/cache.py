@@ -36,11 +36,11 @@ import click
 from patcher.errors import Unwritable, printable
 from patcher.files import write_atomically
 from patcher.oci.installation import ImageDirectory, ImageFile
-from patcher.oci.scan import Traces
+from patcher.oci.rootfs.scan import Traces
 
 if TYPE_CHECKING:
     from patcher.oci.model import Descriptor
-    from patcher.oci.scan import Wanted
+    from patcher.oci.rootfs.scan import Wanted
 
 # A verdict with its evidence has under 2 KB.
 _MOST_VERDICT = 1 << 20

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from patcher.oci.image import load_image, load_index
 from patcher.oci.installation import ImageFile
 from patcher.oci.layer import write_tar
-from patcher.oci.running import find_installation
-from patcher.oci.scan import scan_layer
-from patcher.oci.start import Start
+from patcher.oci.rootfs.running import find_installation
+from patcher.oci.rootfs.scan import scan_layer
+from patcher.oci.rootfs.start import Start
 from tests.installations import TARGET, change_of, vllm_files
 from tests.memory import OCI, Memory
 

@@ -24,9 +24,9 @@ from patcher.oci.model import (
     dump_json,
     part,
 )
-from patcher.oci.running import find_installation
-from patcher.oci.scan import scan_layer
-from patcher.oci.start import Start
+from patcher.oci.rootfs.running import find_installation
+from patcher.oci.rootfs.scan import scan_layer
+from patcher.oci.rootfs.start import Start
 from tests.installations import TARGET, change_of, vllm_files
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ from patcher.oci.layer import write_tar
 from patcher.oci.layout import Layout, create_layout
 from patcher.oci.model import OCI_LAYER, Part, part
 from patcher.oci.reference import parse_reference
-from patcher.oci.scan import Wanted, scan_layer
+from patcher.oci.rootfs.scan import Wanted, scan_layer
 from patcher.places.place import Draft
 from patcher.places.stored import Stored, StoredPlace
 from patcher.registry.repository import Registry, open_registry

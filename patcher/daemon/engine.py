@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from patcher.oci.image import Image
     from patcher.oci.installation import Change, Installation
-    from patcher.oci.located import LocatedFile
+    from patcher.oci.rootfs.located import LocatedFile
 
 __all__ = [
     "BakedDockerImage",

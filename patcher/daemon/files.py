@@ -19,10 +19,10 @@ from patcher.daemon.client import asking, undisturbed
 from patcher.errors import DaemonFailed
 from patcher.oci.installation import ImageFile
 from patcher.oci.model import Descriptor, broken
-from patcher.oci.running import find_installation
-from patcher.oci.scan import Traces, Wanted, scan_tar, whole
-from patcher.oci.start import read_start
-from patcher.oci.tarball import TarStream
+from patcher.oci.rootfs.running import find_installation
+from patcher.oci.rootfs.scan import Traces, Wanted, scan_tar, whole
+from patcher.oci.rootfs.start import read_start
+from patcher.oci.rootfs.tarball import TarStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

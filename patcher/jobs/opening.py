@@ -32,8 +32,8 @@ from patcher.lock.file import load
 from patcher.lock.picking import Standing, resolve, standing, whole
 from patcher.oci.image import StoredImage, load_family
 from patcher.oci.layout import existing_layout, only_named, split_spec
-from patcher.oci.located import LocatedImage, in_layers
 from patcher.oci.reference import Platform, Reference, host_platform, parse_reference
+from patcher.oci.rootfs.located import LocatedImage, in_layers
 from patcher.places.layout import PREFIX, layout_place
 from patcher.places.registry import RepositoryStore, Tally, registry_place
 from patcher.places.stored import Stored

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from packaging.version import Version
 
-    from patcher.oci.located import Located
     from patcher.oci.reference import Platform, Reference
+    from patcher.oci.rootfs.located import Located
     from patcher.registry.image import Answer
 
 # GitHub refuses a larger matrix, all of it (its docs, "Running variations of jobs in a workflow").

@@ -28,10 +28,10 @@ from patcher.errors import BadReference, BrokenLock, Unreadable, Unwritable
 from patcher.files import locked, make_directory, read_file, write_atomically
 from patcher.lock.entries import Entry, Lock, Locked, Original, Pin
 from patcher.oci.installation import ImageDirectory
-from patcher.oci.located import FORM, Located, LocatedFile, fault
-from patcher.oci.point import Point
 from patcher.oci.reference import Platform, Reference, parse_digest, parse_platform, parse_reference
-from patcher.oci.tree import MOST_PATH_BYTES
+from patcher.oci.rootfs.located import FORM, Located, LocatedFile, fault
+from patcher.oci.rootfs.point import Point
+from patcher.oci.rootfs.tree import MOST_PATH_BYTES
 from patcher.versions import parsed
 
 if TYPE_CHECKING:

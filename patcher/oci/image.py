@@ -15,9 +15,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from patcher.errors import BrokenImage
 from patcher.oci.blobs import read_blob
-from patcher.oci.filesystem import Filesystem
-from patcher.oci.installed import PACKAGE, VERSION_FILE, parse_version
-from patcher.oci.located import Located, locate
 from patcher.oci.model import (
     INDEXES,
     Config,
@@ -29,22 +26,25 @@ from patcher.oci.model import (
     parse_index,
     parse_manifest,
 )
-from patcher.oci.running import find_installation, wanted_of
-from patcher.oci.scan import Traces, Wanted, scan_layer
-from patcher.oci.start import read_start
+from patcher.oci.rootfs.filesystem import Filesystem
+from patcher.oci.rootfs.installed import PACKAGE, VERSION_FILE, parse_version
+from patcher.oci.rootfs.located import Located, locate
+from patcher.oci.rootfs.running import find_installation, wanted_of
+from patcher.oci.rootfs.scan import Traces, Wanted, scan_layer
+from patcher.oci.rootfs.start import read_start
 from patcher.threads import in_order
 
 if TYPE_CHECKING:
     from patcher.oci.blobs import Blobs
     from patcher.oci.installation import Installation
     from patcher.oci.reference import Platform
-    from patcher.oci.start import Start
+    from patcher.oci.rootfs.start import Start
 
 
 # Inflating and hashing leave the lock to others, and a registry limits each connection.
 _AT_ONCE = 4
 
-# What the layers of one image may come to in all: see `patcher.oci.scan` for what real ones do.
+# What the layers of one image may come to in all: `patcher.oci.rootfs.scan` says what real ones do.
 # A layer that is listed twice counts twice, since it is applied twice.
 _MOST_NAMES = 1_000_000
 _MOST_ENTRIES = 10_000_000

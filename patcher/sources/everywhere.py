@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patcher.errors import NotPython, Unreadable
-from patcher.oci.installed import is_about_vllm
+from patcher.oci.rootfs.installed import is_about_vllm
 from patcher.rules.guard.rule import AttributeGuard
 from patcher.rules.rule import SearchesElsewhere
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from patcher.errors import BadSource, BrokenImage, FileAbsent, Unreadable
 from patcher.files import read_file
-from patcher.oci.installed import VERSION_FILE, bytecode_names, parse_version
-from patcher.oci.python import Loader, Place, find_package, module_file, site_places
-from patcher.oci.tree import Kind
+from patcher.oci.rootfs.installed import VERSION_FILE, bytecode_names, parse_version
+from patcher.oci.rootfs.python import Loader, Place, find_package, module_file, site_places
+from patcher.oci.rootfs.tree import Kind
 from patcher.rules.catalogue import Status, judge
 
 if TYPE_CHECKING:

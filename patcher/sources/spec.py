@@ -151,7 +151,7 @@ def _pinned(
 def _located(source: ImageSource, pin: Pin | None) -> ImageSource:
     """The image with what the lock says of where its vLLM is, if it is the one that is pinned."""
     from patcher.oci.image import StoredImage
-    from patcher.oci.located import LocatedImage, in_layers
+    from patcher.oci.rootfs.located import LocatedImage, in_layers
 
     image = source.image
     if pin is None or pin.located is None:

@@ -14,7 +14,7 @@ from patcher.rules.catalogue import Patch, series
 from patcher.rules.replace import Change, Replace
 from tests.commands import run
 from tests.memory import OCI, Memory, add_image
-from tests.oci.test_running import LIB, Entry, package, tar_of, venv, write_layout
+from tests.oci.rootfs.test_running import LIB, Entry, package, tar_of, venv, write_layout
 
 if TYPE_CHECKING:
     from pathlib import Path

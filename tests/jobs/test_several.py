@@ -10,7 +10,7 @@ from patcher.oci.layout import open_image
 from patcher.oci.model import OCI_LAYER
 from tests.commands import ONE, run
 from tests.memory import OCI, Memory, add_image
-from tests.oci.test_running import LIB, TARGET, Entry, package, tar_of, venv, write_layout
+from tests.oci.rootfs.test_running import LIB, TARGET, Entry, package, tar_of, venv, write_layout
 
 if TYPE_CHECKING:
     from pathlib import Path

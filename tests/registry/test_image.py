@@ -28,7 +28,7 @@ from tests.conftest import missing
 from tests.indexes import add_index
 from tests.installations import CACHE, SITE, TARGET, vllm_files
 from tests.memory import DOCKER, OCI, Memory, add_image
-from tests.oci.test_filesystem import DIRECTORY, FILE, LINK, Entry, tar
+from tests.oci.rootfs.test_filesystem import DIRECTORY, FILE, LINK, Entry, tar
 from tests.registries import Proxy, proxy_of, upload
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import pytest
 
 from patcher.errors import BrokenCatalogue, FileAbsent, ProofFailed, Undecided, Unreadable
 from patcher.jobs.demo import PLATFORM, RUN, write_base
-from patcher.oci.installed import VERSION_FILE
+from patcher.oci.rootfs.installed import VERSION_FILE
 from patcher.rules.catalogue import (
     PATCHES_VARIABLE,
     Patch,

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING
 
 from patcher.errors import BrokenImage, DaemonFailed, Unreadable
 from patcher.oci.installation import Copy, ImageDirectory, ImageFile, Installation
-from patcher.oci.installed import PACKAGE, bytecode_names, is_about_vllm
 from patcher.oci.layer import parents
-from patcher.oci.point import Point, find_point, read_at
+from patcher.oci.rootfs.installed import PACKAGE, bytecode_names, is_about_vllm
+from patcher.oci.rootfs.point import Point, find_point, read_at
 
 if TYPE_CHECKING:
     from patcher.oci.blobs import Blobs
     from patcher.oci.installation import BaseImage
     from patcher.oci.model import Descriptor
     from patcher.oci.reference import Platform
-    from patcher.oci.scan import Traces
+    from patcher.oci.rootfs.scan import Traces
 
 FORM = 1
 """Whoever changes which vLLM is taken for the one that runs raises it: what was written down

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from patcher.oci.installation import ImageDirectory, ImageFile
 from patcher.oci.model import broken
-from patcher.oci.scan import Traces, hash_of
-from patcher.oci.tree import Kind
+from patcher.oci.rootfs.scan import Traces, hash_of
+from patcher.oci.rootfs.tree import Kind
 
 Layers = Sequence[Traces]
 """The traces of an image's layers, the topmost first."""

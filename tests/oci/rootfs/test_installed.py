@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from patcher.errors import BrokenImage
-from patcher.oci.installed import bytecode_names, parse_version
+from patcher.oci.rootfs.installed import bytecode_names, parse_version
 
 
 def scm(version: str, commit: str) -> bytes:

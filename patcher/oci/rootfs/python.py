@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from posixpath import basename, dirname, join, normpath
 from typing import TYPE_CHECKING
 
-from patcher.oci.installed import PACKAGE
-from patcher.oci.tree import Kind, Tree, read, real, real_folder
+from patcher.oci.rootfs.installed import PACKAGE
+from patcher.oci.rootfs.tree import Kind, Tree, read, real, real_folder
 from patcher.threads import PARSING
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from patcher.lock.entries import Lock
 from patcher.lock.file import load, save
 from patcher.oci.installation import ImageFile
 from patcher.oci.layer import write_tar
-from patcher.oci.located import Located, LocatedFile, LocatedImage
-from patcher.oci.point import Point, find_point, read_at
+from patcher.oci.rootfs.located import Located, LocatedFile, LocatedImage
+from patcher.oci.rootfs.point import Point, find_point, read_at
 from tests import docker_bases
 from tests.commands import ONE, run
 from tests.conftest import TARGET

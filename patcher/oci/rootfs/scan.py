@@ -21,8 +21,8 @@ from patcher.oci.blobs import Verified
 from patcher.oci.installation import ImageDirectory, ImageFile
 from patcher.oci.layer import OPAQUE, WHITEOUT
 from patcher.oci.model import broken
-from patcher.oci.tarball import BZ2_DAMAGE, TarStream, damage
-from patcher.oci.tree import MOST_PATH_BYTES
+from patcher.oci.rootfs.tarball import BZ2_DAMAGE, TarStream, damage
+from patcher.oci.rootfs.tree import MOST_PATH_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from posixpath import basename, dirname, join, normpath
 
 from patcher.errors import BadSource, BrokenImage, FileAbsent
-from patcher.oci.filesystem import Filesystem, Layers
 from patcher.oci.installation import Copy, ImageFile, Installation
-from patcher.oci.installed import PACKAGE, VERSION_FILE, bytecode_names, parse_version
 from patcher.oci.layer import parents
 from patcher.oci.model import broken
-from patcher.oci.python import (
+from patcher.oci.rootfs.filesystem import Filesystem, Layers
+from patcher.oci.rootfs.installed import PACKAGE, VERSION_FILE, bytecode_names, parse_version
+from patcher.oci.rootfs.python import (
     Imported,
     Interpreter,
     Loader,
@@ -30,9 +30,9 @@ from patcher.oci.python import (
     redirections,
     site_places,
 )
-from patcher.oci.scan import INTERPRETER, Wanted
-from patcher.oci.start import Start, Started, started
-from patcher.oci.tree import Kind, real, real_folder, resolve
+from patcher.oci.rootfs.scan import INTERPRETER, Wanted
+from patcher.oci.rootfs.start import Start, Started, started
+from patcher.oci.rootfs.tree import Kind, real, real_folder, resolve
 
 _SITES = ("site-packages", "dist-packages")
 

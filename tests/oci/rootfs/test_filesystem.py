@@ -20,15 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patcher.errors import BrokenImage, FileAbsent, PatcherError, Unreadable
-from patcher.oci.filesystem import Filesystem
 from patcher.oci.image import find as find_in
 from patcher.oci.image import load_image
 from patcher.oci.installation import ImageDirectory, ImageFile, Installation
 from patcher.oci.layer import write_tar
 from patcher.oci.model import OCI_LAYER, part
-from patcher.oci.running import find_installation
-from patcher.oci.scan import Traces, Wanted, scan_layer
-from patcher.oci.start import Start
+from patcher.oci.rootfs.filesystem import Filesystem
+from patcher.oci.rootfs.running import find_installation
+from patcher.oci.rootfs.scan import Traces, Wanted, scan_layer
+from patcher.oci.rootfs.start import Start
 from tests.installations import CACHE, SITE, TARGET, installed_file, vllm_files
 from tests.memory import OCI, Memory, add_image
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from posixpath import basename, dirname, join, normpath
 
 from patcher.oci.model import expect, texts
-from patcher.oci.scan import INTERPRETER
-from patcher.oci.tree import Kind, Tree, read, resolve
+from patcher.oci.rootfs.scan import INTERPRETER
+from patcher.oci.rootfs.tree import Kind, Tree, read, resolve
 
 # What docker sets where an image sets none.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
