@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from patcher.smoke.cases import State
+from patcher.smoke.server import smoke_server
+from patcher.web.openai import open_server
 from tests.commands import run
 from tests.conftest import free_port
 from tests.scripted import HANG_UP, Reply, Seen, serving
@@ -43,14 +46,21 @@ def stream(prompt: int, tokens: int, cached: int | None = None) -> bytes:
 
 @dataclass
 class Vllm:
-    """A server's answers; `on_long` is what it makes of a prompt of more than 1000 words."""
+    """A server's answers; `on_long` is what it makes of a prompt of more than 1000 words.
+
+    `hits` come from the cache for the prompt that shares a prefix, and `told` whether its answer
+    says so. `others` are other people's prompts that come beside each of its tries, all cached.
+    """
 
     owner: str = "vllm"
     health: list[int] = field(default_factory=lambda: [200])
     on_long: Callable[[bytes], Reply] = lambda body: Reply(body=body)
     hits: int = 96
+    told: bool = False
+    others: list[int] = field(default_factory=list)
     key: str | None = None
     asked: list[Any] = field(default_factory=list)
+    queries: int = 0
     cached: int = 0
 
     def __call__(self, seen: Seen) -> Reply:
@@ -59,8 +69,14 @@ class Vllm:
         if seen.path == "/version":
             return Reply(body=b'{"version": "0.23.0"}')
         if seen.path == "/metrics":
-            line = f'vllm:prefix_cache_hits_total{{engine="0"}} {self.cached}.0\n'
-            return Reply(body=b"# TYPE vllm:prefix_cache_hits_total counter\n" + line.encode())
+            counted = {"queries": self.queries, "hits": self.cached}
+            lines = [
+                f"# TYPE vllm:prefix_cache_{name} counter\n"
+                f'vllm:prefix_cache_{name}_total{{engine="0"}} {tokens}.0\n'
+                f'vllm:external_prefix_cache_{name}_total{{engine="0"}} 7.0\n'
+                for name, tokens in counted.items()
+            ]
+            return Reply(body="".join(lines).encode())
         if self.key and seen.headers.get("authorization") != f"Bearer {self.key}":
             return Reply(401, body=b'{"error": "Unauthorized"}')
         if seen.path == "/v1/models":
@@ -71,9 +87,13 @@ class Vllm:
         self.asked.append(asked)
         words = len(asked["prompt"].split())
         body = stream(words, asked["max_tokens"])
+        self.queries += words
         if "other" in asked["prompt"]:
-            self.cached += self.hits
-            return Reply(body=body)
+            beside = self.others.pop(0) if self.others else 0
+            self.queries += beside
+            self.cached += self.hits + beside
+            cached = self.hits if self.told else None
+            return Reply(body=stream(words, asked["max_tokens"], cached))
         return self.on_long(body) if words > 1000 else Reply(body=body)
 
 
@@ -156,6 +176,29 @@ def test_a_context_that_nothing_shows_to_be_read_is_not_passed() -> None:
     states = {step["name"]: step["state"] for step in document["server"]["steps"]}
     assert states["shared prefix"] == "not reached"
     assert states["speed"] == "passed"
+
+
+ALWAYS = [640] * 9
+
+
+@pytest.mark.parametrize(
+    ("vllm", "state", "said"),
+    [
+        (Vllm(), State.PASSED, "96 of the tokens came from the cache, as /metrics says of this"),
+        (Vllm(others=[640, 64]), State.PASSED, "96 of the tokens came from the cache, as /metrics"),
+        (Vllm(others=ALWAYS), State.NOT_REACHED, "/metrics counted other prompts beside it"),
+        (Vllm(others=ALWAYS, told=True), State.PASSED, "96 of the tokens came from the cache, as"),
+        (Vllm(others=ALWAYS, told=True, hits=0), State.NOT_REACHED, "as its answer says: no conte"),
+        (Vllm(hits=2500), State.NOT_REACHED, "too short to be read as a prompt"),
+    ],
+    ids=["alone", "busy at first", "busy", "busy, told", "busy, told none", "little new"],
+)
+def test_other_peoples_hits_are_not_ours(vllm: Vllm, state: State, said: str) -> None:
+    with serving(vllm) as server:
+        served = smoke_server(open_server(server.url, None, 20), lambda _: None)
+    [step] = [step for step in served.steps if step.name == "shared prefix"]
+    assert step.state is state
+    assert said in step.said
 
 
 @pytest.mark.parametrize(("owner", "told"), [("library", "owned by 'library'"), ("", "HTTP 200")])
