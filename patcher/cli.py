@@ -20,6 +20,7 @@ COMMANDS = {
     "diff": "verify:diff",
     "image": "image:image",
     "patch": "image:patch",
+    "revert": "image:revert",
     "patches": "patches:patches",
     "new": "new:new",
     "landed": "landed:landed",

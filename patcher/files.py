@@ -41,23 +41,28 @@ def write_atomically(
     *,
     within: Path | None = None,
     expected: bytes | EllipsisType | None = ANYTHING,
+    like: Path | None = None,
 ) -> None:
     """Put `data` into `path` in one step. See `replacing`."""
-    with replacing(path, within=within, expected=expected) as file:
+    with replacing(path, within=within, expected=expected, like=like) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
 def replacing(
-    path: Path, *, within: Path | None = None, expected: bytes | EllipsisType | None = ANYTHING
+    path: Path,
+    *,
+    within: Path | None = None,
+    expected: bytes | EllipsisType | None = ANYTHING,
+    like: Path | None = None,
 ) -> Iterator[BinaryIO]:
     """A new file that takes the name `path` when the block ends without an error.
 
-    An existing file's owner, mode, ACL and other extended attributes are kept. What has the name
-    as a symbolic or hard link is cut loose: package managers link site-packages to a cache that
-    other environments share. Below the folder `within` no symbolic link is followed at all, and
-    missing folders are made. `expected` are the bytes that the name must still have at the end,
-    None for a name that must still be free.
+    An existing file's owner, mode, ACL and other extended attributes are kept; those of the file
+    `like`, where one is named. What has the name as a symbolic or hard link is cut loose: package
+    managers link site-packages to a cache that other environments share. Below the folder `within`
+    no symbolic link is followed at all, and missing folders are made. `expected` are the bytes
+    that the name must still have at the end, None for a name that must still be free.
     Raises `Unwritable`; then, and on an interrupt, the name leads to what it led to before and
     no other file is left.
     """
@@ -69,7 +74,8 @@ def replacing(
         with _partial(folder, path.name) as (partial, file):
             yield file
             file.flush()
-            _keep_attributes(folder, path.name, file.fileno())
+            # By its whole path, `like` is not looked for in the folder.
+            _keep_attributes(folder, str(like.absolute()) if like else path.name, file.fileno())
             os.fsync(file.fileno())
             if expected is not ANYTHING and _content(folder, path.name) != expected:
                 raise OSError("it was changed meanwhile")

@@ -19,7 +19,7 @@ from tests.conftest import TARGET
 PATCH = select(["kv-b-proj-dtype"])[0]
 ReleaseFile = Callable[[str], bytes]
 COMMANDS = [
-    [], ["verify"], ["diff"], ["patch"], ["image"], ["demo"],
+    [], ["verify"], ["diff"], ["patch"], ["revert"], ["image"], ["demo"],
     ["lock"], ["lock", "add"], ["lock", "list"], ["lock", "check"], ["lock", "remove"],
 ]  # fmt: skip
 
@@ -118,6 +118,7 @@ def test_a_tree_without_the_target_is_absent_and_never_clean(venv: Path) -> None
         (["verify"], "Missing argument"),
         (["patch", "x.py"], "say where the result goes"),
         (["patch", "x.py", "-o", "y.py", "--in-place"], "say where the result goes"),
+        (["patch", "x.py", "-o", "y.py", "--backup"], "-o OUT leaves the originals alone"),
         (["image", "9.9.9", "--to", "x.test/y"], "'9.9.9' is not in images.lock"),
         (["image", "0.23.0", "--platform", "a b"], "platform"),
         (["verify", "x.py", "--patch", "no"], "no patch is named 'no'"),

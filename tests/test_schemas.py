@@ -78,7 +78,8 @@ def test_files_and_trees(tmp_path: Path) -> None:
     said("verify", "a.py", "b.py", cwd=tmp_path, codes=(1,))
     said("diff", "a.py", cwd=tmp_path)
     said("landed", "a.py", "--check", cwd=tmp_path, codes=(3,))
-    said("patch", "a.py", "--in-place", cwd=tmp_path)
+    said("patch", "a.py", "--in-place", "--backup", cwd=tmp_path)
+    assert said("revert", "a.py", cwd=tmp_path)["files"][0]["changed"]
     assert said("verify", "none.py", cwd=tmp_path, codes=(2,))["command"] == "error"
 
 

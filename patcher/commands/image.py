@@ -1,7 +1,8 @@
-"""`vllm-patcher patch`, `image` and `demo`: what makes something new."""
+"""`vllm-patcher patch`, `revert`, `image` and `demo`: what makes something new, and its undo."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,10 @@ _PATCH_EPILOG = """\b
 Exit codes: 0 patched, or nothing is there to patch; 1 a place is refused;
 2 a wrong call; 3 could not decide or reach."""
 
+_REVERT_EPILOG = """\b
+Exit codes: 0 as wanted; 1 no original is kept, or a file was changed since;
+2 a wrong call; 3 could not read or write."""
+
 to_option = click.option(
     "--to",
     metavar="PLACE",
@@ -57,12 +62,16 @@ dry_run_option = click.option(
     help="Write here: a file for FILE, a folder for TREE.",
 )
 @click.option("--in-place", is_flag=True, help="Replace the file; remove its stale bytecode.")
+@click.option(
+    "--backup", is_flag=True, help="With --in-place: keep the originals, for `revert` to put back."
+)
 @patch_options
 @json_option
 def patch(
     path: Path,
     output: Path | None,
     in_place: bool,
+    backup: bool,
     patches: Sequence[str],
     folders: Sequence[Path],
     as_data: bool,
@@ -77,9 +86,36 @@ def patch(
 
     if (output is None) is not in_place:
         raise UsageError("say where the result goes", next_step="Give either -o OUT or --in-place.")
-    done = patch_path(path, chosen(patches, folders), output)
+    if backup and not in_place:
+        raise UsageError("-o OUT leaves the originals alone", next_step="Leave --backup out.")
+    done = patch_path(path, chosen(patches, folders), output, backup=backup)
     if as_data:
         click.echo(as_json("patch", files=done))
+    for file in done:
+        if not as_data:
+            click.echo(printable(str(file.path), 5000))
+        for line in file.lines:
+            say(line)
+    if backup and any(file.edits for file in done):
+        say(
+            f"the originals are kept: `vllm-patcher revert {shlex.quote(str(path))}` puts them back"
+        )
+
+
+@click.command(epilog=_REVERT_EPILOG)
+@click.argument("path", type=click.Path(path_type=Path), metavar="FILE|TREE")
+@json_option
+def revert(path: Path, as_data: bool) -> None:
+    """Put back the originals that `patch --in-place --backup` kept: all of them, or none.
+
+    A file that was changed since it was patched is named, and then nothing is touched. Mode,
+    owner and ACL stay, and bytecode of the patched source goes.
+    """
+    from patcher.jobs.revert import revert_path
+
+    done = revert_path(path)
+    if as_data:
+        click.echo(as_json("revert", files=done))
     for file in done:
         if not as_data:
             click.echo(printable(str(file.path), 5000))

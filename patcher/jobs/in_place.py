@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patcher.errors import PatcherError, Unwritable
-from patcher.files import locked, make_directory, write_atomically
+from patcher.files import locked, make_directory, unwritable, write_atomically
+from patcher.jobs.backups import content, keeping
 from patcher.rules.catalogue import Outcome, Patch, apply_all
 from patcher.sources.path import (
     ASIDE,
@@ -27,7 +28,7 @@ class Edit:
     """A file's bytes as they were read and judged, and what they become; None for no file."""
 
     before: bytes | None
-    after: bytes
+    after: bytes | None
 
 
 def replace_sources(edits: Mapping[Path, Edit]) -> tuple[Path, ...]:
@@ -42,6 +43,9 @@ def replace_sources(edits: Mapping[Path, Edit]) -> tuple[Path, ...]:
     with contextlib.ExitStack() as undo:
         aside = [_set_aside(stale, undo) for path in edits for stale in stale_bytecode(path)]
         for path, edit in edits.items():
+            if edit.after is None:
+                aside.append(_remove(path, edit, undo))
+                continue
             undo.callback(_put_back, path, edit, refused)
             try:
                 write_atomically(path, edit.after, expected=edit.before)
@@ -52,7 +56,7 @@ def replace_sources(edits: Mapping[Path, Edit]) -> tuple[Path, ...]:
     for moved, _ in aside:
         with contextlib.suppress(OSError):
             moved.unlink()  # under a name that Python never runs
-    return tuple(stale for _, stale in aside)
+    return tuple(stale for _, stale in aside if stale not in edits)
 
 
 def _put_back(path: Path, edit: Edit, refused: Iterable[Path]) -> None:
@@ -66,7 +70,7 @@ def _put_back(path: Path, edit: Edit, refused: Iterable[Path]) -> None:
 
 
 @contextlib.contextmanager
-def _one_run_at_a_time(paths: Iterable[Path]) -> Iterator[None]:
+def one_run_at_a_time(paths: Iterable[Path]) -> Iterator[None]:
     """Else the one that fails would put back the bytecode, and the other has patched the source.
 
     What a killed run has set aside, its own file under a name that Python never runs, goes.
@@ -81,6 +85,12 @@ def _one_run_at_a_time(paths: Iterable[Path]) -> Iterator[None]:
                 with contextlib.suppress(OSError):
                     left.unlink()
         yield
+
+
+def _remove(path: Path, edit: Edit, undo: contextlib.ExitStack) -> tuple[Path, Path]:
+    if content(path) != edit.before:
+        raise unwritable(path, OSError("it was changed meanwhile"))
+    return _set_aside(path, undo)
 
 
 def _set_aside(stale: Path, undo: contextlib.ExitStack) -> tuple[Path, Path]:
@@ -118,16 +128,19 @@ class Done:
         return said + [f"removed stale bytecode {path}" for path in self.removed_bytecode]
 
 
-def patch_path(path: Path, patches: Sequence[Patch], output: Path | None) -> tuple[Done, ...]:
+def patch_path(
+    path: Path, patches: Sequence[Patch], output: Path | None, *, backup: bool = False
+) -> tuple[Done, ...]:
     """Patch a file or a tree; in place for no `output`, which is a file for a file, else a folder.
 
+    With `backup` the originals are kept for `revert_path`.
     Raises what reading and rewriting raise, and `Unwritable`; then nothing was written.
     """
     source = open_path(path)
     if output is not None:
         return _write_to(output, source, _outcomes(source, patches))
-    with _one_run_at_a_time(_located(source, patches)):
-        return _replace(source, _outcomes(source, patches))
+    with one_run_at_a_time(_located(source, patches)):
+        return _replace(source, _outcomes(source, patches), backup=backup)
 
 
 def _outcomes(source: PathSource, patches: Sequence[Patch]) -> tuple[Outcome, ...]:
@@ -151,13 +164,12 @@ def _write_to(output: Path, source: PathSource, outcomes: Sequence[Outcome]) -> 
     return tuple(done)
 
 
-def _replace(source: PathSource, outcomes: Sequence[Outcome]) -> tuple[Done, ...]:
+def _replace(source: PathSource, outcomes: Sequence[Outcome], *, backup: bool) -> tuple[Done, ...]:
     changed = {
-        source.locate(each.target): Edit(each.before, each.after)
-        for each in outcomes
-        if each.places
+        source.locate(each.target): (each.before, each.after) for each in outcomes if each.places
     }
-    removed = replace_sources(changed)
+    with keeping(changed, wanted=backup):
+        removed = replace_sources({path: Edit(*edit) for path, edit in changed.items()})
     return tuple(
         Done(source.locate(each.target), each.places, removed if each.places else ())
         for each in outcomes

@@ -50,7 +50,7 @@ def test_what_another_has_written_meanwhile_is_not_taken_back(tmp_path: Path) ->
     """Be it the same that we would have written: the bytecode must not come back over it."""
     source, stale = tree_of(tmp_path / "tree")
     edit = Edit(NEEDED, b"patched\n")
-    source.write_bytes(edit.after)
+    source.write_bytes(b"patched\n")
     with pytest.raises(Unwritable, match="it was changed meanwhile"):
         replace_sources({source: edit})
     assert source.read_bytes() == edit.after

@@ -1,0 +1,156 @@
+"""The originals of files that were patched in place, and which of them still belong to a file.
+
+They are in the folder `.vllm-patcher` beside the package, `site-packages/.vllm-patcher`, under the
+file's path and the hash of what it became: `vllm/a.py.<16 digits>.orig` holds the original's bytes
+as they were, and one that ends in `.absent` says that there was no file. In the package itself they
+would outlive `pip uninstall`, and what is left of a package can still be imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from patcher.errors import Unreadable
+from patcher.files import read_file, write_atomically
+from patcher.sources.path import PACKAGE, FileSource, PathSource
+
+FOLDER = ".vllm-patcher"
+
+_NAME = re.compile(r"(?P<file>.+)\.(?P<after>[0-9a-f]{16})\.(?P<kind>orig|absent)")
+
+# As much as a patched file may have.
+_LIMIT = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """One original: where it is kept, whose it is, and the hash of what that file became."""
+
+    kept: Path
+    path: Path
+    after: str
+
+    @property
+    def original(self) -> bytes | None:
+        """The original's bytes; None where there was no file. Raises `Unreadable`."""
+        return None if self.kept.suffix == ".absent" else content(self.kept)
+
+    def fits(self, data: bytes | None) -> bool:
+        """Is this what the file became when the original was kept?"""
+        return data is not None and _hash(data) == self.after
+
+    def drop(self) -> None:
+        """Remove it, and the folders that held it alone."""
+        self.kept.unlink(missing_ok=True)
+        folder = self.kept.parent
+        while FOLDER in folder.parts:
+            try:
+                folder.rmdir()
+            except FileNotFoundError:
+                pass
+            except OSError:  # another's original is in it
+                return
+            folder = folder.parent
+
+
+def backups_in(source: PathSource) -> tuple[Backup, ...]:
+    """Every original that is kept of a file or a tree."""
+    if isinstance(source, FileSource):
+        return _backups_of(source.path)
+    homes = {Path(folder).parent for folder in source.folders}
+    return tuple(each for home in sorted(homes) for each in _listed(home))
+
+
+@contextlib.contextmanager
+def keeping(edits: Mapping[Path, tuple[bytes | None, bytes]], *, wanted: bool) -> Iterator[None]:
+    """Keep the original of each file, which the block changes from the first bytes to the second.
+
+    Where one is kept already, of what the file is now, it stays the original: also for a run that
+    is not `wanted` to keep any. If the block fails, nothing is left. Raises `Unwritable`.
+    """
+    outdated = []
+    with contextlib.ExitStack() as undo:
+        for path, (before, after) in edits.items():
+            earlier = next((each for each in _backups_of(path) if each.fits(before)), None)
+            if earlier is None and not wanted:
+                continue
+            original = earlier.original if earlier else before
+            new = _backup(path, after, absent=original is None)
+            if new == earlier:
+                continue
+            undo.callback(_drop_unless_needed, new)
+            # As private as the file itself.
+            like = None if before is None else path
+            write_atomically(new.kept, original or b"", within=_home(path), like=like)
+            outdated += [earlier] if earlier else []
+        yield
+        undo.pop_all()
+    for each in outdated:
+        each.drop()
+
+
+def _drop_unless_needed(backup: Backup) -> None:
+    """An interrupt may come when the file is new already, and then the original must stay."""
+    try:
+        needed = backup.fits(content(backup.path))
+    except Unreadable:
+        return
+    if not needed:
+        backup.drop()
+
+
+def content(path: Path) -> bytes | None:
+    """A file's bytes; None for no file. Raises `Unreadable`."""
+    try:
+        return read_file(path, _LIMIT)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Unreadable(
+            f"{path} cannot be read: {error.strerror}", next_step="Check the path's permissions."
+        ) from error
+
+
+def _backup(path: Path, after: bytes, *, absent: bool) -> Backup:
+    home, digest = _home(path), _hash(after)
+    inside = _real(path).relative_to(home)
+    kind = "absent" if absent else "orig"
+    kept = home / FOLDER / inside.with_name(f"{inside.name}.{digest}.{kind}")
+    return Backup(kept, home / inside, digest)
+
+
+def _backups_of(path: Path) -> tuple[Backup, ...]:
+    return tuple(each for each in _listed(_home(path)) if each.path == _real(path))
+
+
+def _listed(home: Path) -> Iterator[Backup]:
+    kept = home / FOLDER
+    for each in sorted(kept.rglob("*")):
+        if (found := _NAME.fullmatch(each.name)) and each.is_file():
+            inside = each.relative_to(kept).with_name(found["file"])
+            yield Backup(each, home / inside, found["after"])
+
+
+def _home(path: Path) -> Path:
+    """The folder that holds the package which a file is of; the file's own where it is of none."""
+    folder = _real(path).parent
+    for each in (folder, *folder.parents):
+        if each.name == PACKAGE and any(
+            (each / n).exists() for n in ("__init__.py", "_version.py")
+        ):
+            return each.parent
+    return folder
+
+
+def _real(path: Path) -> Path:
+    """A file's one path, however it was named. A file that is a link is meant itself."""
+    return path.parent.resolve() / path.name
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
