@@ -92,35 +92,21 @@ class Replace:
         return _WORDS
 
     def find(self, files: Files) -> Found:
-        """The places of every change, to be made or made. Raises `NotPython`."""
+        """The places of every change, to be made or made. Raises `NotPython`.
+
+        They are told beside an unknown too: `FirstOf` asks whether another form has a place left.
+        """
+        seen = [_seen(files, change) for change in self.changes]
+        places = tuple(place for each in seen for place in each.places)
+        half = _half([each for each in seen if each.unknown is None])
         if other := standing(files, self.instead):
-            return Found((other,))
-        places: list[Place] = []
-        done: list[bool] = []
-        for change in self.changes:
-            data = files.get(change.path)
-            if data is None:
-                return Found(absent=f"there is no {change.path}")
-            named = [node for name, node in _definitions(_read(data)) if name == change.function]
-            if not named:
-                return Found(absent=f"there is no {change.function} in {change.path}")
-            if len(named) > 1:
-                return Found(unknown=f"there are several {change.function} in {change.path}")
-            new = _occurrences(data, change.function, change.new)
-            old = _occurrences(data, change.function, change.old)
-            inside = len(_occurrences_in(_piece(change.new), change.old)) * len(new)
-            if len(old) - inside == change.times and not new:
-                lines, needed = old, True
-            elif len(new) == change.times and len(old) == inside:
-                lines, needed = new, False
-            else:
-                return Found(unknown=_unlike(change, len(old) - inside, len(new)))
-            text = _line(change.old if needed else change.new)
-            places += [Place(change.path, line, 1, change.function, text, needed) for line in lines]
-            done.append(not needed)
-        if len(set(done)) > 1:
-            return Found(tuple(places), unknown="one part of the change is made and another is not")
-        return Found(tuple(places))
+            return Found((other, *places), unknown=half) if half else Found((other,))
+        absent = next((each.absent for each in seen if each.absent), None)
+        parted = f"{absent}, but another part of the change is there" if absent and places else None
+        unlike = next((each.unknown for each in seen if each.unknown), None)
+        if why := half or unlike or parted:
+            return Found(places, unknown=why)
+        return Found(absent=absent) if absent else Found(places)
 
     def explain(self) -> tuple[str, ...]:
         """Each change, and upstream's other fixes."""
@@ -158,6 +144,44 @@ class Replace:
             old = set((before[path] or b"").splitlines())
             for edit in after[path].edits:
                 _check_lines(edit.after, old, allowed)
+
+
+def _seen(files: Files, change: Change) -> Found:
+    """What a change finds of itself: its places, or why there are none."""
+    data = files.get(change.path)
+    if data is None:
+        return Found(absent=f"there is no {change.path}")
+    named = [node for name, node in _definitions(_read(data)) if name == change.function]
+    if not named:
+        return Found(absent=f"there is no {change.function} in {change.path}")
+    if len(named) > 1:
+        return Found(unknown=f"there are several {change.function} in {change.path}")
+    new = _occurrences(data, change.function, change.new)
+    old = _occurrences(data, change.function, change.old)
+    inside = len(_occurrences_in(_piece(change.new), change.old)) * len(new)
+    places = (
+        *(_place(change, line, change.old, True) for line in (old if len(old) > inside else ())),
+        *(_place(change, line, change.new, False) for line in new),
+    )
+    # As many as there should be, and all of one kind; `new` may hold `old` within it.
+    if (len(old) - inside, len(new)) in ((change.times, 0), (0, change.times)):
+        return Found(places)
+    return Found(places, unknown=_unlike(change, len(old) - inside, len(new)))
+
+
+def _place(change: Change, line: int, code: str, needed: bool) -> Place:
+    return Place(change.path, line, 1, change.function, _line(code), needed)
+
+
+def _half(seen: Sequence[Found]) -> str | None:
+    """Which change is made where another is not; None where all are alike."""
+    places = [place for each in seen for place in each.places]
+    has = next((place for place in places if not place.needed), None)
+    lacks = next((place for place in places if place.needed), None)
+    if has is None or lacks is None:
+        return None
+    made = f"{has.function} holds `{has.text}`"
+    return f"half of the change is made: {made}, and {lacks.function} still `{lacks.text}`"
 
 
 def _check_lines(after: bytes, old: set[bytes], allowed: set[bytes]) -> None:

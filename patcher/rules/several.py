@@ -6,7 +6,7 @@ takes the first that says anything: code that was rewritten between two releases
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from patcher.errors import FileAbsent, NotPython, RewriteRefused
 from patcher.rules.rule import Explains, Found, NeedsUpstream, Words, proof_failed
 
 if TYPE_CHECKING:
-    from patcher.rules.rule import Files, Rewritten, Rule, Upstream
+    from patcher.rules.rule import Files, Place, Rewritten, Rule, Upstream
 
 
 def _handed(rules: tuple[Rule, ...], upstream: Upstream) -> tuple[Rule, ...]:
@@ -54,13 +54,10 @@ class Together:
             return Found(places, unknown=f"{absent[0]}, but another part of the fix is there")
         if absent:
             return Found(absent=absent[0])
-        if len({any(place.needed for place in each.places) for each in found}) > 1:
-            has = next(place for place in places if not place.needed)
-            lacks = next(place for place in places if place.needed)
-            return Found(
-                places,
-                unknown=f"half of the fix: {has.function} has it, {lacks.function} lacks it",
-            )
+        # A part without a place, such as a guard of what the file does not read, says nothing.
+        lacks = {any(place.needed for place in each.places) for each in found if each.places}
+        if len(lacks) > 1:
+            return Found(places, unknown=_half(found))
         return Found(places)
 
     def rewrite(self, files: Files) -> Mapping[str, Rewritten]:
@@ -107,15 +104,25 @@ class FirstOf:
         return replace(self, forms=_handed(self.forms, upstream))
 
     def _choose(self, files: Files) -> tuple[Rule, Found]:
-        """The first form with places, else the first that is unknown, else the first."""
+        """The first form with places, else the first that is unknown, else the first.
+
+        One of which a half is made and a half is not is the answer before any other: a form of
+        fewer places would call it clean. So is one that has a place left where the first is clean.
+        """
         found = [(form, _find(form, files)) for form in self.forms]
-        for each in found:
-            if each[1].absent is None and each[1].unknown is None:
-                return each
+        for form, each in found:
+            if each.unknown is not None and len({place.needed for place in each.places}) > 1:
+                return form, each
+        for form, each in found:
+            if each.absent is None and each.unknown is None:
+                rest = [other for _, other in found if other is not each and _lacks(other)]
+                if rest and each.places and not _lacks(each):
+                    return form, Found(each.places, unknown=_half([each, *rest]))
+                return form, each
         return next((each for each in found if each[1].unknown is not None), found[0])
 
     def find(self, files: Files) -> Found:
-        """What the form that fits finds."""
+        """What the form that fits finds; unknown where it is made by half."""
         return self._choose(files)[1]
 
     def rewrite(self, files: Files) -> Mapping[str, Rewritten]:
@@ -129,6 +136,21 @@ class FirstOf:
     def explain(self) -> tuple[str, ...]:
         """What each form does."""
         return (*_explained(self.forms), "the first of these that finds its place")
+
+
+def _lacks(found: Found) -> bool:
+    return any(place.needed for place in found.places)
+
+
+def _half(found: Sequence[Found]) -> str:
+    """Which place has the fix and which lacks it, of findings that have both."""
+    has = next(each for each in found if each.places and not _lacks(each)).places[0]
+    lacks = next(place for each in found for place in each.places if place.needed)
+    return f"half of the fix: {_name(has)} has it, {_name(lacks)} lacks it"
+
+
+def _name(place: Place) -> str:
+    return place.function or place.target
 
 
 def _find(rule: Rule, files: Files) -> Found:

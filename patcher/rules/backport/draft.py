@@ -6,11 +6,12 @@ import ast
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from patcher.errors import FileAbsent, RewriteRefused, Unreadable, UsageError
 from patcher.rules.backport.changed import changed_scopes, read_sides
+from patcher.rules.backport.imports import bound, brought, modules, used, words
 from patcher.rules.backport.scope import IMPORTS, MODULE, Sides
 
 if TYPE_CHECKING:
@@ -29,17 +30,24 @@ class Draft:
     """What a patch is to change, and what was left out of it, with the reason.
 
     `before` and `after` are the releases that the functions are read from; empty where they are
-    a diff's, which the patch then carries in a file of its own.
+    a diff's, which the patch then carries in a file of its own. `imported` are the files that hold
+    what the fix imports: whether a vLLM has it is asked of them.
     """
 
     sides: tuple[Sides, ...]
     dropped: tuple[str, ...] = ()
     before: str = ""
     after: str = ""
+    imported: tuple[str, ...] = ()
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The files, in their order."""
+        """The files that are read: those that change, in their order, and `imported`."""
+        return tuple(dict.fromkeys([*self.changed, *self.imported]))
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The files that the fix changes."""
         return tuple(dict.fromkeys(each.scope.path for each in self.sides))
 
 
@@ -66,7 +74,30 @@ def of_releases(functions: Sequence[str], before: str, after: str, upstream: Ups
                 next_step="Name the last release without the fix and the first with it.",
             )
         found.append(sides)
-    return Draft(tuple(found), (), before, after)
+    taken = _with_imports(found, before, after, upstream)
+    return Draft(taken, (), before, after, _imported(taken, after, upstream))
+
+
+def _with_imports(
+    functions: list[Sides], before: str, after: str, upstream: Upstream
+) -> tuple[Sides, ...]:
+    """The functions, and the imports of their files that they need."""
+    taken: list[Sides] = []
+    for path in dict.fromkeys(each.scope.path for each in functions):
+        files = [_file(upstream, version, path) for version in (before, after)]
+        own = [each for each in functions if each.scope.path == path]
+        imports = read_sides(path, IMPORTS, *files)
+        is_named = any(each.scope.name == IMPORTS for each in own)
+        if not is_named and brought(used([imports, *own])[0]):
+            own = [imports, *own]
+        taken += own
+    return tuple(taken)
+
+
+def _imported(sides: Sequence[Sides], version: str, upstream: Upstream) -> tuple[str, ...]:
+    """The files of a release that hold what the fix imports."""
+    there = (path for path in modules(sides) if _file(upstream, version, path) is not None)
+    return tuple(there)
 
 
 def of_diff(diff: str, version: str, upstream: Upstream) -> Draft:
@@ -105,7 +136,8 @@ def of_diff(diff: str, version: str, upstream: Upstream) -> Draft:
             "no function of vllm/ changes in the diff",
             next_step="Give the diff of a pull request: https://github.com/.../pull/N.diff.",
         )
-    return Draft(tuple(sides), tuple(dropped))
+    imported = _imported(sides, version, upstream)
+    return Draft(tuple(sides), tuple(dropped), imported=imported)
 
 
 def _is_compiled(path: str) -> bool:
@@ -206,16 +238,16 @@ def _chosen(path: str, before: bytes, after: bytes) -> tuple[list[Sides], list[s
     """The functions that change, and what is left out. Raises `RewriteRefused`."""
     changed = changed_scopes(path, before, after)
     functions = [each for each in changed if _is_function(each)]
-    words = {
-        word
-        for each in functions
-        for word in re.findall(r"[A-Za-z_]\w*", (each.after or b"").decode())
-    }
+    read = {word for each in functions for word in words(each.after)}
+    taken: list[Sides] = []
     dropped: list[str] = []
     for each in changed:
         if each in functions:
             continue
-        new = _new_names(each) & words
+        new = _new_names(each) & read
+        if new and each.scope.name == IMPORTS:
+            taken.append(_alone(each, functions))
+            continue
         if new and functions:
             raise RewriteRefused(
                 f"{functions[0].scope} uses {', '.join(sorted(new))}, which comes with "
@@ -224,7 +256,14 @@ def _chosen(path: str, before: bytes, after: bytes) -> tuple[list[Sides], list[s
                 "has the fix, name --before, --after and --function.",
             )
         dropped.append(f"{path}: {_kind(each)}: nothing that is taken uses it")
-    return functions, dropped
+    return [*taken, *functions], dropped
+
+
+def _alone(imports: Sides, functions: Sequence[Sides]) -> Sides:
+    """Imports without what nothing uses, and without those that are not new."""
+    (cut,) = (each for each in used([imports, *functions]) if each.scope.name == IMPORTS)
+    text = "".join(f"{ast.unparse(node)}\n" for node in brought(cut)).encode()
+    return replace(cut, before=b"", after=text)
 
 
 def _is_function(sides: Sides) -> bool:
@@ -241,28 +280,13 @@ def _kind(sides: Sides) -> str:
 
 def _new_names(sides: Sides) -> set[str]:
     """The names that only the new side binds."""
-    return _bound(sides.after) - _bound(sides.before)
-
-
-def _bound(text: bytes | None) -> set[str]:
-    source = (text or b"").decode()
-    if source.lstrip("\r\n")[:1] in (" ", "\t"):
-        source = "if 1:\n" + source
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {(each.asname or each.name).partition(".")[0] for each in node.names}
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-        elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            names.add(node.name)
-    return names
+    return bound(sides.after) - bound(sides.before)
 
 
 def whole_diff(draft: Draft) -> str:
     """The draft's functions as a diff whose context is the whole function."""
     text: list[str] = []
-    for path in draft.targets:
+    for path in draft.changed:
         text += [f"--- a/{path}\n", f"+++ b/{path}\n"]
         for each in draft.sides:
             if each.scope.path == path:

@@ -66,11 +66,13 @@ class Backport:
 
         Raises `Unreadable` where a release cannot be read or is not what the patch was made of.
         """
+        from patcher.rules.backport.imports import used
+
         if self.diff:
             from patcher.rules.backport.wholes import sides_of_diff
 
-            return sides_of_diff(self.diff)
-        return [self._read(scope) for scope in self.scopes]
+            return used(sides_of_diff(self.diff))
+        return used([self._read(scope) for scope in self.scopes])
 
     def explain(self) -> tuple[str, ...]:
         """Each function, and where its two sides are from; upstream's other fixes."""
@@ -118,6 +120,7 @@ class Backport:
 
         Raises `NotPython`, and `Unreadable` where the releases cannot be read.
         """
+        from patcher.rules.backport import imports
         from patcher.rules.backport.merging.merge import State, overall
         from patcher.rules.replace import standing
 
@@ -151,7 +154,11 @@ class Backport:
             return Found(absent=verdict.reason)
         if verdict.state is State.UNKNOWN:
             return Found(places, unknown=f"{verdict.scope.path}: {verdict.reason}")
+        if verdict.state is State.LANDED and (lost := imports.not_imported(present, sides)):
+            return Found(places, unknown=lost)
         if verdict.state is State.NEEDED:
+            if lost := imports.missing(files, sides):
+                return Found(places, unknown=lost)
             try:
                 _prove(present, {path: one.data for path, one in merged.items()}, sides)
             except ProofFailed as error:

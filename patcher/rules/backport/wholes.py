@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from patcher.errors import Unreadable
 from patcher.rules.backport.merging.cut import Cut, sha256
-from patcher.rules.backport.scope import Scope, Sides
+from patcher.rules.backport.scope import IMPORTS, Scope, Sides
 
 _HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@ ?(.*)")
 _QUALIFIED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
@@ -77,7 +77,9 @@ def _path(new: str, old: str, at: int) -> str:
 
 
 def _functions(path: str, heading: str, before: str, after: str, line: int) -> list[Sides]:
-    """The functions of a hunk that differ, by qualified name."""
+    """The functions of a hunk that differ, by qualified name; or the imports of one of these."""
+    if heading == IMPORTS:
+        return [_imports(path, before, after, line)]
     wholes = [_whole(text) for text in (before, after)]
     if wholes[0].skipped != wholes[1].skipped:
         raise _bad(line, "a hunk is not of whole functions: write the diff with git diff -W")
@@ -96,6 +98,18 @@ def _functions(path: str, heading: str, before: str, after: str, line: int) -> l
     if not found and before != after:
         raise _bad(line, "a hunk is not of whole functions: write the diff with git diff -W")
     return found
+
+
+def _imports(path: str, before: str, after: str, line: int) -> Sides:
+    """The sides of a hunk of imports, which `vllm-patcher new` writes."""
+    try:
+        nodes = [node for text in (before, after) for node in ast.parse(text).body]
+    except SyntaxError as error:
+        raise _bad(line, f"the imports are not Python ({error.msg})") from error
+    if not all(isinstance(node, ast.Import | ast.ImportFrom) for node in nodes):
+        raise _bad(line, f"a hunk of {IMPORTS} holds more than imports")
+    old, new = before.encode(), after.encode()
+    return Sides(Scope(path, IMPORTS, sha256(old), sha256(new)), old, new)
 
 
 @dataclass(frozen=True, slots=True)

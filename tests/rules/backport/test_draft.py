@@ -72,14 +72,48 @@ def test_an_import_that_nothing_uses_is_left_out_and_named() -> None:
     assert draft.dropped == (f"{PATH}: imports: nothing that is taken uses it",)
 
 
+HELPER = "vllm/helpers.py"
+IMPORTING = NEW.replace(
+    "import os\n", "import os\nimport re\n\nfrom .helpers import ten, two\n"
+).replace("return 10", "return ten")
+
+
+@pytest.mark.parametrize("way", ["diff", "releases"])
+def test_an_import_that_the_fix_uses_comes_with_it(way: str) -> None:
+    held = {(version, HELPER): "ten = 10\n" for version in ("1.0", "2.0")}
+    upstream = Upstream({("1.0", PATH): OLD, ("2.0", PATH): IMPORTING, **held})
+    if way == "diff":
+        draft = of_diff(diff_to(IMPORTING), "1.0", upstream)
+        rule = Backport(diff=whole_diff(draft))
+    else:
+        draft = of_releases([f"{PATH}:A.one"], "1.0", "2.0", upstream)
+        scopes = tuple(each.scope for each in draft.sides)
+        rule = Backport(scopes, "1.0", "2.0").with_upstream(upstream)
+    # Whether a vLLM has what is imported is asked of the file that would hold it.
+    assert draft.targets == (PATH, HELPER)
+    assert [each.scope.name for each in draft.sides] == ["<imports>", "A.one"]
+    files: dict[str, bytes | None] = {PATH: OLD.encode(), HELPER: b"ten = 10\n"}
+    made = rule.rewrite(files)
+    rule.prove(files, made)
+    assert list(made) == [PATH]
+    done = made[PATH].data.decode()
+    imported = "import os\nfrom .helpers import ten\n"
+    assert done == OLD.replace("import os\n", imported).replace("return 1", "return ten")
+    assert not rule.find({**files, PATH: made[PATH].data}).places[0].needed
+    for helper in (b"eleven = 11\n", None):
+        found = rule.find({**files, HELPER: helper})
+        assert found.unknown == "the fix imports ten from vllm/helpers.py, and this vLLM has none"
+    by_hand = made[PATH].data.replace(b"from .helpers import ten\n", b"")
+    said = rule.find({**files, PATH: by_hand}).unknown
+    assert said == "half of the fix: vllm/a.py does not import ten"
+
+
 @pytest.mark.parametrize(
     ("diff", "problem"),
     [
         (diff_to("y\n", "csrc/a.cu", "x\n") + diff_to(NEW), "csrc/a.cu is compiled code"),
         (diff_to("y\n", "vllm/a.json", "x\n"), "vllm/a.json is not Python"),
         (diff_to("y\n", "vllm/new.py", "x\n"), "vLLM 1.0 has no vllm/new.py"),
-        (diff_to(NEW.replace("import os\n", "import os\nimport re\n").replace(
-            "return 10", "return re.M")), "uses re, which comes with the imports"),
         (diff_to(NEW.replace("import os\n", "import os\n\nX = 1\n").replace(
             "return 10", "return X")), "uses X, which comes with the module's own lines"),
         (diff_to(OLD.replace("return 1", "return 8"), old=OLD.replace("return 1", "return 9")),

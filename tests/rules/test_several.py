@@ -1,0 +1,77 @@
+"""Half of a fix is never called clean, in whichever files, functions and forms the halves are."""
+
+from __future__ import annotations
+
+import pytest
+
+from patcher.rules.catalogue import Patch, Status, judge_files
+from patcher.rules.guard.rule import AttributeGuard
+from patcher.rules.replace import Change, Replace, Shape
+from patcher.rules.several import FirstOf, Together
+
+A, B = "vllm/a.py", "vllm/b.py"
+
+
+def change(path: str, function: str, old: str = "return 1", new: str = "return 2") -> Change:
+    return Change(path, function, old, new)
+
+
+ONE, TWO, OTHER = change(A, "one"), change(A, "two"), change(B, "two")
+BOTH = Replace((ONE, TWO))
+FORMS = FirstOf((BOTH, Replace((ONE,))))
+FILES = FirstOf((Replace((OTHER,)), Replace((ONE,))))
+PARTS = Together((Replace((ONE,)), Replace((OTHER,))))
+TWICE = Replace((Change(A, "one", "f(1)", "f(2)", times=2),))
+INSTEAD = Replace((ONE, TWO), instead=(Shape(A, "three", "return 3"),))
+
+
+def source(**returned: int) -> bytes:
+    return "".join(f"def {name}():\n    return {n}\n" for name, n in returned.items()).encode()
+
+
+@pytest.mark.parametrize(
+    ("rule", "a", "b"),
+    [
+        (BOTH, source(one=2, two=1), None),
+        # A form of one of the two places would call it clean.
+        (FORMS, source(one=2, two=1), None),
+        (FirstOf(FORMS.forms[::-1]), source(one=2, two=1), None),
+        # The first form is another file's, and made; the second has its place left.
+        (FILES, source(one=1), source(two=2)),
+        (PARTS, source(one=2), source(two=1)),
+        (PARTS, source(one=2), None),
+        (Replace((ONE, OTHER)), source(one=2), source(one=2)),
+        (Replace((ONE, OTHER)), source(one=1), None),
+        (TWICE, b"def one():\n    f(1)\n    f(2)\n", None),
+        (FirstOf((TWICE, Replace((TWO,)))), b"def one():\n    f(1)\n    f(2)\n" + source(two=2),
+         None),
+        (INSTEAD, source(one=2, two=1, three=3), None),
+    ],
+)  # fmt: skip
+def test_half_of_a_fix_is_unknown(rule: FirstOf, a: bytes, b: bytes | None) -> None:
+    patch = Patch("p", 1, "t", "w", (A, B), rule, (), (">=0",))
+    verdict = judge_files(patch, {A: a, B: b}, "it")
+    assert verdict.status is Status.UNKNOWN, verdict
+    assert verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("rule", "a", "b", "status"),
+    [
+        (FORMS, source(one=1, two=1), None, Status.NEEDED),
+        (FORMS, source(one=2, two=2), None, Status.CLEAN),
+        (FORMS, source(one=1, two=7), None, Status.NEEDED),
+        (FORMS, source(one=2, two=7), None, Status.CLEAN),
+        (FORMS, source(one=7, two=7), None, Status.UNKNOWN),
+        (INSTEAD, source(one=1, two=1, three=3), None, Status.CLEAN),
+        (PARTS, source(one=1), source(two=1), Status.NEEDED),
+        # Nothing is read there that a guard would be for.
+        (Together((AttributeGuard("x", "y", "z", "w"), Replace((ONE,)))), source(one=1), b"",
+         Status.NEEDED),
+    ],
+)  # fmt: skip
+def test_a_whole_fix_and_none_are_told_apart(
+    rule: FirstOf, a: bytes, b: bytes | None, status: Status
+) -> None:
+    patch = Patch("p", 1, "t", "w", (A, B), rule, (), (">=0",))
+    assert judge_files(patch, {A: a, B: b}, "it").status is status
