@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from patcher.rules.apply import apply_files
 from patcher.rules.catalogue import select
 from patcher.sources.wheel import WheelSource, open_release
 
@@ -45,6 +46,12 @@ def fetched(version: str) -> tuple[bytes, WheelSource]:
     """The target file of a release, and the wheel that it came out of."""
     wheel = open_release(version)
     return wheel.read(PATCH.target), wheel
+
+
+def patched(data: bytes) -> bytes:
+    """The target file with the patch; as it is where it is clean."""
+    made = apply_files(PATCH, {PATCH.target: data})
+    return made[PATCH.target].data if made else data
 
 
 def all_files() -> dict[str, bytes]:

@@ -20,7 +20,8 @@ from packaging.version import Version
 
 from patcher.errors import FileAbsent
 from patcher.landed import Scope
-from patcher.rules.catalogue import Status, catalogue, select
+from patcher.rules.catalogue import catalogue, select
+from patcher.rules.verdict import Status
 from patcher.sources.index import releases
 from patcher.sources.upstream import Releases
 from patcher.sources.wheel import open_listed

@@ -27,7 +27,7 @@ from typing import Any
 
 import requests
 
-from bench.files import PATCH, fetched
+from bench.files import PATCH, fetched, patched
 from patcher.lock.entries import Entry, Lock, Locked, Original, Pin
 from patcher.lock.file import save
 from patcher.oci.model import (
@@ -40,7 +40,6 @@ from patcher.oci.model import (
     part,
 )
 from patcher.oci.reference import parse_reference
-from patcher.rules.catalogue import apply
 from patcher.versions import parsed
 from tests.conftest import real_registry
 
@@ -344,7 +343,7 @@ def report() -> None:
     ):
         work = Path(folder)
         os.environ["XDG_CACHE_HOME"] = str(work / "cache")
-        (work / "mla_attention.py").write_bytes(apply(PATCH, fetched(VERSION)[0]).data)
+        (work / "mla_attention.py").write_bytes(patched(fetched(VERSION)[0]))
         digests = Maker(host, "base").bases()
         print(f"bases of {', '.join(map(str, SIZES))} MB, two platforms, in a local registry")
         _grow(counted, work, digests)

@@ -10,9 +10,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from bench.files import PATCH, all_files
+from bench.files import PATCH, all_files, patched
 from patcher.diff import unified_diff
-from patcher.rules.catalogue import Status, apply, judge_bytes
+from patcher.rules.verdict import Status, judge_files
 
 READ = "self.kv_b_proj.weight.dtype"
 SED = f's/{READ}/({READ} if hasattr(self.kv_b_proj, "weight") else self.kv_b_proj.params_dtype)/'
@@ -24,29 +24,25 @@ def report() -> None:
     crashing = {version for version, data in files.items() if not _is_clean(data)}
     print(f"{len(files)} releases, {len(crashing)} with an unguarded read")
     for base, pull in (("0.17.1", 34695), ("0.23.0", 43889)):
-        diff = unified_diff(files[base], apply(PATCH, files[base]).data, PATCH.target)
+        diff = unified_diff(files[base], patched(files[base]), PATCH.target)
         done = {version for version, data in files.items() if _applies(diff, data)}
-        cured = {v for v in done & crashing if _is_clean(_patched(diff, files[v]))}
+        cured = {v for v in done & crashing if _is_clean(_by_diff(diff, files[v]))}
         print(f"diff of PR {pull}'s shape: applies to {len(done)}, cures {len(cured)}")
     grep = {v for v, data in files.items() if b'hasattr(self.kv_b_proj, "weight")' in data}
     print(f"grep for the guard: calls {len(grep & crashing)} crashing releases fixed")
     once = {version: _sed(data) for version, data in files.items()}
-    doubled = sum(_guards(once[v]) > _guards(_ours(files[v])) for v in files)
+    doubled = sum(_guards(once[v]) > _guards(patched(files[v])) for v in files)
     again = sum(_sed(data) != data for data in once.values())
     print(f"sed: guards what was guarded on {doubled}, changes {again} more on a second run")
-    ours = {version: _ours(data) for version, data in files.items()}
+    ours = {version: patched(data) for version, data in files.items()}
     mended = sum(_is_clean(ours[version]) for version in crashing)
     untouched = sum(ours[version] == files[version] for version in files.keys() - crashing)
-    again = sum(_ours(data) != data for data in ours.values())
+    again = sum(patched(data) != data for data in ours.values())
     print(f"vllm-patcher: cures {mended}, leaves {untouched} clean ones, changes {again} again")
 
 
 def _is_clean(data: bytes) -> bool:
-    return judge_bytes(PATCH, data, "").status is Status.CLEAN
-
-
-def _ours(data: bytes) -> bytes:
-    return apply(PATCH, data).data
+    return judge_files(PATCH, {PATCH.target: data}, "").status is Status.CLEAN
 
 
 def _guards(data: bytes) -> int:
@@ -58,10 +54,10 @@ def _sed(data: bytes) -> bytes:
 
 
 def _applies(diff: str, data: bytes) -> bool:
-    return _patched(diff, data) != data
+    return _by_diff(diff, data) != data
 
 
-def _patched(diff: str, data: bytes) -> bytes:
+def _by_diff(diff: str, data: bytes) -> bytes:
     """What `patch -p1` makes of a file; the file itself where a hunk fails."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / PATCH.target

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from patcher.rules.catalogue import Patch
+from patcher.rules.patch import Patch
 from patcher.rules.replace import Change, Replace, Shape
 
 _INDEXER = "vllm/model_executor/layers/sparse_attn_indexer.py"

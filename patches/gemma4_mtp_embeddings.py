@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from patcher.rules.backport.rule import Backport
 from patcher.rules.backport.scope import Scope
-from patcher.rules.catalogue import Patch
+from patcher.rules.patch import Patch
 
 _PROPOSER = "vllm/v1/spec_decode/llm_base_proposer.py"
 

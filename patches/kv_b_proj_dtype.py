@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from patcher.rules.catalogue import Example, Patch
 from patcher.rules.guard.rule import AttributeGuard
+from patcher.rules.patch import Example, Patch
 
 PATCH = Patch(
     name="kv-b-proj-dtype",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from patcher.rules.catalogue import Example, Patch
+from patcher.rules.patch import Example, Patch
 from patcher.rules.replace import Change, Replace, Shape
 from patcher.rules.several import FirstOf
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from patcher.rules.catalogue import Patch
+from patcher.rules.patch import Patch
 from patcher.rules.replace import Change, Replace
 
 _SCHEDULER = "vllm/v1/core/sched/scheduler.py"

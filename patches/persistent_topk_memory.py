@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from patcher.rules.catalogue import Patch
+from patcher.rules.patch import Patch
 from patcher.rules.replace import Change, Replace
 from patcher.rules.several import FirstOf
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from patcher.rules.catalogue import apply, select
+from patcher.rules.catalogue import select
 from tests.commands import ONE, run
 from tests.conftest import TARGET
+from tests.one_file import apply
 
 PATCH = select(["kv-b-proj-dtype"])[0]
 ReleaseFile = Callable[[str], bytes]
@@ -204,7 +205,7 @@ def test_a_diff_applies_with_patch(file: Path, release_file: ReleaseFile, tmp_pa
         check=False,
     )
     assert applied.returncode == 0
-    assert tree.read_bytes() == apply(PATCH, release_file("0.23.0")).data
+    assert tree.read_bytes() == apply(PATCH, release_file("0.23.0"))
 
 
 def test_a_diff_of_nothing_is_a_finding() -> None:
@@ -217,7 +218,7 @@ def test_patching_to_another_file_leaves_the_first(file: Path, release_file: Rel
     output = file.with_name("out.py")
     ran = run("patch", *ONE, file, "-o", output)
     assert (ran.returncode, ran.stdout) == (0, f"{output}\n")
-    assert output.read_bytes() == apply(PATCH, release_file("0.23.0")).data
+    assert output.read_bytes() == apply(PATCH, release_file("0.23.0"))
     assert file.read_bytes() == release_file("0.23.0")
 
 
@@ -228,7 +229,7 @@ def test_patching_a_tree_in_place_removes_bytecode_that_would_win(
     target.chmod(0o640)
     ran = run("patch", *ONE, venv, "--in-place", "--json")
     assert ran.returncode == 0, ran.stderr
-    assert target.read_bytes() == apply(PATCH, release_file("0.23.0")).data
+    assert target.read_bytes() == apply(PATCH, release_file("0.23.0"))
     assert target.stat().st_mode & 0o777 == 0o640
     assert list(venv.rglob("*.pyc*")) == []
     assert json.loads(ran.stdout)["files"][0]["edits"] == 1

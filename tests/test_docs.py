@@ -22,7 +22,8 @@ import click
 import pytest
 
 from patcher.cli import cli
-from patcher.rules.catalogue import Patch, catalogue
+from patcher.rules.catalogue import catalogue
+from patcher.rules.patch import Patch
 from tests.conftest import missing
 
 ROOT = Path(__file__).parents[1]

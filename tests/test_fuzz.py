@@ -39,12 +39,14 @@ from patcher.oci.rootfs.scan import Wanted, scan_layer
 from patcher.places.place import Draft
 from patcher.places.stored import Stored, StoredPlace
 from patcher.registry.repository import Registry, open_registry
-from patcher.rules.catalogue import Status, apply, judge_bytes, select
+from patcher.rules.catalogue import select
+from patcher.rules.verdict import Status
 from patcher.sources.index import releases
 from patcher.sources.wheel import open_wheel
 from patcher.web.http import Http
 from tests.installations import TARGET, change_of, vllm_files
 from tests.memory import OCI, Memory, add_image
+from tests.one_file import apply, judge_bytes
 from tests.scripted import HANG_UP, Reply, Server, serving
 from tests.wheelhouse import CLEAN, NEEDED, Site, wheel
 

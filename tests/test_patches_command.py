@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MINE = """
-from patcher.rules.catalogue import Patch
+from patcher.rules.patch import Patch
 from patcher.rules.replace import Change, Replace
 
 PATCH = Patch(

@@ -29,7 +29,8 @@ from patcher.files import write_atomically
 from patcher.landed import Scope
 from patcher.progress import counting
 from patcher.report.text import as_json
-from patcher.rules.catalogue import Patch, Status
+from patcher.rules.patch import Patch
+from patcher.rules.verdict import Status
 from patcher.web.http import HttpSettings
 
 if TYPE_CHECKING:

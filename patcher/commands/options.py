@@ -13,7 +13,7 @@ from patcher.files import data_path
 
 if TYPE_CHECKING:
     from patcher.oci.reference import Platform
-    from patcher.rules.catalogue import Patch
+    from patcher.rules.patch import Patch
     from patcher.web.http import HttpSettings
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])

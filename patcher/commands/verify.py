@@ -35,13 +35,14 @@ from patcher.report.text import (
     verdict_lines,
     verdict_summary,
 )
-from patcher.rules.catalogue import Status, Verdict, apply_all, judge
+from patcher.rules.apply import apply_all
+from patcher.rules.verdict import Status, Verdict, judge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from patcher.oci.installation import Installation
-    from patcher.rules.catalogue import Patch
+    from patcher.rules.patch import Patch
     from patcher.rules.source import Source
     from patcher.sources.everywhere import Notice
     from patcher.web.http import HttpSettings

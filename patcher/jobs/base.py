@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 from patcher.errors import BrokenImage, FileAbsent, Undecided, WrongPlatform, WrongVersion
 from patcher.jobs.naming import LOCAL_BASE, PATCHES_LABEL, Patched, labels
 from patcher.oci.installation import Change, ImageFile
-from patcher.rules.catalogue import Patch, Status, Step, Verdict, judge_files, series
+from patcher.rules.apply import Step, series
+from patcher.rules.patch import Patch
+from patcher.rules.verdict import Status, Verdict, judge_files
 from patcher.sources.everywhere import in_image, searched_for
 from patcher.sources.images import open_question, told
 from patcher.versions import parsed, same_commit

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from patcher.oci.image import Family
     from patcher.oci.installation import Installation
     from patcher.oci.model import Descriptor
-    from patcher.rules.catalogue import Patch, Verdict
+    from patcher.rules.patch import Patch
+    from patcher.rules.verdict import Verdict
 
 _MOST_PATCHES = 1000
 

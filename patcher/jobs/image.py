@@ -34,7 +34,8 @@ from patcher.jobs.naming import Names, annotations_of, base_of, is_fixed, names
 from patcher.jobs.proof import KIND, Change, Content, proof_files
 from patcher.lock.picking import FIRST, Standing
 from patcher.places.place import Draft, Outline, Place, Plan, Sent
-from patcher.rules.catalogue import Patch, Status, Verdict
+from patcher.rules.patch import Patch
+from patcher.rules.verdict import Status, Verdict
 
 if TYPE_CHECKING:
     from patcher.oci.blobs import Watch

@@ -11,7 +11,8 @@ from pathlib import Path
 from patcher.errors import PatcherError, Unwritable
 from patcher.files import locked, make_directory, unwritable, write_atomically
 from patcher.jobs.backups import content, keeping
-from patcher.rules.catalogue import Outcome, Patch, apply_all
+from patcher.rules.apply import Outcome, apply_all
+from patcher.rules.patch import Patch
 from patcher.sources.path import (
     ASIDE,
     FileSource,

@@ -25,7 +25,8 @@ from patcher.oci.referrer import File
 if TYPE_CHECKING:
     from patcher.jobs.base import Base
     from patcher.oci.installation import Installation
-    from patcher.rules.catalogue import Patch, Verdict
+    from patcher.rules.patch import Patch
+    from patcher.rules.verdict import Verdict
 
 # The artifact's type, and that of its JSON document. A new major form gets a new number.
 KIND = "application/vnd.vllm-patcher.proof.v1+json"

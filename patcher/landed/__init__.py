@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from packaging.version import Version
 
-    from patcher.rules.catalogue import Verdict
+    from patcher.rules.verdict import Verdict
     from patcher.web.http import HttpSettings
 
 # Talk for people, a line at a time, on stderr.

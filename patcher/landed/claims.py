@@ -30,14 +30,14 @@ from packaging.version import Version
 from patcher.errors import Exit, printable
 from patcher.landed.timeline import Band, Turn, evidence, shown, span
 from patcher.rules.affected import claimed, quoted, specifiers
-from patcher.rules.catalogue import Status
+from patcher.rules.verdict import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from patcher.landed import Finding
     from patcher.landed.timeline import Timeline
-    from patcher.rules.catalogue import Patch
+    from patcher.rules.patch import Patch
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 from patcher.errors import Unreadable
 from patcher.landed import Finding
 from patcher.landed.timeline import Transition, Turn, transitions
-from patcher.rules.catalogue import Status, Verdict, judge_files
+from patcher.rules.verdict import Status, Verdict, judge_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from patcher.landed import Watch
-    from patcher.rules.catalogue import Patch
+    from patcher.rules.patch import Patch
     from patcher.sources.git import Clone, Commit
 
 

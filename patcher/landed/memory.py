@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from patcher import __version__, rules
 from patcher.landed import Notice
-from patcher.rules.catalogue import Judged, Patch, Status, Verdict
+from patcher.rules.patch import Patch
 from patcher.rules.rule import Place
+from patcher.rules.verdict import Judged, Status, Verdict
 
 if TYPE_CHECKING:
     from patcher.cache import Cache

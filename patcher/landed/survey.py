@@ -26,7 +26,8 @@ from patcher.files import data_path
 from patcher.jobs.naming import PATCHES_LABEL
 from patcher.landed import Finding, Notice, Say, Scope, Watch
 from patcher.landed.memory import Memory
-from patcher.rules.catalogue import Patch, Status, Verdict, judge
+from patcher.rules.patch import Patch
+from patcher.rules.verdict import Status, Verdict, judge
 from patcher.sources.everywhere import FOLDERS, everywhere, notices
 from patcher.sources.images import ImageSource
 from patcher.sources.index import releases

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patcher.errors import printable
-from patcher.rules.catalogue import Status
+from patcher.rules.verdict import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from patcher.landed import Finding
-    from patcher.rules.catalogue import Patch
+    from patcher.rules.patch import Patch
     from patcher.rules.rule import Place
 
 

@@ -10,7 +10,7 @@ from patcher.errors import UsageError
 from patcher.landed.claims import check_lines
 from patcher.landed.timeline import evidence, notices, shown, span
 from patcher.report.sentences import history_sentence, sentence, step_words, tip_words
-from patcher.rules.catalogue import Status
+from patcher.rules.verdict import Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

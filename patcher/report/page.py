@@ -17,7 +17,7 @@ from patcher.landed.claims import check_lines
 from patcher.landed.timeline import Band, evidence, notices, span
 from patcher.report.landed import history_notes
 from patcher.report.sentences import newest_release, sentence, tip_words
-from patcher.rules.catalogue import Status
+from patcher.rules.verdict import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

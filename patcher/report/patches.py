@@ -14,7 +14,7 @@ from patcher.web.github import VLLM
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from patcher.rules.catalogue import Patch
+    from patcher.rules.patch import Patch
 
 
 def table(patches: Sequence[Patch]) -> list[str]:

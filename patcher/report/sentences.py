@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from patcher.errors import printable
 from patcher.landed.timeline import Turn, shown
-from patcher.rules.catalogue import Status
+from patcher.rules.verdict import Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from patcher.errors import Exit, PatcherError, printable
-from patcher.rules.catalogue import Status, Verdict
+from patcher.rules.verdict import Status, Verdict
 
 if TYPE_CHECKING:
     from patcher.jobs.check_proof import CheckedProof, Difference

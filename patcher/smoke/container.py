@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from patcher.daemon.client import asking, undisturbed
 from patcher.errors import DaemonFailed, Undecided
-from patcher.rules.catalogue import Patch, catalogue
+from patcher.rules.catalogue import catalogue
+from patcher.rules.patch import Patch
 from patcher.smoke import probe
 from patcher.smoke.cases import Case, Ran
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from patcher.errors import Undecided
-from patcher.rules.catalogue import Patch
+from patcher.rules.patch import Patch
 from patcher.smoke.cases import CONTROL, Case, Outcome, Ran, outcome, select_cases, told
 
 Run = Callable[[Case, float], Ran]

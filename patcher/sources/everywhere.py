@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from patcher.oci.installation import Installation
-    from patcher.rules.catalogue import Patch
+    from patcher.rules.patch import Patch
 
 # Where copies of the target's code turned up so far. In a wheel, where every byte crosses the
 # network, only these folders are read, each in one request: 1.2 MB of vLLM 0.15.0, 4.1 MB of

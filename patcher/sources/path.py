@@ -19,12 +19,12 @@ from patcher.files import read_file
 from patcher.oci.rootfs.installed import VERSION_FILE, bytecode_names, parse_version
 from patcher.oci.rootfs.python import Loader, Place, find_package, module_file, site_places
 from patcher.oci.rootfs.tree import Kind
-from patcher.rules.catalogue import Status, judge
+from patcher.rules.verdict import Status, judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from patcher.rules.catalogue import Patch
+    from patcher.rules.patch import Patch
     from patcher.rules.source import Source
 
 PACKAGE = "vllm"

@@ -22,7 +22,8 @@ from patcher.lock.entries import Entry, Lock, Locked, Original, Pin
 from patcher.lock.file import save
 from patcher.oci.layer import write_tar
 from patcher.oci.reference import parse_platform, parse_reference
-from patcher.rules.catalogue import Patch, load_patch
+from patcher.rules.catalogue import load_patch
+from patcher.rules.patch import Patch
 from patcher.versions import parsed
 from patcher.web.http import HttpSettings
 from tests.conftest import TARGET, missing

@@ -19,7 +19,7 @@ from patcher.oci.append import append
 from patcher.oci.image import load_family
 from patcher.oci.installation import Change
 from patcher.oci.reference import parse_platform
-from patcher.rules.catalogue import Status, judge
+from patcher.rules.verdict import Status, judge
 from patcher.sources.spec import open_source
 from patcher.web.http import HttpSettings
 from tests.conftest import TARGET

@@ -10,7 +10,8 @@ import pytest
 from patcher.errors import ProofFailed, Undecided
 from patcher.oci.layout import open_image
 from patcher.oci.model import OCI_LAYER
-from patcher.rules.catalogue import Patch, series
+from patcher.rules.apply import series
+from patcher.rules.patch import Patch
 from patcher.rules.replace import Change, Replace
 from tests.commands import run
 from tests.memory import OCI, Memory, add_image
@@ -25,7 +26,7 @@ CONFIG = "vllm/configs/E=8,device_name=GB10.json"
 SOURCE = "def limit():\n    return 1\n\n\ndef name():\n    return 'a'\n"
 
 FORM = """
-from patcher.rules.catalogue import Patch
+from patcher.rules.patch import Patch
 from patcher.rules.datafile import DataFile
 from patcher.rules.replace import Change, Replace
 

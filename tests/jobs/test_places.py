@@ -33,7 +33,7 @@ from tests.registries import fetch, upload
 if TYPE_CHECKING:
     import docker
 
-    from patcher.rules.catalogue import Patch
+    from patcher.rules.patch import Patch
 
 SOURCE = b"""\
 class MLA:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from patcher.landed import Finding, Notice
-from patcher.rules.catalogue import Judged, Status, Verdict, judge_bytes, select
+from patcher.rules.catalogue import select
 from patcher.rules.rule import Place
+from patcher.rules.verdict import Judged, Status, Verdict
+from tests.one_file import judge_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -15,7 +15,7 @@ from patcher.landed import Finding
 from patcher.landed.claims import check, check_lines, exit_for, oldest_claimed
 from patcher.landed.timeline import Turn, timeline
 from patcher.report.sentences import sentence
-from patcher.rules.catalogue import Judged, Status, Verdict
+from patcher.rules.verdict import Judged, Status, Verdict
 from tests.landed.findings import PATCH, made, real, story
 
 if TYPE_CHECKING:

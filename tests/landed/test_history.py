@@ -15,9 +15,11 @@ from patcher.landed.history import History, history, newest_transition
 from patcher.landed.timeline import Turn, transitions
 from patcher.report.landed import Answer, table
 from patcher.report.sentences import history_sentence, step_words
-from patcher.rules.catalogue import Patch, Status, Verdict, select
+from patcher.rules.catalogue import select
+from patcher.rules.patch import Patch
 from patcher.rules.replace import Change, Replace
 from patcher.rules.several import Together
+from patcher.rules.verdict import Status, Verdict
 from patcher.sources.git import open_git
 from tests.clones import OLD_HOME, workshop
 from tests.conftest import TARGET

@@ -22,8 +22,10 @@ from patcher.landed import Finding, Notice, Scope
 from patcher.landed.survey import survey
 from patcher.lock.entries import Lock
 from patcher.lock.file import save
-from patcher.rules.catalogue import Patch, Status, select
+from patcher.rules.catalogue import select
 from patcher.rules.guard.rule import AttributeGuard
+from patcher.rules.patch import Patch
+from patcher.rules.verdict import Status
 from patcher.sources.everywhere import FOLDERS, everywhere
 from patcher.threads import in_order
 from tests.conftest import TARGET, free_port, missing

@@ -21,7 +21,7 @@ from patcher.landed.timeline import (
     transitions,
 )
 from patcher.report.sentences import sentence
-from patcher.rules.catalogue import Status
+from patcher.rules.verdict import Status
 from tests.landed.findings import PATCH, TABLE, made, real, story
 
 if TYPE_CHECKING:

@@ -6,15 +6,10 @@ import ast
 
 import pytest
 
-from patcher.rules.catalogue import (
-    Example,
-    Patch,
-    Status,
-    apply,
-    catalogue,
-    judge_bytes,
-    judge_files,
-)
+from patcher.rules.catalogue import catalogue
+from patcher.rules.patch import Example, Patch
+from patcher.rules.verdict import Status, judge_files
+from tests.one_file import apply, judge_bytes
 
 VALID = [(patch, source) for patch in catalogue() for source in patch.valid]
 INVALID = [(patch, example) for patch in catalogue() for example in patch.invalid]
@@ -26,18 +21,18 @@ def test_a_valid_example_is_left_alone(patch: Patch, source: str) -> None:
     assert judge_files(patch, files, "").status is Status.CLEAN
     # The two readings agree: what rewrites finds nothing to do either.
     assert all(each.edits == () for each in patch.rule.rewrite(files).values())
-    assert apply(patch, source.encode()).data == source.encode()
+    assert apply(patch, source.encode()) == source.encode()
 
 
 @pytest.mark.parametrize(("patch", "example"), INVALID)
 def test_an_invalid_example_becomes_its_after(patch: Patch, example: Example) -> None:
-    assert judge_bytes(patch, example.before.encode(), "").status is Status.NEEDED
-    assert apply(patch, example.before.encode()).data.decode() == example.after
+    assert judge_bytes(patch, example.before.encode()).status is Status.NEEDED
+    assert apply(patch, example.before.encode()).decode() == example.after
 
 
 @pytest.mark.parametrize(("patch", "example"), INVALID)
 def test_the_after_of_an_example_needs_nothing_more(patch: Patch, example: Example) -> None:
-    assert apply(patch, example.after.encode()).edits == ()
+    assert apply(patch, example.after.encode()) == example.after.encode()
 
 
 @pytest.mark.parametrize("patch", catalogue(), ids=lambda patch: patch.name)

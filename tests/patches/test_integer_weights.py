@@ -9,7 +9,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from patcher.rules.catalogue import Status, judge_files
+from patcher.rules.verdict import Status, judge_files
 from tests.patches.wheels import ReleaseFile, files_of, patch_named, patched, run
 from tests.rules.guard.test_releases import RELEASES
 

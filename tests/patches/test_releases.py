@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from patcher.rules.catalogue import Status, catalogue, covers, judge_files
+from patcher.rules.catalogue import catalogue
+from patcher.rules.patch import covers
+from patcher.rules.verdict import Status, judge_files
 from tests.patches.wheels import ReleaseFile, files_of, patch_named, patched
 
 NEEDED, CLEAN, ABSENT, UNKNOWN = Status.NEEDED, Status.CLEAN, Status.ABSENT, Status.UNKNOWN

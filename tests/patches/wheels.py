@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from patcher.errors import FileAbsent
-from patcher.rules.catalogue import Patch, apply_files, select
+from patcher.rules.apply import apply_files
+from patcher.rules.catalogue import select
+from patcher.rules.patch import Patch
 
 ReleaseFile = Callable[..., bytes]
 

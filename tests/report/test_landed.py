@@ -22,8 +22,8 @@ from patcher.landed.timeline import Transition, Turn, timeline
 from patcher.report.landed import Answer, Format, data, format_of, table
 from patcher.report.markdown import LIMIT, code, markdown, prose
 from patcher.report.text import as_json
-from patcher.rules.catalogue import Status
 from patcher.rules.rule import Place
+from patcher.rules.verdict import Status
 from patcher.sources.git import Commit
 from tests.landed.findings import PATCH, made, real, story
 

@@ -17,7 +17,7 @@ from patcher.landed.claims import check
 from patcher.landed.timeline import timeline
 from patcher.report.landed import Answer
 from patcher.report.page import page
-from patcher.rules.catalogue import Status
+from patcher.rules.verdict import Status
 from tests.conftest import missing
 from tests.landed.findings import PATCH, made, real, story
 from tests.report.test_landed import hostile_answer

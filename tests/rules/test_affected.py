@@ -6,7 +6,8 @@ import pytest
 from packaging.version import Version
 
 from patcher.rules.affected import claimed, may_need, specifiers
-from patcher.rules.catalogue import Patch, select
+from patcher.rules.catalogue import select
+from patcher.rules.patch import Patch
 
 [PATCH] = select(["gemma4-mtp-embeddings"])
 

@@ -14,15 +14,9 @@ import pytest
 from patcher.errors import BrokenCatalogue, FileAbsent, ProofFailed, Undecided, Unreadable
 from patcher.jobs.demo import PLATFORM, RUN, write_base
 from patcher.oci.rootfs.installed import VERSION_FILE
-from patcher.rules.catalogue import (
-    PATCHES_VARIABLE,
-    Patch,
-    Status,
-    apply_files,
-    judge_files,
-    load_patch,
-    select,
-)
+from patcher.rules.apply import apply_files
+from patcher.rules.catalogue import PATCHES_VARIABLE, load_patch, select
+from patcher.rules.patch import Patch
 from patcher.rules.rule import (
     Edit,
     Files,
@@ -34,6 +28,7 @@ from patcher.rules.rule import (
     check_bytes,
     present,
 )
+from patcher.rules.verdict import Status, judge_files
 from tests.commands import run
 from tests.conftest import TARGET
 from tests.installations import installed_file
@@ -167,7 +162,7 @@ def test_an_unknown_name_is_answered_with_those_of_both_folders(tmp_path: Path) 
 def test_what_is_no_rule_is_refused_by_name(tmp_path: Path, rule: str, reason: str) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
-        "from patcher.rules.catalogue import Patch\n"
+        "from patcher.rules.patch import Patch\n"
         "from patcher.rules.rule import Words\n"
         "class Half:\n    words = 'x'\n    def find(self): ...\n    def prove(self): ...\n"
         "class Loose(Half):\n    words = Words()\n    def rewrite(self): ...\n"

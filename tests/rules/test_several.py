@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from patcher.rules.catalogue import Patch, Status, judge_files
 from patcher.rules.guard.rule import AttributeGuard
+from patcher.rules.patch import Patch
 from patcher.rules.replace import Change, Replace, Shape
 from patcher.rules.several import FirstOf, Together
+from patcher.rules.verdict import Status, judge_files
 
 A, B = "vllm/a.py", "vllm/b.py"
 

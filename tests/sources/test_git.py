@@ -13,7 +13,8 @@ import pytest
 
 from patcher.errors import BadSource, FileAbsent, PatcherError, Unreadable
 from patcher.landed.history import touches
-from patcher.rules.catalogue import Status, judge, select
+from patcher.rules.catalogue import select
+from patcher.rules.verdict import Status, judge
 from patcher.sources.git import Clone, open_git, split
 from tests.clones import Workshop, workshop
 from tests.conftest import TARGET

@@ -331,7 +331,7 @@ def patch_file(
             "",
             *(["from pathlib import Path", ""] if diff else []),
             *imports,
-            "from patcher.rules.catalogue import Patch",
+            "from patcher.rules.patch import Patch",
             "",
             "PATCH = Patch(",
             f'    name="{name}",',

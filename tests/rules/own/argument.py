@@ -11,7 +11,7 @@ from libcst import matchers as m
 from libcst.metadata import ByteSpanPositionProvider, MetadataWrapper
 
 from patcher.rules import rule as seam
-from patcher.rules.catalogue import Example, Patch
+from patcher.rules.patch import Example, Patch
 
 
 @dataclass(frozen=True, slots=True)

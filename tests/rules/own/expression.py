@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from patcher.rules import rule as seam
-from patcher.rules.catalogue import Example, Patch
+from patcher.rules.patch import Example, Patch
 
 
 @dataclass(frozen=True, slots=True)
