@@ -25,7 +25,7 @@ from patcher.commands.options import (
     root_option,
     say,
 )
-from patcher.errors import Exit, FileAbsent, PatcherError, Unreadable, UsageError
+from patcher.errors import Exit, FileAbsent, PatcherError, Unreadable, UsageError, printable
 from patcher.report.text import (
     as_json,
     copy_json,
@@ -45,7 +45,17 @@ if TYPE_CHECKING:
     from patcher.rules.patch import Patch
     from patcher.rules.source import Source
     from patcher.sources.everywhere import Notice
+    from patcher.sources.path import FileSource
     from patcher.web.http import HttpSettings
+
+_STDIN = "-"
+
+stdin_option = click.option(
+    "--stdin-filename",
+    "named",
+    metavar="PATH",
+    help="What the file on standard input is called in vLLM, where SOURCE is -.",
+)
 
 
 @click.command(epilog=EPILOG)
@@ -66,6 +76,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Also name the places in other files of an installed tree; they do not decide.",
 )
+@stdin_option
 @json_option
 @click.pass_context
 def verify(
@@ -80,36 +91,47 @@ def verify(
     plain_http: Sequence[str],
     proof: bool,
     everywhere: bool,
+    named: str | None,
     as_data: bool,
 ) -> None:
     """Name every place in a vLLM that needs a patch, as a compiler does.
 
-    SOURCE is a file, a site-packages tree or virtual environment, pypi:0.23.0, oci:DIR[:NAME],
-    git:DIR@REF, an image in the Docker daemon or in its registry (read without a pull), or a name
-    in images.lock. What cannot be shown to be right counts as needing the patch. Of an image that
-    holds several vLLMs, each that some Python of it could import is judged. One SOURCE that cannot
-    be read is unknown; the others are judged all the same.
+    SOURCE is a file, a site-packages tree or virtual environment, pypi:0.23.0, a wheel or its
+    address, oci:DIR[:NAME], git:DIR@REF, an image in the Docker daemon or in its registry (read
+    without a pull), a name in images.lock, or - for a file on standard input. What cannot be shown
+    to be right counts as needing the patch. Of an image that holds several vLLMs, each that some
+    Python of it could import is judged. One SOURCE that cannot be read is unknown; the others are
+    judged all the same.
     """
     from patcher.sources.images import CopySource, ImageSource
     from patcher.sources.path import concerned
     from patcher.sources.spec import open_source
 
+    given = _given(sources, named)
     if proof:
-        if patches or platform or root or everywhere:
+        if patches or platform or root or everywhere or given:
             raise UsageError(
                 "--proof is about all that the proof says",
-                next_step="Leave --patch, --platform, --root and --everywhere out.",
+                next_step="Leave --patch, --platform, --root, --everywhere and - out.",
             )
         _verify_proofs(context, sources, http_settings(ca_file, plain_http), folders, as_data)
         return
     wanted, place = chosen(patches, folders), parsed_platform(platform)
     settings = partial(http_settings, ca_file, plain_http)
+    opened = partial(
+        open_source,
+        lock=lock_path(lock),
+        platform=place,
+        settings=settings,
+        root=root,
+        whole=everywhere,
+    )
     verdicts, elsewhere, idle, told_copies = [], [], [], []
     lost: list[tuple[str, PatcherError]] = []
     is_open = False
     for spec in sources:
         try:
-            source = open_source(spec, lock_path(lock), place, settings, root, whole=everywhere)
+            source = given if given and spec == _STDIN else opened(spec)
             source, own = concerned(source, wanted)
             copies, others = _copies(source, own, everywhere)
             judged = [judge(patch, copy) for copy in copies for patch in own]
@@ -125,7 +147,8 @@ def verify(
         except PatcherError as error:
             lost.append((spec, error))
             verdicts += [
-                Verdict(patch.name, spec, Status.UNKNOWN, reason=error.problem) for patch in wanted
+                Verdict(patch.name, printable(spec, 5000), Status.UNKNOWN, reason=error.problem)
+                for patch in wanted
             ]
         else:
             verdicts += judged
@@ -150,6 +173,26 @@ def verify(
         say(f"{spec}: next: {why.next_step}")
     code = exit_for(verdicts)
     context.exit(Exit.UNDECIDED if code is Exit.OK and is_open else code)
+
+
+def _given(sources: Sequence[str], named: str | None) -> FileSource | None:
+    """The file on standard input, where a SOURCE is -. Raises `UsageError`, `Unreadable`."""
+    from patcher.sources.path import given_file
+
+    count = list(sources).count(_STDIN)
+    if count and named is None:
+        raise UsageError(
+            "the file on standard input has no name",
+            next_step="Say what it is called in vLLM: --stdin-filename vllm/.../name.py.",
+        )
+    if named is None:
+        return None
+    if count != 1 or sys.stdin is None:
+        raise UsageError(
+            "--stdin-filename names the one SOURCE that is -, standard input",
+            next_step="Give - once, and a file to read there.",
+        )
+    return given_file(named, sys.stdin.buffer)
 
 
 def _is_open(label: str, found: Installation, idle: Mapping[str, Sequence[Verdict]]) -> bool:
@@ -243,6 +286,7 @@ def _elsewhere(source: Source, patches: Sequence[Patch]) -> list[tuple[Patch, No
 @lock_option
 @ca_file_option
 @plain_http_option
+@stdin_option
 @json_option
 @click.pass_context
 def diff(
@@ -255,6 +299,7 @@ def diff(
     lock: Path | None,
     ca_file: Path | None,
     plain_http: Sequence[str],
+    named: str | None,
     as_data: bool,
 ) -> None:
     """Show what the patches would change in SOURCE, as a unified diff. Changes nothing.
@@ -267,7 +312,9 @@ def diff(
     from patcher.sources.spec import open_source
 
     settings = partial(http_settings, ca_file, plain_http)
-    found = open_source(source, lock_path(lock), parsed_platform(platform), settings, root)
+    found = _given((source,), named) or open_source(
+        source, lock_path(lock), parsed_platform(platform), settings, root
+    )
     found, wanted = concerned(found, chosen(patches, folders))
     outcomes = apply_all(wanted, found.read, lambda _: found.label, found.version())
     texts = [unified_diff(each.before or b"", each.after, each.target) for each in outcomes]

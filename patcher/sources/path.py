@@ -12,7 +12,7 @@ import re
 import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from patcher.errors import BadSource, BrokenImage, FileAbsent, Unreadable
 from patcher.files import read_file
@@ -49,11 +49,13 @@ _LIMIT = 16 << 20
 class FileSource:
     """One Python file, which answers for every target: the caller says what it is.
 
-    `exact`: only for targets of its name.
+    `exact`: only for targets of its name. `data` is what it holds, where that came from elsewhere,
+    as from standard input; None for what is at the path.
     """
 
     path: Path
     exact: bool = False
+    data: bytes | None = None
 
     @property
     def label(self) -> str:
@@ -68,7 +70,7 @@ class FileSource:
         """The file's bytes. Raises `FileAbsent` where it has gone since, `Unreadable`."""
         if self.exact and _known_by(target) != _known_by(str(self.path.absolute())):
             raise FileAbsent(f"{self.path} is not {target}", next_step="Name the whole tree.")
-        return _read(self.locate(target))
+        return _read(self.path) if self.data is None else self.data
 
     def version(self) -> str | None:
         """None: a file alone states no version."""
@@ -144,6 +146,26 @@ def open_path(path: Path) -> PathSource:
             f"{path} holds vLLM more than once: {roots}", next_step="Name the one you mean."
         )
     return found_here[0]
+
+
+def given_file(name: str, stream: BinaryIO) -> FileSource:
+    """A Python file that is read from a stream, under the name that it is said to have.
+
+    Raises `BadSource` for a name that is no Python file's, `Unreadable`.
+    """
+    path = Path(name)
+    if path.suffix != ".py":
+        raise BadSource(
+            f"{name} is not the name of a Python file",
+            next_step="Name it as it is called in vLLM: vllm/.../name.py.",
+        )
+    try:
+        data = stream.read(_LIMIT + 1)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if len(data) > _LIMIT:
+        raise _unreadable(path, f"it has more than {_LIMIT >> 20} MiB")
+    return FileSource(path, data=data)
 
 
 def concerned(source: Source, patches: Sequence[Patch]) -> tuple[Source, Sequence[Patch]]:

@@ -4,6 +4,8 @@
 what is typed         what it names
 ====================  =======================================================
 a path that exists    a file, a site-packages tree, a virtual environment
+a `.whl` that exists  that wheel
+`https://.../x.whl`   a wheel on a server, read without a download
 `pypi:0.23.0`         a release's wheel on PyPI
 `git:DIR@REF`         a commit of a local clone
 `oci:DIR[:NAME]`      an image in an OCI image layout
@@ -23,6 +25,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from patcher.errors import (
     BadSource,
@@ -65,6 +68,8 @@ def open_source(
         from patcher.web.http import Http
 
         return open_release(rest, http=Http(settings() if settings else None))
+    if kind in ("https", "http") and rest.startswith("//"):
+        return _wheel_at(spec, settings)
     if kind == "git":
         from patcher.sources.git import open_git
 
@@ -78,11 +83,15 @@ def open_source(
         return _local(spec, rest, platform, root)
     if kind == "registry":
         return _remote(spec, rest, platform, settings, root)
+    if spec.endswith(".whl") and Path(spec).is_file():
+        from patcher.sources.wheel import open_wheel_file
+
+        return open_wheel_file(Path(spec))
     if Path(spec).exists():
         from patcher.sources.path import open_path
 
         return open_path(Path(spec))
-    if spec.endswith(".py") or spec.startswith((".", "~", os.sep)):
+    if spec.endswith((".py", ".whl")) or spec.startswith((".", "~", os.sep)):
         raise BadSource(f"there is no {spec}", next_step="Check the path.")
     pinned = _pinned(spec, lock, platform)
     if pinned is None:
@@ -90,6 +99,18 @@ def open_source(
     reference, stated, pin = pinned
     found = _image(spec, reference, platform, settings, root or stated)
     return found if whole else _located(found, pin)
+
+
+def _wheel_at(url: str, settings: Settings | None) -> Source:
+    from patcher.sources.wheel import open_wheel
+    from patcher.web.http import Http
+
+    if not urlsplit(url).path.endswith(".whl"):
+        raise BadSource(
+            f"{url} is not the address of a wheel",
+            next_step="Name one that ends in .whl, or an image as registry.example/repository:tag.",
+        )
+    return open_wheel(url, http=Http(settings() if settings else None))
 
 
 def _local(spec: str, name: str, platform: Platform | None, root: str | None) -> ImageSource:

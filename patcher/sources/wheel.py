@@ -1,4 +1,4 @@
-"""A vLLM wheel, on PyPI or at an address, read without downloading it.
+"""A vLLM wheel, on PyPI or at an address, read without downloading it; or a wheel's file.
 
 Two or three range requests bring the zip's central directory, its RECORD and the one file that is
 wanted. Each file's bytes are checked against the zip's CRC and the wheel's RECORD (PEP 376,
@@ -17,7 +17,7 @@ import re
 import zlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 from patcher.errors import FileAbsent, Unreadable, printable
 from patcher.sources.index import PROJECT, Release, find, releases
@@ -28,7 +28,8 @@ from patcher.web.trust import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from zipfile import ZipFile, ZipInfo
+    from pathlib import Path
+    from zipfile import ZipInfo
 
 # The first range. RECORD is a wheel's last member: from its start to the wheel's end are 277 KB in
 # 0.15.0, 521 KB in 0.23.0 and 911 KB in 0.33.0. What is missing of a longer one is fetched then.
@@ -57,23 +58,26 @@ _ZIP_FAULTS = (
 
 
 class WheelSource:
-    """One wheel file, opened once; any number of its files can be read."""
+    """One wheel, opened once; any number of its files can be read.
 
-    def __init__(self, label: str, ranges: Ranges) -> None:
+    `ranges` are its parts on a server; None for a file on this machine.
+    """
+
+    def __init__(self, label: str, opened: ZipFile, ranges: Ranges | None = None) -> None:
         self.label = label
         self._ranges = ranges
-        self._zip = self._open_zip()
+        self._zip = opened
         self._record_name, self._version = self._find_record()
 
     @property
     def size(self) -> int:
-        """The size of the whole wheel, in bytes."""
-        return self._ranges.size or 0
+        """The size of the whole wheel on its server, in bytes; 0 for a file on this machine."""
+        return (self._ranges.size or 0) if self._ranges else 0
 
     @property
     def bytes_read(self) -> int:
         """The bytes of the wheel that crossed the network so far, without HTTP headers."""
-        return self._ranges.bytes_read
+        return self._ranges.bytes_read if self._ranges else 0
 
     def version(self) -> str:
         """The version in the name of the wheel's dist-info folder (PEP 427)."""
@@ -105,8 +109,9 @@ class WheelSource:
         first = min(info.header_offset for info in wanted)
         last = max(info.header_offset for info in wanted)
         ends = [info.header_offset for info in self._zip.infolist() if info.header_offset > last]
-        with _zip_faults(self.label, folder):
-            self._ranges.keep(first, min(ends, default=self._zip.start_dir) - 1)
+        if self._ranges:
+            with _zip_faults(self.label, folder):
+                self._ranges.keep(first, min(ends, default=self._zip.start_dir) - 1)
         for info in wanted:
             if info.filename.endswith(".py"):
                 yield info.filename, self.read(info.filename)
@@ -126,17 +131,6 @@ class WheelSource:
             }
         except (UnicodeDecodeError, csv.Error) as error:
             raise _unreadable(self.label, f"its RECORD is damaged: {error}") from error
-
-    def _open_zip(self) -> ZipFile:
-        """The zip behind the ranges, its central directory read."""
-        from remotezip import RemoteZip
-
-        def fetcher(*_: object, **__: object) -> Ranges:
-            return self._ranges
-
-        with _zip_faults(self.label, "it is not a zip file"):
-            opened: ZipFile = RemoteZip("", fetcher=fetcher, initial_buffer_size=_TAIL)
-        return opened
 
     def _find_record(self) -> tuple[str, str]:
         """The RECORD's path, and the version in that path."""
@@ -159,7 +153,7 @@ class WheelSource:
 
 def _unreadable(label: str, reason: str) -> Unreadable:
     return Unreadable(
-        f"{label} cannot be read: {reason}", next_step="Try again, or choose another version."
+        f"{label} cannot be read: {reason}", next_step="Fetch it again, or choose another version."
     )
 
 
@@ -176,13 +170,33 @@ def _zip_faults(label: str, what: str) -> Iterator[None]:
         raise _unreadable(label, f"{what}: {type(error).__name__}: {error}") from error
 
 
+def _open_remote(label: str, ranges: Ranges) -> WheelSource:
+    """The wheel behind some ranges, its central directory read."""
+    from remotezip import RemoteZip
+
+    def fetcher(*_: object, **__: object) -> Ranges:
+        return ranges
+
+    with _zip_faults(label, "it is not a zip file"):
+        opened: ZipFile = RemoteZip("", fetcher=fetcher, initial_buffer_size=_TAIL)
+    return WheelSource(label, opened, ranges)
+
+
+def open_wheel_file(path: Path) -> WheelSource:
+    """A wheel on this machine. Raises `Unreadable`."""
+    label = printable(str(path), 5000)
+    with _zip_faults(label, "it is not a zip file"):
+        opened = ZipFile(path)
+    return WheelSource(label, opened)
+
+
 def open_wheel(url: str, *, label: str | None = None, http: Http | None = None) -> WheelSource:
     """The wheel at an address that a person named. Reads its central directory.
 
     Raises `UsageError` for anything but a web address, `Unreadable`.
     """
     http = http or Http()
-    return WheelSource(label or shown(printable(url)), Ranges(http.named(url), http))
+    return _open_remote(label or shown(printable(url)), Ranges(http.named(url), http))
 
 
 def open_listed(release: Release, http: Http) -> WheelSource:
@@ -194,7 +208,7 @@ def open_listed(release: Release, http: Http) -> WheelSource:
         raise _unreadable(release.label, release.problem or "it has no wheel")
     url = http.follow(release.page, release.url)
     ranges = Ranges(url, http, stated_size=release.size, sha256=release.sha256)
-    source = WheelSource(release.label, ranges)
+    source = _open_remote(release.label, ranges)
     if parsed(source.version()) != release.version:
         raise _unreadable(release.label, f"it holds {PROJECT} {source.version()}")
     return source

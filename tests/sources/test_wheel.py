@@ -24,7 +24,7 @@ from requests.adapters import HTTPAdapter
 
 import patcher
 from patcher.errors import FileAbsent, Unreadable, UsageError
-from patcher.sources.wheel import WheelSource, open_release, open_wheel
+from patcher.sources.wheel import WheelSource, open_release, open_wheel, open_wheel_file
 from patcher.web import ranges
 from patcher.web.http import Http
 from tests.conftest import TARGET, free_port, missing
@@ -128,6 +128,21 @@ def test_a_real_release_is_read_with_a_fraction_of_its_bytes() -> None:
     assert (source.label, source.version()) == ("pypi:0.23.0", "0.23.0")
     assert source.size > 250_000_000
     assert source.bytes_read < 1_000_000
+
+
+def test_a_file_is_read_as_from_a_server_and_held_to_its_record(tmp_path: Path) -> None:
+    path = tmp_path / "vllm-0.23.0-py3-none-any.whl"
+    path.write_bytes(make_wheel())
+    source = open_wheel_file(path)
+    assert (source.read(TARGET), source.version()) == (CONTENT, "0.23.0")
+    assert [*source.read_folder("vllm/model_executor")] == [(TARGET, CONTENT)]
+    assert (source.size, source.bytes_read) == (0, 0)
+    path.write_bytes(make_wheel(record=f"{TARGET},sha256=AAAA,6000\n"))
+    with pytest.raises(Unreadable, match="is not what its RECORD states"):
+        open_wheel_file(path).read(TARGET)
+    path.write_bytes(b"no zip")
+    with pytest.raises(Unreadable, match="it is not a zip file"):
+        open_wheel_file(path)
 
 
 def test_a_second_file_of_an_open_wheel_costs_its_own_bytes_only() -> None:

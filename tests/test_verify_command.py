@@ -1,0 +1,78 @@
+"""What a person can name to `verify` and `diff`, and what is said of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from patcher.cli import cli
+from patcher.errors import BadSource, PatcherError, UsageError
+from tests.commands import ONE
+from tests.conftest import TARGET
+from tests.test_schemas import check
+from tests.wheelhouse import CLEAN, NEEDED, Site, name_of, serving, wheel
+
+
+def call(*arguments: str | Path, given: bytes = b"") -> Result:
+    """The command in this process, with bytes on its standard input."""
+    return CliRunner().invoke(cli, [*map(str, arguments), *ONE], input=given)
+
+
+def error_of(result: Result) -> PatcherError:
+    """The error that ended a command."""
+    assert isinstance(result.exception, PatcherError)
+    return result.exception
+
+
+def test_wheels_and_standard_input_are_judged(tmp_path: Path) -> None:
+    file = tmp_path / name_of("0.23.0")
+    file.write_bytes(wheel("0.23.0", {TARGET: NEEDED}))
+    site = Site()
+    site.put_wheel("0.28.0", CLEAN)
+    with serving(site) as url:
+        address = f"{url}/files/{name_of('0.28.0')}"
+        typed = address.replace("://", "://me:hunter2@")
+        stdin = ("-", "--stdin-filename", TARGET)
+        found = call("verify", "--json", file, typed, f"{url}/no.whl", *stdin, given=NEEDED)
+    document = check(found.stdout, found.exit_code, 1)
+    said = [(each["artifact"], each["status"]) for each in document["verdicts"]]
+    assert said[0] == (str(file), "needed")
+    assert said[1][1] == "clean"
+    assert said[2] == (f"{url}/no.whl", "unknown")
+    assert said[3] == (TARGET, "needed")
+    assert "hunter2" not in found.output
+
+
+def test_a_place_in_what_was_given_is_told_by_the_name_that_was_said() -> None:
+    stdin = ("-", "--stdin-filename", TARGET)
+    assert f"{TARGET}:2:12: unguarded read" in call("verify", *stdin, given=NEEDED).stdout
+    shown = call("diff", *stdin, given=NEEDED)
+    assert shown.stdout.startswith(f"--- a/{TARGET}\n+++ b/{TARGET}\n")
+    assert shown.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["verify", "-"], "has no name"),
+        (["verify", "-", "-", "--stdin-filename", "a.py"], "the one SOURCE that is -"),
+        (["diff", "a.py", "--stdin-filename", "a.py"], "the one SOURCE that is -"),
+        (["verify", "-", "--stdin-filename", "a.txt"], "not the name of a Python file"),
+        (["verify", "-", "--stdin-filename", "a.py", "--proof"], "--proof is about all"),
+        (["verify", "https://hub.docker.com/r/vllm/x"], "is not the address of a wheel"),
+        (["verify", "no.whl"], "there is no no.whl"),
+    ],
+)
+def test_what_cannot_be_meant_is_a_wrong_call(arguments: list[str], said: str) -> None:
+    patch = ONE if "--proof" not in arguments else ()
+    result = CliRunner().invoke(cli, [*arguments, *patch], input=NEEDED)
+    assert isinstance(result.exception, BadSource | UsageError)
+    assert said in result.exception.problem
+
+
+def test_too_much_on_standard_input_is_not_read() -> None:
+    given = b"#" * ((16 << 20) + 2)
+    error = error_of(call("verify", "-", "--stdin-filename", "a.py", given=given))
+    assert error.problem == "a.py cannot be read: it has more than 16 MiB"
