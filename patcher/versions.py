@@ -14,6 +14,9 @@ from packaging.version import InvalidVersion, Version
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+# Below every release that a claim is made for, and above.
+_FIRST, _BEYOND = Version("0.1.0"), Version("100")
+
 # Version() itself takes surrounding blanks and newlines, and letters beyond ASCII.
 _CHARACTERS = re.compile(r"[A-Za-z0-9.+!_-]{1,128}")
 
@@ -24,6 +27,16 @@ def parsed(text: str) -> Version | None:
         return Version(text) if _CHARACTERS.fullmatch(text) else None
     except (InvalidVersion, ValueError):
         return None
+
+
+def placed(text: str | None) -> Version | None:
+    """The version that the text spells, if it has a place among vLLM's releases.
+
+    None for 0.1.dev1+g93d8f834d, 0.0.0 and 999.0: a build without vLLM's tags states such, and no
+    claim about versions holds for it.
+    """
+    version = parsed(text or "")
+    return version if version and _FIRST <= version < _BEYOND else None
 
 
 def base(version: Version) -> Version:

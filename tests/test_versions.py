@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from patcher.versions import base, near, parsed
+from patcher.versions import base, near, parsed, placed
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,21 @@ def test_the_near_versions_are_those_on_each_side(
     if wanted == "0.3":
         known -= {Version("0.3")}
     assert near(Version(wanted) if wanted else None, known) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "is_placed"),
+    [
+        ("0.1.dev1+g93d8f834d", False),
+        ("0.1.dev11742+g93d8f834d.d20260705", False),
+        ("0.0.0", False),
+        ("999.0", False),
+        ("dev", False),
+        (None, False),
+        ("0.1.0", True),
+        ("0.23.1rc1.dev672+g93d8f834d", True),
+        ("1.0.0", True),
+    ],
+)
+def test_a_build_without_vllms_tags_has_no_place(text: str | None, is_placed: bool) -> None:
+    assert (placed(text) is not None) is is_placed

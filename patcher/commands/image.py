@@ -21,6 +21,7 @@ from patcher.commands.options import (
     plain_http_option,
     root_option,
     say,
+    say_of_version,
 )
 from patcher.errors import UsageError, printable
 from patcher.report.text import as_json
@@ -83,11 +84,13 @@ def patch(
     do and says so.
     """
     from patcher.jobs.in_place import patch_path
+    from patcher.sources.path import open_path
 
     if (output is None) is not in_place:
         raise UsageError("say where the result goes", next_step="Give either -o OUT or --in-place.")
     if backup and not in_place:
         raise UsageError("-o OUT leaves the originals alone", next_step="Leave --backup out.")
+    say_of_version(open_path(path))
     done = patch_path(path, chosen(patches, folders), output, backup=backup)
     if as_data:
         click.echo(as_json("patch", files=done))

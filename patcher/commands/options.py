@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from patcher.errors import printable
+from patcher.errors import PatcherError, printable
 from patcher.files import data_path
 
 if TYPE_CHECKING:
     from patcher.oci.reference import Platform
     from patcher.rules.patch import Patch
+    from patcher.rules.source import Source
     from patcher.web.http import HttpSettings
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -78,6 +80,15 @@ plain_http_option = click.option(
 def say(text: str) -> None:
     """Talk, on stderr: a line that may hold what an image or a registry says."""
     click.echo(printable(text, 2000), err=True)
+
+
+def say_of_version(source: Source) -> None:
+    """Say it where a source states a version that has no place among vLLM's releases."""
+    from patcher.report.text import version_note
+
+    with contextlib.suppress(PatcherError):  # what cannot be read is told by the verdict
+        if note := version_note(source.version()):
+            say(f"{source.label}: {note}")
 
 
 def chosen(names: Sequence[str], folders: Sequence[Path]) -> tuple[Patch, ...]:

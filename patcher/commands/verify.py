@@ -24,6 +24,7 @@ from patcher.commands.options import (
     platform_option,
     root_option,
     say,
+    say_of_version,
 )
 from patcher.errors import Exit, FileAbsent, PatcherError, Unreadable, UsageError, printable
 from patcher.report.text import (
@@ -151,6 +152,8 @@ def verify(
                 for patch in wanted
             ]
         else:
+            for copy in copies:
+                say_of_version(copy)
             verdicts += judged
             elsewhere += others
     if len(lost) == len(sources):
@@ -316,6 +319,7 @@ def diff(
         source, lock_path(lock), parsed_platform(platform), settings, root
     )
     found, wanted = concerned(found, chosen(patches, folders))
+    say_of_version(found)
     outcomes = apply_all(wanted, found.read, lambda _: found.label, found.version())
     texts = [unified_diff(each.before or b"", each.after, each.target) for each in outcomes]
     if not any(texts):

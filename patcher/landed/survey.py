@@ -35,7 +35,7 @@ from patcher.sources.path import TreeSource
 from patcher.sources.spec import open_source
 from patcher.sources.wheel import WheelSource, open_listed, open_wheel
 from patcher.threads import in_order
-from patcher.versions import parsed
+from patcher.versions import parsed, placed
 from patcher.web.http import Http
 from patcher.web.trust import shown
 
@@ -189,7 +189,7 @@ def _read(patches: Sequence[Patch], wide: bool, memory: Memory | None, job: _Job
     try:
         source = job.open()
         _refuse_ours(source)
-        version = parsed(source.version() or "") or job.version
+        version = placed(source.version()) or job.version
         source = _one_copy(source, patches)
         job = replace(job, label=source.label, version=version)
         return [(_judged(job, patch, source, wide), True) for patch in patches]

@@ -110,6 +110,17 @@ def verdict_summary(verdict: Verdict) -> str:
     return f"{printable(verdict.artifact)}: {verdict.patch}: {_counts(verdict)}"
 
 
+def version_note(version: str | None) -> str | None:
+    """What to say of a version that has no place among the releases; None for any other."""
+    if not version:
+        return None
+    from patcher.versions import placed
+
+    if placed(version):
+        return None
+    return f"it states the version {printable(version)}, of no release: its content alone decides"
+
+
 def notice_line(notice: Notice, words: Words) -> str:
     """A place elsewhere in the package, for a person."""
     state = words.state(notice.needed)
@@ -171,9 +182,11 @@ def image_lines(report: Report) -> list[str]:
 
 def _platform_lines(image: ImageReport) -> list[str]:
     commit = f" (commit {image.commit})" if image.commit else ""
+    note = version_note(image.vllm)
     lines = [
         f"platform {image.platform}",
         f"  vLLM   {image.vllm}{commit} in {image.root}",
+        *([f"         {note}"] if note else []),
         f"  base   {image.base_digest}",
     ]
     for number, before in enumerate(image.before):

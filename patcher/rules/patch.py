@@ -52,13 +52,15 @@ class Patch:
 def covers(patch: Patch, version: str | None) -> bool:
     """Whether a patch may be applied to a vLLM of this version; None is one that states none.
 
+    One that has no place among the releases (0.1.dev1) is as none: then the content alone decides.
+
     `affected` bounds that: what merges cleanly into another release can be wrong there (vLLM's PR
     48375 merges into 0.28.0, and gives NaN). A rule that holds in any version is not bounded.
     """
     if not version or getattr(patch.rule, "any_version", False):
         return True
     from patcher.rules.affected import may_need, specifiers
-    from patcher.versions import parsed
+    from patcher.versions import placed
 
-    found = parsed(version)
+    found = placed(version)
     return found is None or may_need(specifiers(patch), found)
