@@ -42,9 +42,10 @@ def write_atomically(
     within: Path | None = None,
     expected: bytes | EllipsisType | None = ANYTHING,
     like: Path | None = None,
+    synced: bool = True,
 ) -> None:
     """Put `data` into `path` in one step. See `replacing`."""
-    with replacing(path, within=within, expected=expected, like=like) as file:
+    with replacing(path, within=within, expected=expected, like=like, synced=synced) as file:
         file.write(data)
 
 
@@ -55,6 +56,7 @@ def replacing(
     within: Path | None = None,
     expected: bytes | EllipsisType | None = ANYTHING,
     like: Path | None = None,
+    synced: bool = True,
 ) -> Iterator[BinaryIO]:
     """A new file that takes the name `path` when the block ends without an error.
 
@@ -62,7 +64,8 @@ def replacing(
     `like`, where one is named. What has the name as a symbolic or hard link is cut loose: package
     managers link site-packages to a cache that other environments share. Below the folder `within`
     no symbolic link is followed at all, and missing folders are made. `expected` are the bytes
-    that the name must still have at the end, None for a name that must still be free.
+    that the name must still have at the end, None for a name that must still be free. What is not
+    `synced` may be cut off, or gone, after a power cut: for files that are checked when read.
     Raises `Unwritable`; then, and on an interrupt, the name leads to what it led to before and
     no other file is left.
     """
@@ -76,14 +79,16 @@ def replacing(
             file.flush()
             # By its whole path, `like` is not looked for in the folder.
             _keep_attributes(folder, str(like.absolute()) if like else path.name, file.fileno())
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
             if expected is not ANYTHING and _content(folder, path.name) != expected:
                 raise OSError("it was changed meanwhile")
             os.rename(partial, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         # Makes the new name survive a power cut. FUSE, CIFS and 9p mounts refuse it; the write
         # is done all the same.
-        with contextlib.suppress(OSError):
-            os.fsync(folder)
+        if synced:
+            with contextlib.suppress(OSError):
+                os.fsync(folder)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
