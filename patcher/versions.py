@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from packaging.version import InvalidVersion, Version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 # Below every release that a claim is made for, and above.
 _FIRST, _BEYOND = Version("0.1.0"), Version("100")
@@ -45,12 +45,25 @@ def base(version: Version) -> Version:
     return Version(text)
 
 
-def near(wanted: Version | None, known: Iterable[Version]) -> tuple[str, ...]:
-    """The two known versions on each side of a wanted one; the newest four for None."""
-    ordered = sorted(set(known))
+def nearest(name: str, known: Iterable[Version]) -> str:
+    """What a person can have meant by a name that is no known version, as a sentence.
+
+    The versions around it; above all of them, those that are spelled like it, and the newest.
+    """
+    ordered, wanted = sorted(set(known)), parsed(name)
+    if not ordered:
+        return "No version is known."
     below = [version for version in ordered if wanted is None or version < wanted]
-    above = ordered[len(below) :]
-    return tuple(str(version) for version in below[-2 if above else -4 :] + above[:2])
+    if len(below) < len(ordered):
+        return _near_it([*below[-2:], *ordered[len(below) :][:2]])
+    from difflib import get_close_matches
+
+    alike = get_close_matches(name, list(map(str, reversed(ordered))), 4, 0.8)
+    return f"{_near_it(alike)} The newest is {ordered[-1]}.".strip()
+
+
+def _near_it(versions: Sequence[Version | str]) -> str:
+    return f"Near it: {', '.join(map(str, versions))}." if versions else ""
 
 
 def same_commit(one: str, other: str) -> bool:

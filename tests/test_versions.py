@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from patcher.versions import base, near, parsed, placed
+from patcher.versions import base, nearest, parsed, placed
 
 
 @pytest.mark.parametrize(
@@ -40,19 +40,17 @@ def test_the_base_of_a_nightly_is_the_name_that_people_use(text: str, expected: 
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
-        ("0.3", ("0.1", "0.2", "0.4", "0.5")),
-        ("0.0", ("0.1", "0.2")),
-        ("9.0", ("0.3", "0.4", "0.5", "0.6")),
-        (None, ("0.3", "0.4", "0.5", "0.6")),
+        ("0.23.2", "Near it: 0.22.0, 0.23.0, 0.24.0, 0.31.0."),
+        ("0.0", "Near it: 0.22.0, 0.23.0."),
+        ("0.231.0", "Near it: 0.31.0, 0.23.0. The newest is 0.31.0."),
+        ("99", "The newest is 0.31.0."),
+        ("latest", "The newest is 0.31.0."),
     ],
 )
-def test_the_near_versions_are_those_on_each_side(
-    wanted: str | None, expected: tuple[str, ...]
-) -> None:
-    known = {Version(f"0.{minor}") for minor in (6, 5, 4, 2, 1)} | {Version("0.3")}
-    if wanted == "0.3":
-        known -= {Version("0.3")}
-    assert near(Version(wanted) if wanted else None, known) == expected
+def test_only_what_is_near_is_called_near(wanted: str, expected: str) -> None:
+    known = [Version(text) for text in ("0.31.0", "0.22.0", "0.24.0", "0.23.0")]
+    assert nearest(wanted, known) == expected
+    assert nearest(wanted, []) == "No version is known."
 
 
 @pytest.mark.parametrize(

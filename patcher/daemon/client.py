@@ -27,24 +27,51 @@ if TYPE_CHECKING:
 _REACH = 10
 _SILENCE = 300
 
+_CONTEXT = "`docker context ls` lists them; DOCKER_CONTEXT or `docker context use` picks one."
+
+# Where a daemon is that nobody has named.
+DEFAULT = "unix:///var/run/docker.sock"
+
 
 def connect() -> DockerClient:
-    """A client of the daemon that DOCKER_HOST names, or of the default socket.
+    """A client of the daemon at `address`.
 
     Raises `NoDaemon`, also where this user may not use the socket.
     """
     import docker
     from docker.errors import DockerException
 
+    place = address()
     try:
         client = docker.from_env(timeout=_REACH)
     except DockerException as error:
-        raise _no_daemon(error) from error
+        raise _no_daemon(error, place) from error
     client.api.timeout = _SILENCE
     return client
 
 
-def _no_daemon(error: BaseException) -> NoDaemon:
+def address() -> str:
+    """Where the daemon is: as DOCKER_HOST says, or else DOCKER_CONTEXT or docker's current context.
+
+    Raises `NoDaemon` for a context that is not there: docker-py would ask the default socket, and
+    a person's image would come to be in another daemon.
+    """
+    if host := os.environ.get("DOCKER_HOST"):
+        return host
+    from docker.context import ContextAPI
+    from docker.context.config import get_current_context_name
+
+    name = os.environ.get("DOCKER_CONTEXT") or get_current_context_name()
+    try:
+        context = ContextAPI.get_context(name)
+    except Exception as error:  # docker-py raises that type itself for a file that it cannot read
+        raise NoDaemon(f"the Docker context {name!r} cannot be read", next_step=_CONTEXT) from error
+    if context is None:
+        raise NoDaemon(f"there is no Docker context {name!r}", next_step=_CONTEXT)
+    return str(context.Host or DEFAULT)
+
+
+def _no_daemon(error: BaseException, place: str) -> NoDaemon:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, PermissionError):
         cause = cause.__cause__ or cause.__context__
@@ -53,7 +80,6 @@ def _no_daemon(error: BaseException) -> NoDaemon:
             f"the Docker daemon's socket denies access to this user: {cause}",
             next_step="Join the docker group and log in again, or run as a user who may.",
         )
-    place = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     return NoDaemon(
         f"no Docker daemon answers at {place}",
         next_step="Start Docker, or set DOCKER_HOST to its socket ('docker context ls' shows it).",

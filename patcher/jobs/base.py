@@ -115,7 +115,7 @@ def examine(image: BaseImage, base: Base, patches: Sequence[Patch], say: Say) ->
     targets = sorted({target for patch in patches for target in patch.targets})
     installation = image.installation(targets, base.root, searched_for(patches))
     say(f"{image.platform}: found vLLM {installation.version} in {installation.root}")
-    check_version(base.version, installation)
+    check_version(base, installation)
     for line in told(installation):
         say(f"{image.platform}: {line}")
     for patch in patches:
@@ -156,19 +156,19 @@ def _which(problem: str, installation: Installation) -> Undecided:
     )
 
 
-def check_version(asked: Version | None, installation: Installation) -> None:
+def check_version(base: Base, installation: Installation) -> None:
     """Raise `WrongVersion` unless the image holds the build that was asked for.
 
     A local part is compared where both state a commit: images add to it (`+cu130`, a date).
     """
-    found = parsed(installation.named_version())
+    asked, found = base.version, parsed(installation.named_version())
     if asked is None:
         return
     if found is None or found.public != asked.public or not _may_be_same_commit(asked, found):
         raise WrongVersion(
             f"the image holds vLLM {installation.version}, not {asked}",
-            next_step="The pin in images.lock is wrong: drop it with `vllm-patcher lock remove`, "
-            "and add the right one with `lock add`.",
+            next_step="The pin in images.lock is wrong: drop it with `vllm-patcher lock remove "
+            f"{base.name}`, and add the right one with `vllm-patcher lock add {asked} REFERENCE`.",
         )
 
 

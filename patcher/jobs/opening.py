@@ -40,6 +40,7 @@ from patcher.places.stored import Stored
 from patcher.progress import moving, pulling
 from patcher.registry.image import open_remote
 from patcher.registry.repository import open_registry
+from patcher.versions import parsed
 from patcher.web.http import Http, HttpSettings
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def _daemon_base(
 
     try:
         entry, digest = resolve(lock, name, platform)
-    except NotLocked:
+    except NotLocked as unknown:
         with contextlib.suppress(BadReference):
             parse_reference(name)
             client = connect()
@@ -179,6 +180,11 @@ def _daemon_base(
                 image = local_image(client, name, platform)
                 say(f"{name} is not in images.lock: the daemon's own image {image.digest}")
                 return image, Base(image.digest, (image,), local=name)
+            if parsed(name) is None:
+                raise NotLocked(
+                    f"{name!r} is neither in images.lock nor in the Docker daemon",
+                    next_step=unknown.next_step,
+                ) from None
         raise
     reference, locked = entry.original.reference, entry.locked
     pinned = reference.pinned(digest)

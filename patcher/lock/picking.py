@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from patcher.errors import BadReference, NotLocked
 from patcher.oci.reference import Platform, host_platform, parse_reference
-from patcher.versions import base, near, parsed, same_commit
+from patcher.versions import base, nearest, parsed, same_commit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from patcher.lock.entries import Entry, Lock
 
 _COMMIT = re.compile(r"g?([0-9a-f]{7,40})")
+
+# What `verify` writes before a name to say where it is.
+_KINDS = ("pypi", "docker", "registry")
+
+_LIST = "Name a version, a commit or a reference that `vllm-patcher lock list` shows."
 
 # What vLLM is published for. An entry that states no platforms may have either.
 _USUAL = (Platform("linux", "amd64"), Platform("linux", "arm64"))
@@ -196,16 +201,16 @@ def _unknown(lock: Lock, name: str) -> NotLocked:
     versions = [entry.locked.version for entry in lock.entries]
     if wanted is None or wanted.dev is None:
         versions = [base(version) for version in versions]
-    nearest = ", ".join(near(wanted, versions)) or "nothing"
-    if "/" in name:
-        return NotLocked(
-            f"{name!r} is not in images.lock",
-            next_step=f"Lock it under its version first: `vllm-patcher lock add VERSION {name}`",
-        )
-    return NotLocked(
-        f"{name!r} is not in images.lock",
-        next_step=f"Near it: {nearest}. All of them: `vllm-patcher lock list`",
-    )
+    kind, _, rest = name.partition(":")
+    if kind in _KINDS:
+        next_step = f"Leave {kind}: out: {rest}." if rest else _LIST
+    elif "/" in name:
+        next_step = f"Lock it under its version first: `vllm-patcher lock add VERSION {name}`"
+    elif wanted is None:
+        next_step = _LIST
+    else:
+        next_step = f"{nearest(name, versions)} All of them: `vllm-patcher lock list`"
+    return NotLocked(f"{name!r} is not in images.lock", next_step=next_step)
 
 
 def _without_platform(

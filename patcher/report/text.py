@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from patcher.errors import Exit, PatcherError, printable
+from patcher.errors import Exit, NoDaemon, PatcherError, printable
 from patcher.rules.verdict import Status, Verdict
 
 if TYPE_CHECKING:
@@ -272,6 +273,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
 def demo_lines(demo: Demo) -> list[str]:
     """The demo's diff, its report, and how to go on from there."""
     fixed, moving = (tag.rpartition(":")[2] for tag in demo.report.tags)
+    layout = f"oci:{shlex.quote(str(demo.layout))}"
     program = sys.argv[0] if sys.argv[0].endswith("vllm-patcher") else "vllm-patcher"
     return [
         *shown_diff(demo.diff.rstrip("\n")),
@@ -280,10 +282,21 @@ def demo_lines(demo: Demo) -> list[str]:
         printable(f"layout   {demo.layout}", 5000),
         "",
         "Load it into Docker:",
-        f"  skopeo copy oci:{demo.layout}:{moving} docker-daemon:vllm-demo:{moving}",
+        f"  skopeo copy{_to_daemon()} {layout}:{moving} docker-daemon:vllm-demo:{moving}",
         "Judge it again:",
-        f"  {program} verify oci:{demo.layout}:{fixed} --patch {demo.patch}",
+        f"  {program} verify {layout}:{fixed} --patch {demo.patch}",
     ]
+
+
+def _to_daemon() -> str:
+    """skopeo's option for the daemon that docker would ask: it looks at no variable itself."""
+    from patcher.daemon.client import DEFAULT, address
+
+    try:
+        place = address()
+    except NoDaemon:
+        return ""
+    return "" if place == DEFAULT else f" --dest-daemon-host {shlex.quote(place)}"
 
 
 def shown_diff(diff: str) -> list[str]:

@@ -261,7 +261,10 @@ def split(spec: str) -> tuple[Path, str]:
         folder = Path(spec[:place])
         if spec[:place] and "\0" not in spec and folder.is_dir():
             return folder, spec[place + 1 :] or "HEAD"
-    raise BadSource(f"there is no folder {spec}", next_step="Name a clone: git:DIR or git:DIR@REF.")
+    raise BadSource(
+        f"there is no folder {spec}",
+        next_step="Name the folder of a clone; a branch or commit of it comes after an @.",
+    )
 
 
 def _date(line: bytes) -> datetime | None:

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from packaging.utils import parse_wheel_filename
 
 from patcher.errors import RegistryFailed, Unreadable, UsageError, printable
-from patcher.versions import near, parsed
+from patcher.versions import nearest, parsed
 from patcher.web.http import Request, explanation
 from patcher.web.trust import host_of, shown
 
@@ -92,8 +92,8 @@ def find(known: Sequence[Release], version: str) -> Release:
     for release in known:
         if release.version == wanted:
             return release
-    nearest = ", ".join(near(wanted, (release.version for release in known)))
-    raise UsageError(f"PyPI has no vLLM {version!r}", next_step=f"Near it: {nearest}.")
+    next_step = nearest(version, (release.version for release in known))
+    raise UsageError(f"PyPI has no vLLM {version!r}", next_step=next_step)
 
 
 def choose_wheel(packages: Iterable[DistributionPackage]) -> DistributionPackage | str:

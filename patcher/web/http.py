@@ -86,6 +86,7 @@ MOST_BYTES = 8 << 20
 MOST_ERROR_BYTES = 64 << 10
 _MOST_ERRORS = 8
 
+_PROXY = "Correct that variable, or name the host in NO_PROXY to go there without the proxy."
 _NETWORK = "Check the address and the network, then try again."
 _TRUST = (
     "Name the authority's certificate with --ca-file or SSL_CERT_FILE, if you trust it; "
@@ -461,13 +462,14 @@ def _fault(error: BaseException) -> Fault:
     by_proxy = any(isinstance(cause, requests.exceptions.ProxyError) for cause in causes)
     # Else a person looks for what is wrong with a server that was never asked.
     who = "the proxy that HTTPS_PROXY or HTTP_PROXY names: " if by_proxy else ""
+    where = _PROXY if by_proxy else _NETWORK
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             reason = f"its certificate is not trusted ({cause.verify_message})"
             return Fault(reason, transient=False, next_step=_TRUST)
         if isinstance(cause, socket.gaierror):
             again = cause.errno == socket.EAI_AGAIN
-            return Fault(f"{who}there is no such host", transient=again)
+            return Fault(f"{who}there is no such host", transient=again, next_step=where)
     for cause in causes:
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
             said = cause.reason or "it does not speak TLS"
@@ -478,7 +480,7 @@ def _fault(error: BaseException) -> Fault:
         if isinstance(cause, TimeoutError | requests.Timeout):
             return Fault("it does not answer in time", silent=True)
         if isinstance(cause, ConnectionRefusedError):
-            return Fault(f"{who}the connection is refused")
+            return Fault(f"{who}the connection is refused", next_step=where)
     if isinstance(error, ValueError) and "SOCKS" in str(error):
         return Fault(
             "the proxy speaks SOCKS, which needs one more package",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
-from patcher.daemon.client import progress_of, undisturbed
+from patcher.daemon.client import DEFAULT, address, connect, progress_of, undisturbed
+from patcher.errors import NoDaemon
 from patcher.progress import Progress
 
 
@@ -98,3 +102,41 @@ def test_an_event_of_the_daemon_becomes_a_step(
     event: dict[str, object], step: Progress | None
 ) -> None:
     assert progress_of(event) == step
+
+
+@pytest.fixture
+def contexts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Docker's configuration with one context, `lab`; returns its description."""
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    meta = tmp_path / "contexts" / "meta" / hashlib.sha256(b"lab").hexdigest() / "meta.json"
+    meta.parent.mkdir(parents=True)
+    there = {"docker": {"Host": "unix:///lab.sock", "SkipTLSVerify": False}}
+    meta.write_text(json.dumps({"Name": "lab", "Metadata": {}, "Endpoints": there}))
+    return meta
+
+
+def test_the_daemon_is_where_docker_itself_would_look(
+    contexts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert address() == DEFAULT
+    (contexts.parents[3] / "config.json").write_text('{"currentContext": "lab"}')
+    assert address() == "unix:///lab.sock"
+    monkeypatch.setenv("DOCKER_CONTEXT", "default")
+    assert address() == DEFAULT
+    monkeypatch.setenv("DOCKER_HOST", "unix:///named.sock")
+    assert address() == "unix:///named.sock"
+
+
+def test_a_context_that_is_not_there_is_not_another_daemon(
+    contexts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONTEXT", "nope")
+    with pytest.raises(NoDaemon, match="there is no Docker context 'nope'"):
+        connect()
+    contexts.write_text("{")
+    monkeypatch.setenv("DOCKER_CONTEXT", "lab")
+    with pytest.raises(NoDaemon, match="the Docker context 'lab' cannot be read"):
+        connect()

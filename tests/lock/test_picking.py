@@ -77,7 +77,10 @@ def test_a_name_picks_the_newest_build_with_the_platform(
     [
         ("0.23.2", AMD64, "Near it: 0.23.0, 0.23.1rc1, 0.24.0"),
         ("0.23.1rc1.dev13", AMD64, "0.23.1rc1.dev12+gaaaaaaaab, 0.24.0"),
-        ("nonsense", AMD64, "Near it: 0.22.0, 0.23.0, 0.23.1rc1, 0.24.0"),
+        ("nonsense", AMD64, "a commit or a reference that `vllm-patcher lock list` shows"),
+        ("9.9", AMD64, "The newest is 0.24.0. All of them: `vllm-patcher lock list`"),
+        ("pypi:0.23.0", AMD64, "Leave pypi: out: 0.23.0."),
+        ("docker:", AMD64, "that `vllm-patcher lock list` shows"),
         ("a/b:gone", AMD64, "is not in images.lock"),
         ("deadbeef", AMD64, "is not in images.lock"),
         ("aaaaaaaa", AMD64, "fits several commits: aaaaaaaaa1, aaaaaaaab2"),
@@ -104,7 +107,7 @@ def test_a_build_of_unknown_kind_is_offered_where_nothing_else_is() -> None:
 def test_where_nothing_fits_the_way_to_add_is_named() -> None:
     with pytest.raises(NotLocked, match="lock add"):
         resolve(Lock((entry("0.23.0", arm64=1),)), "0.23.0", AMD64)
-    with pytest.raises(NotLocked, match="Near it: nothing"):
+    with pytest.raises(NotLocked, match="No version is known"):
         resolve(Lock(), "0.23.0", AMD64)
 
 

@@ -472,5 +472,6 @@ def test_what_a_proxy_did_is_said_of_the_proxy(
         pytest.skip("PySocks is installed")
     monkeypatch.setenv("https_proxy", proxy.format(port=free_port()))
     monkeypatch.delenv("no_proxy", raising=False)
-    with pytest.raises(RegistryFailed, match=said):
+    with pytest.raises(RegistryFailed, match=said) as caught:
         http.ask(Request("GET", "https://registry.example/v2/"))
+    assert ("NO_PROXY" in caught.value.next_step) is said.startswith("the proxy that")
