@@ -83,19 +83,26 @@ def smoke(
             raise UsageError("--case is not for a server", next_step="Leave it out for a URL.")
         _server(context, what, timeout, as_data)
     elif what is not None:
-        from patcher.daemon.engine import connect, local_image
-        from patcher.smoke.cases import CONTROL, select_cases
-        from patcher.smoke.container import claimed, gpu, run_in
-        from patcher.smoke.run import cases_of
+        _image(context, what, cases, timeout, as_data)
 
-        image = local_image(connect(), what)
-        image.installation([])  # else there is no vLLM in it to try
-        wanted = select_cases(cases) if cases else cases_of(claimed(image))
-        if not cases and wanted == (CONTROL,):
-            say(
-                "no case is claimed by this image's patches: the control alone is tried; see --case"
-            )
-        _cases(context, what, wanted, partial(run_in, image, gpu()), timeout, as_data)
+
+def _image(
+    context: click.Context, name: str, cases: Sequence[str], timeout: float, as_data: bool
+) -> None:
+    from patcher.daemon.engine import connect, local_image
+    from patcher.report.smoke import engine_lines
+    from patcher.smoke.cases import CONTROL, select_cases
+    from patcher.smoke.container import claimed, engine_of, gpu, run_in
+    from patcher.smoke.run import cases_of
+
+    image = local_image(connect(), name)
+    engine = engine_of(image, name)
+    for line in engine_lines(engine):
+        say(line)
+    wanted = select_cases(cases) if cases else cases_of(claimed(image))
+    if not cases and wanted == (CONTROL,):
+        say("no case is claimed by this image's patches: the control alone is tried; see --case")
+    _cases(context, name, wanted, partial(run_in, engine, gpu()), timeout, as_data)
 
 
 def _server(context: click.Context, url: str, timeout: float, as_data: bool) -> None:

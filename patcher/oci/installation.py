@@ -43,7 +43,8 @@ class Copy:
     """A vLLM in an image: where, and why it is the one that runs, or is not.
 
     `idle` is one that no Python of the image is seen to import; `looked_at` is whether its files
-    were handed out, `problem` why they could not be.
+    were handed out, `problem` why they could not be. `python` is the path of an interpreter that
+    imports it: the one that the image's command starts, where that does.
     """
 
     root: str
@@ -52,6 +53,7 @@ class Copy:
     looked_at: bool
     idle: bool = False
     problem: str | None = None
+    python: str | None = None
 
     @property
     def state(self) -> str:

@@ -6,15 +6,25 @@ from typing import TYPE_CHECKING
 
 from patcher.errors import printable
 from patcher.smoke.cases import CONTROL, State
+from patcher.sources.images import told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from patcher.smoke.cases import Outcome
+    from patcher.smoke.container import Engine
     from patcher.smoke.server import Served, Spread, Step
 
 
 _MOST_LINES = 300
+
+
+def engine_lines(engine: Engine) -> list[str]:
+    """Which vLLM of an image is tried with which Python, and what else may be run in it."""
+    lines = [f"trying the vLLM in {engine.root}, with {engine.python}"]
+    if not engine.found.followed:
+        lines.append("what the image's command starts is not known: it may be another")
+    return [printable(line, 2000) for line in [*lines, *told(engine.found)]]
 
 
 def case_line(outcome: Outcome) -> str:

@@ -275,7 +275,11 @@ def run(case: str, budget: int, folder: str) -> None:
     except ImportError as error:
         tell(refused=f"it has no vLLM that can be imported: {error}")
         return
-    tell(vllm=vllm.__version__, torch=str(torch.__version__), place=str(vllm.__path__[0]))
+    tell(
+        vllm=vllm.__version__,
+        torch=str(torch.__version__),
+        place=os.path.realpath(vllm.__path__[0]),
+    )
     device = device_of()
     if device is None:
         tell(refused="PyTorch sees no GPU, and this vLLM was not built for a CPU")

@@ -493,6 +493,7 @@ def _told(copy: _Found, looked_at: set[str], problem: str | None) -> Copy:
         looked_at=copy.root in looked_at,
         idle=_order(copy)[0] == _IDLE,
         problem=problem,
+        python=next(iter(copy.imported_by), None),
     )
 
 
