@@ -85,6 +85,9 @@ class PatcherError(Exception):
 
     exit_code = Exit.UNDECIDED
 
+    # The image that it is about, by its reference, where that was called by another name.
+    base: str | None = None
+
     def __init__(self, problem: str, *, next_step: str) -> None:
         self.problem = printable(problem)
         self.next_step = printable(next_step)

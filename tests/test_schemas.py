@@ -131,7 +131,7 @@ def test_images_and_their_lock(registry: str, tmp_path: Path) -> None:
     done = said("image", "0.23.0", "--to", target, cwd=tmp_path)
     assert (tried["dry_run"], tried["digest"]) == (True, done["digest"])
     clean = said("image", "0.28.0", "--to", target, cwd=tmp_path, codes=(1,))
-    assert clean["error"]["kind"] == "AlreadyClean"
+    assert (clean["error"]["kind"], clean["error"]["base"]) == ("AlreadyClean", f"{place}:v0.28.0")
     said("image", "0.28.0", "--to", target, "--allow-clean", cwd=tmp_path)
     write_lock(tmp_path / "images.lock", bases[0].entry(place, f"sha256:{'0' * 64}"))
     assert said("lock", "prune", cwd=tmp_path)["gone"][0]["whole"]

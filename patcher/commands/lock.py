@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import click
 
 from patcher.commands.options import (
-    EPILOG,
     ca_file_option,
     http_settings,
     json_option,
@@ -62,13 +61,17 @@ _EPILOG = """\b
 Exit codes: 0 as wanted; 1 something is doubtful, moved or gone;
 2 a wrong call; 3 could not decide or reach."""
 
+# Of those that look for no fault.
+_PLAIN_EPILOG = """\b
+Exit codes: 0 as wanted; 2 a wrong call; 3 could not decide or reach."""
+
 
 @click.group("lock", epilog=_EPILOG)
 def lock_group() -> None:
     """The pins: which image a vLLM version means, by digest."""
 
 
-@lock_group.command("list", epilog=EPILOG)
+@lock_group.command("list", epilog=_PLAIN_EPILOG)
 @lock_option
 @json_option
 def lock_list(lock: Path | None, as_data: bool) -> None:
@@ -87,7 +90,7 @@ def lock_list(lock: Path | None, as_data: bool) -> None:
         click.echo("\n".join(lock_table(entries, short=sys.stdout.isatty())))
 
 
-@lock_group.command("add", epilog=EPILOG)
+@lock_group.command("add", epilog=_PLAIN_EPILOG)
 @click.argument("version")
 @click.argument("reference")
 @lock_option
@@ -156,7 +159,7 @@ def _say_located(entries: Sequence[Entry]) -> None:
                 say(f"{done}located in {pin.located.root}")
 
 
-@lock_group.command("remove", epilog=EPILOG)
+@lock_group.command("remove", epilog=_PLAIN_EPILOG)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @lock_option
 @json_option
@@ -233,7 +236,7 @@ def lock_check(
     context.exit(Exit.UNDECIDED if unknown else Exit.OK)
 
 
-@lock_group.command("update", epilog=EPILOG)
+@lock_group.command("update", epilog=_PLAIN_EPILOG)
 @click.argument("names", nargs=-1, metavar="[REPOSITORY]...")
 @own_lock_option
 @locate_option
@@ -284,7 +287,7 @@ def lock_update(
     context.exit(Exit.UNDECIDED if done.unread else Exit.OK)
 
 
-@lock_group.command("prune", epilog=EPILOG)
+@lock_group.command("prune", epilog=_PLAIN_EPILOG)
 @own_lock_option
 @ca_file_option
 @plain_http_option

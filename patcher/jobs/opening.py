@@ -22,6 +22,7 @@ from patcher.errors import (
     BrokenImage,
     DaemonFailed,
     NotLocked,
+    PatcherError,
     Unreadable,
     WrongPlatform,
 )
@@ -44,7 +45,7 @@ from patcher.versions import parsed
 from patcher.web.http import Http, HttpSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from docker import DockerClient
 
@@ -84,7 +85,7 @@ def publish_job(
         place = registry_place(where, stored, http, tally, dry_run=order.dry_run)
     said = dataclasses.replace(order, tag=tag, standing=place_in_lock)
     base = _with_located(dataclasses.replace(base, root=root or base.root), stored, pins)
-    done = make_image(base, said, place, say, partial(moving, "copying"))
+    done = _make(base, said, place, say)
     return dataclasses.replace(done, received=tally.received)
 
 
@@ -114,7 +115,7 @@ def daemon_job(
     image, base = _daemon_base(name, load(lock), platform, Http(settings, say=say), say)
     said = _for_one(order, platform)
     base = dataclasses.replace(base, root=root or base.root)
-    return make_image(base, said, DaemonPlace(repository, image), say, partial(moving, "copying"))
+    return _make(base, said, DaemonPlace(repository, image), say)
 
 
 def context_job(
@@ -148,12 +149,27 @@ def context_job(
     said = _for_one(order, platform)
     with scratch_folder(folder) as scratch:
         place = ContextPlace(repository, folder, scratch, pinned, platform)
-        done = make_image(base, said, place, say, partial(moving, "copying"))
+        done = _make(base, said, place, say)
     say(
         f"written to {folder}; build it: docker buildx build --platform {platform} "
         f"--tag {done.tags[0]} {shlex.quote(str(folder))}"
     )
     return done
+
+
+def _make(base: Base, order: Order, place: Place, say: Say) -> Report:
+    with _about(base.name):
+        return make_image(base, order, place, say, partial(moving, "copying"))
+
+
+@contextlib.contextmanager
+def _about(reference: Reference | None) -> Iterator[None]:
+    """An error names the base by its reference: who called it by a version can tell which it is."""
+    try:
+        yield
+    except PatcherError as error:
+        error.base = str(reference) if reference else None
+        raise
 
 
 def _for_one(order: Order, platform: Platform) -> Order:
@@ -190,7 +206,8 @@ def _daemon_base(
     pinned = reference.pinned(digest)
     say(f"{name} is vLLM {locked.version} for {platform}: {pinned}")
     documents = functools.cache(lambda: open_remote(pinned, platform, http).image)
-    image = _pulled(connect(), pinned, platform, documents)
+    with _about(reference):
+        image = _pulled(connect(), pinned, platform, documents)
     pin = locked.platforms.get(platform)
     there: BaseImage = image
     if pin is not None and pin.located and pin.digest == image.digest:
@@ -245,9 +262,10 @@ def _open_base(
     reference = entry.original.reference
     pinned = reference.pinned(digest)
     say(f"{name} is vLLM {entry.locked.version}: {pinned}")
-    registry = open_registry(pinned, http)
-    store = RepositoryStore(registry, tally)
-    stored = Stored(store, load_family(store, registry.manifest(digest).descriptor))
+    with _about(reference):
+        registry = open_registry(pinned, http)
+        store = RepositoryStore(registry, tally)
+        stored = Stored(store, load_family(store, registry.manifest(digest).descriptor))
     base = dataclasses.replace(
         _base(stored), name=reference, version=entry.locked.version, root=entry.locked.root
     )

@@ -116,7 +116,7 @@ def _jobs(scope: Scope, http: Http, say: Say) -> list[_Job]:
         jobs.append(_Job(printable(shown(url)), opened))
     lock = scope.lock or data_path("images.lock")
     if scope.images:
-        jobs += [each for each in _images(lock, scope.settings) if _in_bounds(each, scope)]
+        jobs += _images_in_bounds(lock, scope)
     named = functools.partial(open_source, lock=lock, settings=lambda: scope.settings)
     jobs += [_Job(spec, functools.partial(named, spec)) for spec in scope.sources]
     if scope.everywhere:
@@ -126,13 +126,25 @@ def _jobs(scope: Scope, http: Http, say: Say) -> list[_Job]:
 
 def _releases(scope: Scope, http: Http, say: Say) -> Iterator[_Job]:
     """The index's releases within the bounds."""
-    within = [each for each in releases(scope.index, http) if _within(each.version, scope)]
+    known = releases(scope.index, http)
+    within = [each for each in known if _within(each.version, scope)]
     wanted = [each for each in within if scope.pre or not each.version.is_prerelease]
     if len(wanted) < len(within):
         say(f"{len(within) - len(wanted)} pre-releases and nightlies left out (--pre)")
+    if known and not within:
+        newest = max(each.version for each in known)
+        raise UsageError(
+            f"{'the index' if scope.index else 'PyPI'} has no release of vLLM {_bounds(scope)}",
+            next_step=f"The newest is {newest}.",
+        )
     for each in wanted:
         opened = functools.partial(open_listed, each, http)
         yield _Job(each.label, opened, each.version, each.sha256, each.uploaded)
+
+
+def _bounds(scope: Scope) -> str:
+    bounds = (("from", scope.since), ("to", scope.until))
+    return " ".join(f"{word} {version}" for word, version in bounds if version)
 
 
 def _within(version: Version, scope: Scope) -> bool:
@@ -144,8 +156,14 @@ def _within(version: Version, scope: Scope) -> bool:
     )
 
 
-def _in_bounds(image: _Job, scope: Scope) -> bool:
-    return image.version is None or _within(image.version, scope)
+def _images_in_bounds(lock: Path, scope: Scope) -> list[_Job]:
+    images = list(_images(lock, scope.settings))
+    wanted = [each for each in images if each.version is None or _within(each.version, scope)]
+    if images and not wanted:
+        raise UsageError(
+            f"{lock} has no image of a vLLM {_bounds(scope)}", next_step="Widen the bounds."
+        )
+    return wanted
 
 
 def _images(lock: Path, settings: HttpSettings | None) -> Iterator[_Job]:

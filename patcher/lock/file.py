@@ -246,6 +246,11 @@ def load(path: Path) -> Lock:
     """The lock in a file. Raises `Unreadable`, and `BrokenLock`, which says where and why."""
     try:
         data = read_file(path, _MOST_BYTES)
+    except FileNotFoundError as error:
+        raise Unreadable(
+            f"there is no {path}",
+            next_step="`vllm-patcher lock add` makes one; --lock names another.",
+        ) from error
     except OSError as error:
         raise Unreadable(
             f"{path} cannot be read: {error.strerror}", next_step="Check the path."

@@ -125,7 +125,8 @@ def _error_row(report: Mapping[str, Any]) -> Row:
     """A base that needs no patch is not a failure: it is what this program waits for."""
     error = report["error"]
     asked = report.get("arguments", [])
-    base = asked[1] if len(asked) > 1 and asked[0] == "image" else ""
+    called = asked[1] if len(asked) > 1 and asked[0] == "image" else ""
+    base = str(error.get("base") or called)
     if error["kind"] == "AlreadyClean":
         return Row(base, CLEAN, reason=str(error["problem"]))
     return Row(base, FAILED, reason=f"{error['problem']}. {error['next_step']}")

@@ -71,7 +71,12 @@ def copy_json(source: str, copy: Copy) -> dict[str, Any]:
 
 def error_json(error: PatcherError, arguments: Sequence[str]) -> str:
     """An error as a JSON document, for a caller that asked for JSON; and what was called."""
-    said = {"kind": type(error).__name__, "problem": error.problem, "next_step": error.next_step}
+    said = {
+        "kind": type(error).__name__,
+        "problem": error.problem,
+        "next_step": error.next_step,
+        "base": error.base,
+    }
     called = [printable(each) for each in arguments]
     return as_json("error", error=said, arguments=called, exit=int(error.exit_code))
 

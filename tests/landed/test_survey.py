@@ -17,7 +17,7 @@ import pytest
 from packaging.version import Version
 
 from patcher.cache import default_folder
-from patcher.errors import BadSource, Unreadable
+from patcher.errors import BadSource, Unreadable, UsageError
 from patcher.landed import Finding, Notice, Scope
 from patcher.landed.survey import survey
 from patcher.lock.entries import Lock
@@ -126,6 +126,10 @@ def test_the_bounds_are_inclusive_and_the_order_is_pep_440s(site: Site, index: s
     site.put_json([site.put_wheel(version) for version in versions])
     scope = Scope(index=index, since=Version("0.9.0"), until=Version("0.10"))
     assert list(verdicts(found(scope))) == ["0.9.0", "0.10.0", "0.10.0+cu129"]
+    with pytest.raises(
+        UsageError, match=r"no release of vLLM from 0\.40\.0\. The newest is 0\.10\.1"
+    ):
+        found(Scope(index=index, since=Version("0.40.0")))
     site.files["/vllm.whl"] = wheel("0.9.1", {TARGET: CLEAN})
     address = index.replace("/simple", "/vllm.whl")
     everything = list(verdicts(found(Scope(index=index, pre=True, wheels=(address,)))))
@@ -397,6 +401,8 @@ def test_locked_images_that_cannot_be_reached_are_unknown(
     assert [each.artifact for each in findings] == [f"{name}:a", f"{name}:b"]
     within = Scope(releases=False, images=True, lock=lock, since=Version("0.2.0"))
     assert verdicts(found(within)) == {"0.2.0": Status.UNKNOWN}
+    with pytest.raises(UsageError, match=r"images\.lock has no image of a vLLM from 0\.3"):
+        found(dataclasses.replace(within, since=Version("0.3")))
 
 
 def test_a_tree_is_searched_everywhere_but_in_the_target(tmp_path: Path) -> None:

@@ -223,8 +223,11 @@ def test_any_shuffle_of_lines_is_a_lock_or_broken(taken: list[int], added: list[
 
 
 def test_a_missing_or_unreadable_lock_is_named(tmp_path: Path) -> None:
-    for path in (tmp_path / "images.lock", tmp_path):
-        with pytest.raises(Unreadable, match=f"{path} cannot be read"):
+    for path, said in (
+        (tmp_path / "images.lock", "there is no {}"),
+        (tmp_path, "{} cannot be read"),
+    ):
+        with pytest.raises(Unreadable, match=said.format(path)):
             load(path)
 
 

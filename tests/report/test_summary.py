@@ -19,6 +19,7 @@ from patcher.report.summary import (
     image_markdown,
     load,
     outputs,
+    unreported,
 )
 from tests.commands import run
 
@@ -92,6 +93,16 @@ NOTHING = {"parts": 0, "streamed": 0}
 )
 def test_what_became_of_a_base(tmp_path: Path, document: Any, outcome: str) -> None:
     assert load(file(tmp_path, document)).outcome == outcome
+
+
+def test_a_base_that_was_called_by_its_version_is_one_base(tmp_path: Path) -> None:
+    document = failure("AlreadyClean", arguments=["image", "0.23.0"])
+    document["error"]["base"] = "docker.io/vllm/vllm-openai:v0.23.0"
+    images = [{"original": {"reference": document["error"]["base"]}}]
+    row = load(file(tmp_path, document))
+    assert unreported(file(tmp_path, {"images": images}), [row]) == []
+    document["error"]["base"] = None
+    assert load(file(tmp_path, document)).base == "0.23.0"
 
 
 def test_a_report_that_is_not_there_is_a_failure(tmp_path: Path) -> None:
