@@ -15,7 +15,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from patcher.errors import Exit, PatcherError, Undecided, Unwritable, UsageError, printable
+from patcher.errors import Exit, PatcherError, Undecided, Unwritable, UsageError
 
 if TYPE_CHECKING:
     import click
@@ -102,10 +102,11 @@ def _run(arguments: list[str]) -> int:
         sys.stdout.flush()
         return result if isinstance(result, int) else Exit.OK
     except click.ClickException as error:
-        _show(error)
-        said = UsageError(error.format_message(), next_step="See --help.")
-        code = error.exit_code if error.exit_code == Exit.USAGE else Exit.UNDECIDED
-        return _answer(said, arguments, code)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+            return Exit.USAGE
+        code = Exit.USAGE if error.exit_code == Exit.USAGE else Exit.UNDECIDED
+        return _tell(_wrong_call(error), arguments, code)
     except PatcherError as error:
         return _tell(error, arguments)
     except (KeyboardInterrupt, click.Abort):
@@ -115,18 +116,26 @@ def _run(arguments: list[str]) -> int:
         return _tell(_unexpected(error), arguments)
 
 
-def _show(error: click.ClickException) -> None:
-    """As click does; an argument that it repeats may come from somebody else."""
-    lines = io.StringIO()
-    error.show(lines)
-    for line in lines.getvalue().splitlines():
-        print(printable(line.expandtabs(4), 2000), file=sys.stderr)
+def _wrong_call(error: click.ClickException) -> UsageError:
+    """What click found wrong; an argument that it repeats may come from somebody else."""
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return UsageError(error.format_message(), next_step="See --help.")
+    print(context.get_usage(), file=sys.stderr)
+    return UsageError(error.format_message(), next_step=f"See {context.command_path} --help.")
 
 
-def _tell(error: PatcherError, arguments: list[str]) -> int:
-    print(f"error: {error.problem}", file=sys.stderr)
-    print(f" next: {error.next_step}", file=sys.stderr)
-    return _answer(error, arguments, int(error.exit_code))
+def _tell(error: PatcherError, arguments: list[str], code: int | None = None) -> int:
+    from patcher.terminal import fitted, takes_colour, width_of
+
+    marks = ("error:", " next:")
+    colours = ("\x1b[1;31m", "\x1b[1m", "\x1b[0m") if takes_colour(sys.stderr) else ("", "", "")
+    for mark, colour, text in zip(marks, colours, (error.problem, error.next_step), strict=False):
+        first, *more = fitted(f"{mark} {text}", width_of(sys.stderr))
+        print(f"{colour}{mark}{colours[2]}{first.removeprefix(mark)}", file=sys.stderr)
+        for line in more:
+            print(line, file=sys.stderr)
+    return _answer(error, arguments, int(error.exit_code) if code is None else code)
 
 
 def _answer(error: PatcherError, arguments: list[str], code: int) -> int:

@@ -11,6 +11,7 @@ from importlib import import_module
 
 import click
 
+from patcher.commands.command import Group, reset_volume
 from patcher.commands.options import EPILOG
 
 # Where each command is; what a person needs comes before what workflows call. It is imported when
@@ -32,20 +33,17 @@ COMMANDS = {
     "alarm": "alarm:alarm",
 }
 
-# The \b keeps click from filling the lines that follow.
-HELP = """\
-Get a source fix into a vLLM container image today, proven.
-
-\b
-vllm-patcher verify pypi:0.23.0          is this vLLM affected?
-vllm-patcher image 0.23.1rc1             bake a patched image on a pinned base
-vllm-patcher patches                     the fixes that it knows
-vllm-patcher patch .venv --in-place      patch an installed vLLM
-vllm-patcher demo                        all of it, without Docker
+HELP = "Get a source fix into a vLLM container image today, proven."
+EXAMPLES = """
+vllm-patcher verify pypi:0.23.0        # is this vLLM affected?
+vllm-patcher image 0.23.1rc1           # bake a patched image on a pinned base
+vllm-patcher patches                   # the fixes that it knows
+vllm-patcher patch .venv --in-place    # patch an installed vLLM
+vllm-patcher demo                      # all of it, without Docker
 """
 
 
-class Commands(click.Group):
+class Commands(Group):
     """The commands of COMMANDS, imported one by one."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
@@ -76,7 +74,11 @@ class Commands(click.Group):
 
 
 @click.group(
-    cls=Commands, help=HELP, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
+    cls=Commands,
+    help=HELP,
+    examples=EXAMPLES,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(
     None, "-V", "--version", package_name="vllm-patcher", prog_name="vllm-patcher"
@@ -84,5 +86,6 @@ class Commands(click.Group):
 @click.pass_context
 def cli(context: click.Context) -> None:
     """See HELP."""
+    reset_volume(context)
     if os.environ.get("NO_COLOR"):
         context.color = False

@@ -1,18 +1,19 @@
-"""Progress of long work, on stderr: a bar on a terminal, a line a minute elsewhere."""
+"""Progress of long work, on stderr: bars on a terminal, a line a minute elsewhere, none if quiet.
+
+The bars themselves are in `patcher.bars`, which loads rich.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
-import click
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from patcher.talk import Volume, say, volume
+from patcher.terminal import is_dumb
 
 Say = Callable[[str], None]
 """Called with each step of a job, a line at a time."""
@@ -32,79 +33,125 @@ class Progress:
     total: int | None
 
 
-Tell = Callable[[int, int], None]
-"""Called with the bytes moved so far and the total known so far."""
+Tell = Callable[[int, int | None], None]
+"""Called with how much is done, and how much there is in all; None where nobody knows."""
 
 _MINUTE = 60.0
 
-_ON_THE_WAY = frozenset({"Downloading", "Copying"})
+# What the network or a disk brings. A daemon's `Extracting` is another wait: see `Pull`.
+_ON_THE_WAY = frozenset({"Downloading", "Copying", "Reading"})
+
+
+def is_watched() -> bool:
+    """Does somebody look at a terminal that can show bars?"""
+    return sys.stderr.isatty() and not is_dumb() and volume() is not Volume.QUIET
 
 
 @contextlib.contextmanager
-def moving(doing: str) -> Iterator[Callable[[Progress], None]]:
-    """Show layers that come or go, all in one, in bytes."""
-    from rich.console import Console
+def moving(doing: str, total: int | None = None) -> Iterator[Callable[[Progress], None]]:
+    """Show layers that come or go, all in one, in bytes; `total` where it is known beforehand."""
+    with telling(doing, in_bytes=True) as tell:
+        yield summed(tell, total)
 
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with _bar(doing, console) as tell:
-            yield summed(tell)
+
+@contextlib.contextmanager
+def counting(doing: str) -> Iterator[Tell]:
+    """Show how many of several things are done."""
+    with telling(doing) as tell:
+        yield tell
+
+
+@contextlib.contextmanager
+def waiting(doing: str) -> Iterator[None]:
+    """Show that something lasts of which nobody says how far it is."""
+    with telling(doing) as tell:
+        if is_watched():
+            tell(0, None)
+        yield
+
+
+@contextlib.contextmanager
+def telling(doing: str, *, in_bytes: bool = False) -> Iterator[Tell]:
+    """Show how far something is, as it is told; nothing before the first word of it."""
+    if is_watched():
+        from patcher.bars import bar
+
+        with bar(doing, in_bytes=in_bytes) as tell:
+            yield tell
     else:
-        # rich would print an empty line at the end, also of bars that are disabled.
-        yield summed(each_minute(doing))
+        yield each_minute(doing, in_bytes=in_bytes)
 
 
-@contextlib.contextmanager
-def _bar(doing: str, console: Console) -> Iterator[Tell]:
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn(doing), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
-        task = bars.add_task(doing, total=None, visible=False)
-        yield lambda done, total: bars.update(task, completed=done, total=total, visible=True)
-
-
-@contextlib.contextmanager
-def counting(doing: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how many of several things are done, on a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(doing, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
-
-
-def each_minute(doing: str, clock: Callable[[], float] = time.monotonic) -> Tell:
+def each_minute(
+    doing: str, clock: Callable[[], float] = time.monotonic, *, in_bytes: bool = False
+) -> Tell:
     """For a log: a line at most each minute, none for what takes less. `clock` gives seconds."""
     last = clock()
 
-    def tell(done: int, total: int) -> None:
+    def tell(done: int, total: int | None) -> None:
         nonlocal last
-        if clock() - last >= _MINUTE:
-            last = clock()
-            click.echo(f"{doing}: {done / 1e9:.1f} of {total / 1e9:.1f} GB", err=True)
+        if clock() - last < _MINUTE:
+            return
+        last = clock()
+        if in_bytes:
+            whole = f" of {total / 1e9:.1f}" if total else ""
+            say(f"{doing}: {done / 1e9:.1f}{whole} GB")
+        else:
+            say(f"{doing}: {done}{f' of {total}' if total else ''}")
 
     return tell
 
 
-def summed(tell: Tell) -> Callable[[Progress], None]:
+def summed(tell: Tell, total: int | None = None) -> Callable[[Progress], None]:
     """Steps of layers, which come by several threads, as the sum of all of them."""
     layers: dict[str, tuple[int, int]] = {}
     lock = threading.Lock()
 
     def show(step: Progress) -> None:
-        # Unpacking reports bytes too; only the network is what a person waits for here.
         if step.layer and step.total and step.current and step.status in _ON_THE_WAY:
             with lock:
                 layers[step.layer] = (step.current, step.total)
-                done, total = (sum(part) for part in zip(*layers.values(), strict=True))
-                tell(done, total)
+                done, known = (sum(part) for part in zip(*layers.values(), strict=True))
+                tell(done, total or known)
 
     return show
 
 
-def pulling() -> contextlib.AbstractContextManager[Callable[[Progress], None]]:
-    """Show a pull."""
-    return moving("pulling")
+@dataclass(slots=True)
+class Pull:
+    """A pull as the daemon tells it: bytes come first, and are unpacked a layer at a time.
+
+    Of the unpacking Docker's stores tell bytes, seconds or nothing: layers are counted.
+    """
+
+    bytes_come: Tell
+    unpacked: Tell
+    layers: set[str] = field(default_factory=set)
+    there: set[str] = field(default_factory=set)
+    whole: set[str] = field(default_factory=set)
+    add: Callable[[Progress], None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.add = summed(self.bytes_come)
+
+    def show(self, step: Progress) -> None:
+        """Take one step of it in."""
+        self.add(step)
+        if step.layer is None:
+            return
+        if step.status in ("Pulling fs layer", "Waiting", "Downloading"):
+            self.layers.add(step.layer)
+        elif step.status in ("Download complete", "Extracting", "Pull complete"):
+            self.layers.add(step.layer)
+            self.there.add(step.layer)
+        if step.status == "Pull complete":
+            self.whole.add(step.layer)
+        if self.layers and self.there == self.layers:
+            self.unpacked(len(self.whole), len(self.layers))
+
+
+@contextlib.contextmanager
+def pulling() -> Iterator[Callable[[Progress], None]]:
+    """Show a pull, and the unpacking after it."""
+    with telling("pulling", in_bytes=True) as come, telling("unpacking layers") as unpacked:
+        yield Pull(come, unpacked).show

@@ -19,7 +19,18 @@ FILES = sorted(ROOT.rglob("*.py"))
 # A line a floor, from the ground up: a folder may import its own files and the floors below. Files
 # that stand beside the folders are on the floor of the first folder that needs them.
 FLOORS = [
-    {"errors", "files", "threads", "versions", "progress", "diff", "__init__"},
+    {
+        "errors",
+        "files",
+        "threads",
+        "versions",
+        "terminal",
+        "talk",
+        "progress",
+        "bars",
+        "diff",
+        "__init__",
+    },
     {"rules", "oci"},
     {"cache", "web", "daemon"},
     {"registry"},

@@ -8,15 +8,28 @@ from pathlib import Path
 
 import click
 
-from patcher.commands.options import say
+from patcher.commands.command import Command
 from patcher.files import write_atomically
+from patcher.talk import say
 
-EPILOG = """\b
+EPILOG = """\
 Exit codes: 0 the claims hold, or something is unread for the first day; 1 a claim is refuted;
 2 a wrong call; 3 something is unread for more than a day, or GitHub cannot be reached."""
 
 
-@click.command(epilog=EPILOG)
+_EXAMPLES = """
+vllm-patcher landed --check --json > report.json
+vllm-patcher landed --check --format markdown > body.md
+vllm-patcher alarm report.json body.md --state unread.json
+"""
+
+
+@click.command(
+    cls=Command,
+    examples=_EXAMPLES,
+    epilog=EPILOG,
+    short_help="Keep an issue open while a claim is refuted.",
+)
 @click.argument("report", type=click.Path(path_type=Path))
 @click.argument("body", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option(

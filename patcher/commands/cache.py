@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import click
 
-from patcher.commands.options import EPILOG, json_option, say
+from patcher.commands.command import Group
+from patcher.commands.options import EPILOG, json_option
 from patcher.errors import printable
 from patcher.report.text import as_json
+from patcher.talk import say
 
 
-@click.group("cache", epilog=EPILOG)
+@click.group("cache", cls=Group, epilog=EPILOG, examples="vllm-patcher cache info")
 def cache_group() -> None:
     """What was read before, kept by content in the user's cache folder."""
 
 
-@cache_group.command("info", epilog=EPILOG)
+@cache_group.command(
+    "info",
+    short_help="Say where the cache is and what it holds.",
+    epilog=EPILOG,
+    examples="vllm-patcher cache info",
+)
 @json_option
 def cache_info(as_data: bool) -> None:
     """Say where the cache is, and how many entries and bytes it holds of each kind."""
@@ -31,7 +38,12 @@ def cache_info(as_data: bool) -> None:
         click.echo(f"  {said}")
 
 
-@cache_group.command("clear", epilog=EPILOG)
+@cache_group.command(
+    "clear",
+    short_help="Forget all that was kept.",
+    epilog=EPILOG,
+    examples="vllm-patcher cache clear",
+)
 @json_option
 def cache_clear(as_data: bool) -> None:
     """Forget every verdict and every file of an image that was kept."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from patcher.commands.command import Command
 from patcher.commands.options import (
     EPILOG,
     ca_file_option,
@@ -20,21 +21,43 @@ from patcher.commands.options import (
     patch_options,
     plain_http_option,
     root_option,
-    say,
     say_of_version,
 )
 from patcher.errors import UsageError, printable
 from patcher.report.text import as_json
+from patcher.talk import say, say_command
 
 _REPOSITORY = "vllm-openai-patched"
 
-_PATCH_EPILOG = """\b
+_PATCH_EPILOG = """\
 Exit codes: 0 patched, or nothing is there to patch; 1 a place is refused;
 2 a wrong call; 3 could not decide or reach."""
 
-_REVERT_EPILOG = """\b
+_REVERT_EPILOG = """\
 Exit codes: 0 as wanted; 1 no original is kept, or a file was changed since;
 2 a wrong call; 3 could not read or write."""
+
+_PATCH_EXAMPLES = """
+vllm-patcher patch .venv --in-place                 # an installed vLLM
+vllm-patcher patch .venv --in-place --backup        # and keep the originals
+vllm-patcher patch mla_attention.py -o patched.py   # one file, into another
+"""
+
+_REVERT_EXAMPLES = """
+vllm-patcher revert .venv
+"""
+
+_IMAGE_EXAMPLES = """
+vllm-patcher image 0.23.0                           # in your Docker daemon
+vllm-patcher image 0.23.0 --to ghcr.io/you/vllm     # in a registry, no daemon
+vllm-patcher image 0.23.0 --to oci:out --platform linux/arm64
+vllm-patcher image 0.23.0 --to ghcr.io/you/vllm --dry-run
+"""
+
+_DEMO_EXAMPLES = """
+vllm-patcher demo
+vllm-patcher demo 0.24.0 -o /tmp/demo
+"""
 
 to_option = click.option(
     "--to",
@@ -53,7 +76,12 @@ dry_run_option = click.option(
 )
 
 
-@click.command(epilog=_PATCH_EPILOG)
+@click.command(
+    cls=Command,
+    epilog=_PATCH_EPILOG,
+    examples=_PATCH_EXAMPLES,
+    short_help="Patch an installed vLLM, or one file of it.",
+)
 @click.argument("path", type=click.Path(path_type=Path), metavar="FILE|TREE")
 @click.option(
     "-o",
@@ -100,12 +128,16 @@ def patch(
         for line in file.lines:
             say(line)
     if backup and any(file.edits for file in done):
-        say(
-            f"the originals are kept: `vllm-patcher revert {shlex.quote(str(path))}` puts them back"
-        )
+        say("the originals are kept; this puts them back:")
+        say_command(f"vllm-patcher revert {shlex.quote(str(path))}")
 
 
-@click.command(epilog=_REVERT_EPILOG)
+@click.command(
+    cls=Command,
+    epilog=_REVERT_EPILOG,
+    examples=_REVERT_EXAMPLES,
+    short_help="Put back what patch --backup kept.",
+)
 @click.argument("path", type=click.Path(path_type=Path), metavar="FILE|TREE")
 @json_option
 def revert(path: Path, as_data: bool) -> None:
@@ -126,7 +158,12 @@ def revert(path: Path, as_data: bool) -> None:
             say(line)
 
 
-@click.command(epilog=EPILOG)
+@click.command(
+    cls=Command,
+    epilog=EPILOG,
+    examples=_IMAGE_EXAMPLES,
+    short_help="Bake a patched image, prove it, and tag it.",
+)
 @click.argument("name")
 @patch_options
 @click.option(
@@ -211,7 +248,7 @@ def image(
         click.echo("\n".join(image_lines(report)))
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=Command, epilog=EPILOG, examples=_DEMO_EXAMPLES)
 @click.argument("version", default="0.23.0")
 @click.option(
     "-o",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from patcher.commands.command import Command
 from patcher.commands.options import (
     ca_file_option,
     chosen,
@@ -22,7 +23,6 @@ from patcher.commands.options import (
     lock_path,
     patch_options,
     plain_http_option,
-    say,
 )
 from patcher.errors import Exit, UsageError
 from patcher.files import write_atomically
@@ -31,6 +31,7 @@ from patcher.progress import counting
 from patcher.report.text import as_json
 from patcher.rules.patch import Patch
 from patcher.rules.verdict import Status
+from patcher.talk import say
 from patcher.web.http import HttpSettings
 
 if TYPE_CHECKING:
@@ -38,12 +39,23 @@ if TYPE_CHECKING:
 
     from patcher.report.landed import Answer
 
-EPILOG = """\b
+EPILOG = """\
 Exit codes: 0 as wanted; 1 a claim is refuted (--check); 2 a wrong call;
 3 something could not be read or decided; what could is still answered."""
 
 
-@click.command(epilog=EPILOG)
+_EXAMPLES = """
+vllm-patcher landed --patch kv-b-proj-dtype         # releases on PyPI
+vllm-patcher landed --images                        # what images.lock pins
+vllm-patcher landed --git vllm@main                 # which commits of a clone
+vllm-patcher landed --check                         # do the claims hold?
+vllm-patcher landed -o landed.html                  # as a page
+"""
+
+
+@click.command(
+    cls=Command, epilog=EPILOG, examples=_EXAMPLES, short_help="Say whether upstream's fix is in."
+)
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
 @click.option("--since", metavar="VERSION", help="The oldest version to read; 0 for all.")
 @click.option("--until", metavar="VERSION", help="The newest version to read.")

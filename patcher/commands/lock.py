@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from patcher.commands.command import Group
 from patcher.commands.options import (
     ca_file_option,
     http_settings,
@@ -17,11 +18,11 @@ from patcher.commands.options import (
     lock_option,
     lock_path,
     plain_http_option,
-    say,
 )
 from patcher.errors import Exit, printable
 from patcher.progress import counting
 from patcher.report.text import as_json
+from patcher.talk import say
 
 if TYPE_CHECKING:
     from patcher.lock.entries import Entry
@@ -57,21 +58,47 @@ def _looked(locate: bool) -> Looked:
     return Looked(tuple(targets), tuple(searched_for(patches)), locate)
 
 
-_EPILOG = """\b
+_EPILOG = """\
 Exit codes: 0 as wanted; 1 something is doubtful, moved or gone;
 2 a wrong call; 3 could not decide or reach."""
 
 # Of those that look for no fault.
-_PLAIN_EPILOG = """\b
+_PLAIN_EPILOG = """\
 Exit codes: 0 as wanted; 2 a wrong call; 3 could not decide or reach."""
 
 
-@click.group("lock", epilog=_EPILOG)
+_EXAMPLES = """
+vllm-patcher lock list
+vllm-patcher lock add 0.23.0 vllm/vllm-openai:v0.23.0
+"""
+
+
+_LIST_EXAMPLES = """
+vllm-patcher lock list
+vllm-patcher lock list --lock other.lock --json
+"""
+_ADD_EXAMPLES = """
+vllm-patcher lock add 0.23.0 vllm/vllm-openai:v0.23.0
+vllm-patcher lock add 0.23.0 ghcr.io/you/vllm:mine --locate
+"""
+_CHECK_EXAMPLES = """
+vllm-patcher lock check
+vllm-patcher lock check --offline
+"""
+_UPDATE_EXAMPLES = """
+vllm-patcher lock update
+vllm-patcher lock update vllm/vllm-openai --locate
+"""
+
+
+@click.group("lock", cls=Group, epilog=_EPILOG, examples=_EXAMPLES)
 def lock_group() -> None:
     """The pins: which image a vLLM version means, by digest."""
 
 
-@lock_group.command("list", epilog=_PLAIN_EPILOG)
+@lock_group.command(
+    "list", short_help="List what is locked.", epilog=_PLAIN_EPILOG, examples=_LIST_EXAMPLES
+)
 @lock_option
 @json_option
 def lock_list(lock: Path | None, as_data: bool) -> None:
@@ -90,7 +117,12 @@ def lock_list(lock: Path | None, as_data: bool) -> None:
         click.echo("\n".join(lock_table(entries, short=sys.stdout.isatty())))
 
 
-@lock_group.command("add", epilog=_PLAIN_EPILOG)
+@lock_group.command(
+    "add",
+    short_help="Lock a version to an image, by digest.",
+    epilog=_PLAIN_EPILOG,
+    examples=_ADD_EXAMPLES,
+)
 @click.argument("version")
 @click.argument("reference")
 @lock_option
@@ -159,7 +191,12 @@ def _say_located(entries: Sequence[Entry]) -> None:
                 say(f"{done}located in {pin.located.root}")
 
 
-@lock_group.command("remove", epilog=_PLAIN_EPILOG)
+@lock_group.command(
+    "remove",
+    short_help="Drop images from the lock.",
+    epilog=_PLAIN_EPILOG,
+    examples="vllm-patcher lock remove 0.23.0",
+)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @lock_option
 @json_option
@@ -188,7 +225,12 @@ def _own(lock: Path | None) -> tuple[Path, Path]:
     return (lock, lock) if lock else (_HERE, lock_path(None))
 
 
-@lock_group.command("check", epilog=_EPILOG)
+@lock_group.command(
+    "check",
+    short_help="Check the lock against itself and the registries.",
+    epilog=_EPILOG,
+    examples=_CHECK_EXAMPLES,
+)
 @lock_option
 @offline_option
 @ca_file_option
@@ -236,7 +278,12 @@ def lock_check(
     context.exit(Exit.UNDECIDED if unknown else Exit.OK)
 
 
-@lock_group.command("update", epilog=_PLAIN_EPILOG)
+@lock_group.command(
+    "update",
+    short_help="Lock what is newer in the registries.",
+    epilog=_PLAIN_EPILOG,
+    examples=_UPDATE_EXAMPLES,
+)
 @click.argument("names", nargs=-1, metavar="[REPOSITORY]...")
 @own_lock_option
 @locate_option
@@ -287,7 +334,12 @@ def lock_update(
     context.exit(Exit.UNDECIDED if done.unread else Exit.OK)
 
 
-@lock_group.command("prune", epilog=_PLAIN_EPILOG)
+@lock_group.command(
+    "prune",
+    short_help="Drop the digests that are gone upstream.",
+    epilog=_PLAIN_EPILOG,
+    examples="vllm-patcher lock prune",
+)
 @own_lock_option
 @ca_file_option
 @plain_http_option

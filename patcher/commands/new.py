@@ -9,21 +9,32 @@ from typing import TYPE_CHECKING
 
 import click
 
-from patcher.commands.options import json_option, say
+from patcher.commands.command import Command
+from patcher.commands.options import json_option
 from patcher.errors import Finding, UsageError
 from patcher.report.text import as_json
+from patcher.talk import say
 
 if TYPE_CHECKING:
     from patcher.landed.timeline import Timeline
     from patcher.rules.backport.draft import Draft
     from patcher.rules.rule import Upstream
 
-EPILOG = """\b
+EPILOG = """\
 Exit codes: 0 the patch is written; 1 the fix cannot be taken, or that release does not need it;
 2 a wrong call; 3 a release, a diff or GitHub cannot be read."""
 
 
-@click.command(epilog=EPILOG)
+_EXAMPLES = """
+vllm-patcher new fix-it --pr 47953 --from 0.26.0
+vllm-patcher new fix-it --before 0.27.1 --after 0.28.0 \\
+  --function vllm/a/b.py:Class.method -o patches
+"""
+
+
+@click.command(
+    cls=Command, examples=_EXAMPLES, epilog=EPILOG, short_help="Draft a patch from upstream's fix."
+)
 @click.argument("name")
 @click.option(
     "--diff",

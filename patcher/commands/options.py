@@ -1,4 +1,4 @@
-"""What the commands share: options, exit codes in --help, the lock file, talk on stderr."""
+"""What the commands share: options, exit codes in --help, the lock file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from patcher.errors import PatcherError, printable
+from patcher.errors import PatcherError
 from patcher.files import data_path
+from patcher.talk import say
 
 if TYPE_CHECKING:
     from patcher.oci.reference import Platform
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-EPILOG = """\b
+EPILOG = """\
 Exit codes: 0 as wanted; 1 a finding (a patch is needed, or nothing is there
 to patch); 2 a wrong call; 3 could not decide or reach."""
 
@@ -75,11 +76,6 @@ plain_http_option = click.option(
     metavar="HOST[:PORT]",
     help="Speak to this registry without TLS; loopback needs no asking. May be repeated.",
 )
-
-
-def say(text: str) -> None:
-    """Talk, on stderr: a line that may hold what an image or a registry says."""
-    click.echo(printable(text, 2000), err=True)
 
 
 def say_of_version(source: Source) -> None:

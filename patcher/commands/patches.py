@@ -7,14 +7,26 @@ from pathlib import Path
 
 import click
 
+from patcher.commands.command import Command
 from patcher.commands.options import folders_option, json_option
 from patcher.report.text import as_json
 
-EPILOG = """\b
+EPILOG = """\
 Exit codes: 0 as wanted; 2 no such patch; 3 a patch's file cannot be loaded."""
 
 
-@click.command(epilog=EPILOG)
+_EXAMPLES = """
+vllm-patcher patches
+vllm-patcher patches kv-b-proj-dtype
+"""
+
+
+@click.command(
+    cls=Command,
+    examples=_EXAMPLES,
+    epilog=EPILOG,
+    short_help="List the fixes that are known, or explain some.",
+)
 @click.argument("names", nargs=-1, metavar="[NAME|FILE]...")
 @folders_option
 @json_option

@@ -10,20 +10,31 @@ from typing import TYPE_CHECKING
 
 import click
 
-from patcher.commands.options import json_option, say
+from patcher.commands.command import Command
+from patcher.commands.options import json_option
 from patcher.errors import UsageError
 from patcher.report.text import as_json
+from patcher.talk import say
 
 if TYPE_CHECKING:
     from patcher.smoke.cases import Case
     from patcher.smoke.run import Run
 
-_EPILOG = """\b
+_EPILOG = """\
 Exit codes: 0 all of it was generated; 1 an engine that fails; 2 a wrong call;
 3 could not be tried, or the place that matters was not reached."""
 
 
-@click.command(epilog=_EPILOG)
+_EXAMPLES = """
+vllm-patcher smoke http://127.0.0.1:8000            # a server that runs
+vllm-patcher smoke vllm-openai-patched:0.23.0-patched
+vllm-patcher smoke --python .venv --case bf16
+"""
+
+
+@click.command(
+    cls=Command, examples=_EXAMPLES, epilog=_EPILOG, short_help="Let a real engine generate."
+)
 @click.argument("what", required=False, metavar="URL|IMAGE")
 @click.option(
     "--python",

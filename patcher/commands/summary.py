@@ -7,15 +7,24 @@ from pathlib import Path
 
 import click
 
-from patcher.commands.options import say
+from patcher.commands.command import Command
 from patcher.errors import Exit, UsageError
+from patcher.talk import complain
 
-EPILOG = """\b
+EPILOG = """\
 Exit codes: 0 every base was published, or needs no patch; 2 a wrong call;
 3 a base failed, or a report cannot be read."""
 
 
-@click.command(epilog=EPILOG, short_help="Sum up the reports of image --json.")
+_EXAMPLES = """
+vllm-patcher image 0.23.0 --to ghcr.io/you/vllm --json > reports/a.json
+vllm-patcher summary reports
+"""
+
+
+@click.command(
+    cls=Command, examples=_EXAMPLES, epilog=EPILOG, short_help="Sum up the reports of image --json."
+)
 @click.argument("reports", nargs=-1, metavar="[REPORT]...", type=click.Path(path_type=Path))
 @click.option(
     "--bases",
@@ -49,5 +58,5 @@ def summary(context: click.Context, reports: Sequence[Path], bases: Path | None,
     click.echo(outputs(rows[0]) if form == "outputs" else image_markdown(rows), nl=False)
     failed = [row for row in rows if row.outcome == FAILED]
     for row in failed:
-        say(f"failed: {row.base}: {row.reason}")
+        complain(f"failed: {row.base}: {row.reason}")
     context.exit(Exit.UNDECIDED if failed else Exit.OK)

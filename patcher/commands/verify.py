@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from patcher.commands.command import Command
 from patcher.commands.options import (
     EPILOG,
     ca_file_option,
@@ -23,7 +24,6 @@ from patcher.commands.options import (
     plain_http_option,
     platform_option,
     root_option,
-    say,
     say_of_version,
 )
 from patcher.errors import Exit, FileAbsent, PatcherError, Unreadable, UsageError, printable
@@ -38,6 +38,7 @@ from patcher.report.text import (
 )
 from patcher.rules.apply import apply_all
 from patcher.rules.verdict import Status, Verdict, judge
+from patcher.talk import complain, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,8 +59,25 @@ stdin_option = click.option(
     help="What the file on standard input is called in vLLM, where SOURCE is -.",
 )
 
+_VERIFY_EXAMPLES = """
+vllm-patcher verify pypi:0.23.0                     # a release on PyPI
+vllm-patcher verify .venv --patch kv-b-proj-dtype   # an installed vLLM
+vllm-patcher verify vllm/vllm-openai:v0.23.0        # an image, without a pull
+vllm-patcher verify git:vllm@main                   # a commit of a clone
+"""
 
-@click.command(epilog=EPILOG)
+_DIFF_EXAMPLES = """
+vllm-patcher diff pypi:0.23.0
+vllm-patcher diff .venv --patch kv-b-proj-dtype > fix.diff
+"""
+
+
+@click.command(
+    cls=Command,
+    epilog=EPILOG,
+    examples=_VERIFY_EXAMPLES,
+    short_help="Name every place that needs a patch.",
+)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @patch_options
 @platform_option
@@ -167,13 +185,15 @@ def verify(
         if not as_data:
             for line in verdict_lines(verdict):
                 click.echo(line)
-        say(verdict_summary(verdict))
+        # What could not be judged is an error to whoever wants no talk.
+        tell = say if verdict.status in {Status.NEEDED, Status.CLEAN} else complain
+        tell(verdict_summary(verdict))
     for patch, notice in elsewhere:
         say(notice_line(notice, patch.rule.words))
     for verdict in idle:
         say(f"{verdict_summary(verdict)}: no Python is seen to import it")
     for spec, why in lost:
-        say(f"{spec}: next: {why.next_step}")
+        complain(f"{spec}: next: {why.next_step}")
     code = exit_for(verdicts)
     context.exit(Exit.UNDECIDED if code is Exit.OK and is_open else code)
 
@@ -211,7 +231,7 @@ def _is_open(label: str, found: Installation, idle: Mapping[str, Sequence[Verdic
     if problem is None and unknown:
         problem = f"the vLLM in {unknown[0]} cannot be judged"
     if problem is not None:
-        say(f"{label}: undecided: {problem}. Say which is run: --root {found.root}")
+        complain(f"{label}: undecided: {problem}. Say which is run: --root {found.root}")
     return problem is not None
 
 
@@ -281,7 +301,12 @@ def _elsewhere(source: Source, patches: Sequence[Patch]) -> list[tuple[Patch, No
     return [(patch, each) for patch in patches for each in everywhere(source.root, patch)]
 
 
-@click.command(epilog=EPILOG)
+@click.command(
+    cls=Command,
+    epilog=EPILOG,
+    examples=_DIFF_EXAMPLES,
+    short_help="Show what the patches would change, as a diff.",
+)
 @click.argument("source")
 @patch_options
 @platform_option

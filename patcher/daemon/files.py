@@ -17,21 +17,24 @@ from typing import TYPE_CHECKING, Any
 
 from patcher.daemon.client import asking, undisturbed
 from patcher.errors import DaemonFailed
+from patcher.oci.blobs import Counted
 from patcher.oci.installation import ImageFile
 from patcher.oci.model import Descriptor, broken
 from patcher.oci.rootfs.running import find_installation
 from patcher.oci.rootfs.scan import Traces, Wanted, scan_tar, whole
 from patcher.oci.rootfs.start import read_start
 from patcher.oci.rootfs.tarball import TarStream
+from patcher.progress import telling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from docker import DockerClient
 
     from patcher.cache import LayerCache
     from patcher.oci.installation import Installation
     from patcher.oci.reference import Platform
+    from patcher.progress import Tell
 
 READER_LABEL = "dev.vllm-patcher.reader"
 """Marks the containers that exist to be read from: one that outlives a kill can be recognised."""
@@ -88,13 +91,27 @@ def _export(client: DockerClient, container: str, wanted: Wanted) -> Traces:
         if not answer.ok:
             raise DaemonFailed(f"the image cannot be read: {answer.text}", next_step=_LOST)
         try:
-            stream = TarStream(io.BufferedReader(answer.raw, 1 << 20))
-            traces = scan_tar(stream, wanted)
+            with telling("looking for vLLM in the daemon's image", in_bytes=True) as tell:
+                came = io.BufferedReader(Counted(answer.raw, _added_up(tell)), 1 << 20)
+                stream = TarStream(came)
+                traces = scan_tar(stream, wanted)
         except HTTPError as error:
             raise DaemonFailed(f"the image came damaged: {error}", next_step=_LOST) from error
         if not stream.ended:
             raise DaemonFailed("the image came cut off", next_step=_LOST)
     return traces
+
+
+def _added_up(tell: Tell) -> Callable[[int], None]:
+    """Tells how many bytes came in all; how many will, no daemon says."""
+    done = 0
+
+    def add(step: int) -> None:
+        nonlocal done
+        done += step
+        tell(done, None)
+
+    return add
 
 
 def read_files(

@@ -26,6 +26,7 @@ from patcher.files import data_path
 from patcher.jobs.naming import PATCHES_LABEL
 from patcher.landed import Finding, Notice, Say, Scope, Watch
 from patcher.landed.memory import Memory
+from patcher.progress import counting
 from patcher.rules.patch import Patch
 from patcher.rules.verdict import Status, Verdict, judge
 from patcher.sources.everywhere import FOLDERS, everywhere, notices
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from patcher.landed.timeline import Timeline
     from patcher.lock.entries import Entry
     from patcher.rules.source import Source
-    from patcher.web.http import HttpSettings
 
 # What waits is the network. On two cores and a fast one 4 do as well; 16 take half as long again,
 # and 30 MB more.
@@ -105,7 +105,8 @@ def survey_around(patch: Patch, version: str, say: Say) -> Timeline:
     known = [each.version for each in releases(None, Http()) if not each.version.is_prerelease]
     older = [each for each in known if each < asked]
     since = older[-_BEFORE] if len(older) >= _BEFORE else asked
-    found = survey([patch], Scope(since=since, cached=False), say, lambda *_: None)
+    with counting("reading releases") as watch:
+        found = survey([patch], Scope(since=since, cached=False), say, watch)
     return timeline(patch, found)
 
 
@@ -116,7 +117,7 @@ def _jobs(scope: Scope, http: Http, say: Say) -> list[_Job]:
         jobs.append(_Job(printable(shown(url)), opened))
     lock = scope.lock or data_path("images.lock")
     if scope.images:
-        jobs += _images_in_bounds(lock, scope)
+        jobs += _images_in_bounds(lock, scope, http)
     named = functools.partial(open_source, lock=lock, settings=lambda: scope.settings)
     jobs += [_Job(spec, functools.partial(named, spec)) for spec in scope.sources]
     if scope.everywhere:
@@ -156,8 +157,8 @@ def _within(version: Version, scope: Scope) -> bool:
     )
 
 
-def _images_in_bounds(lock: Path, scope: Scope) -> list[_Job]:
-    images = list(_images(lock, scope.settings))
+def _images_in_bounds(lock: Path, scope: Scope, http: Http) -> list[_Job]:
+    images = list(_images(lock, http))
     wanted = [each for each in images if each.version is None or _within(each.version, scope)]
     if images and not wanted:
         raise UsageError(
@@ -166,13 +167,13 @@ def _images_in_bounds(lock: Path, scope: Scope) -> list[_Job]:
     return wanted
 
 
-def _images(lock: Path, settings: HttpSettings | None) -> Iterator[_Job]:
+def _images(lock: Path, http: Http) -> Iterator[_Job]:
     """Every build in the lock, by its digest."""
     from patcher.lock.file import load
 
     for entry in load(lock).entries:
         label = printable(str(entry.original.reference))
-        yield _Job(label, functools.partial(_open_image, entry, settings), entry.locked.version)
+        yield _Job(label, functools.partial(_open_image, entry, http), entry.locked.version)
 
 
 def _refuse_ours(source: Source) -> None:
@@ -184,8 +185,11 @@ def _refuse_ours(source: Source) -> None:
         )
 
 
-def _open_image(entry: Entry, settings: HttpSettings | None) -> Source:
-    """From the local daemon, where it costs nothing, or else from its registry."""
+def _open_image(entry: Entry, http: Http) -> Source:
+    """From the local daemon, where it costs nothing, or else from its registry.
+
+    One session serves all of them: it remembers a registry that does not answer.
+    """
     from patcher.sources.remote import open_registry_source
 
     _, pin = next(entry.locked.pins())
@@ -194,7 +198,7 @@ def _open_image(entry: Entry, settings: HttpSettings | None) -> Source:
     try:
         return open_source(f"docker:{name}", data_path("images.lock"), platform)
     except (NoDaemon, DaemonFailed):
-        return open_registry_source(f"registry:{name}", name, platform, settings)
+        return open_registry_source(f"registry:{name}", name, platform, http)
 
 
 def _read(patches: Sequence[Patch], wide: bool, memory: Memory | None, job: _Job) -> _Said:

@@ -31,6 +31,7 @@ from patcher.lock.file import edit
 from patcher.lock.picking import named
 from patcher.oci.model import INDEXES, parse_index
 from patcher.oci.reference import parse_reference
+from patcher.progress import counting
 from patcher.registry.image import ask_registry, open_remote
 from patcher.registry.repository import open_registry
 from patcher.versions import parsed, same_commit
@@ -235,8 +236,10 @@ def _found(search: _Search, say: Say) -> Iterator[Entry | Unread]:
         yield Unread(str(search.repository), error.problem)
         return
     say(f"{search.repository}: {len(tags)} tags")
-    for kind in Kind:
-        for reference in _candidates(search, kind, tags):
+    offered = [(kind, each) for kind in Kind for each in _candidates(search, kind, tags)]
+    with counting(f"asking for {search.repository}") as watch:
+        for done, (kind, reference) in enumerate(offered):
+            watch(done, len(offered))
             try:
                 entry = _entry(search, kind, reference)
                 if entry is not None and search.looked.all_over:

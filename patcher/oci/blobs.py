@@ -83,6 +83,36 @@ class Verified(io.RawIOBase):
             raise broken(f"{wanted.digest} has other bytes: {self._hash.hexdigest()}")
 
 
+class _Stream(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class Counted(io.RawIOBase):
+    """A stream whose bytes are told as they pass."""
+
+    def __init__(self, stream: _Stream, count: Callable[[int], None]) -> None:
+        super().__init__()
+        self._stream = stream
+        self._count = count
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self._stream.read(len(view))
+        view[: len(data)] = data
+        self._count(len(data))
+        return len(data)
+
+    def close(self) -> None:
+        """See `io.IOBase`."""
+        self._stream.close()
+        super().close()
+
+
 def read_blob(blobs: Blobs, descriptor: Descriptor) -> bytes:
     """A small blob (manifest, config, thin layer), proven. Raises `BrokenImage`, `Unreadable`."""
     if descriptor.size > MOST_BYTES:
@@ -100,12 +130,13 @@ class Moved:
 
     descriptor: Descriptor
     watch: Watch
+    doing: str = "Copying"
     done: int = 0
 
     def add(self, step: int) -> None:
         self.done += step
         size = self.descriptor.size
-        self.watch(Progress(short_id(self.descriptor), "Copying", self.done, size))
+        self.watch(Progress(short_id(self.descriptor), self.doing, self.done, size))
 
 
 def short_id(descriptor: Descriptor) -> str:

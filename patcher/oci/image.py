@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from io import BufferedReader
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from patcher.errors import BrokenImage
-from patcher.oci.blobs import read_blob
+from patcher.oci.blobs import Counted, Moved, read_blob, short_id
 from patcher.oci.model import (
     INDEXES,
     Config,
@@ -32,10 +34,14 @@ from patcher.oci.rootfs.located import Located, locate
 from patcher.oci.rootfs.running import find_installation, wanted_of
 from patcher.oci.rootfs.scan import Traces, Wanted, scan_layer
 from patcher.oci.rootfs.start import read_start
+from patcher.progress import moving
+from patcher.talk import detail
 from patcher.threads import in_order
 
 if TYPE_CHECKING:
-    from patcher.oci.blobs import Blobs
+    from contextlib import AbstractContextManager
+
+    from patcher.oci.blobs import Blobs, Watch
     from patcher.oci.installation import Installation
     from patcher.oci.reference import Platform
     from patcher.oci.rootfs.start import Start
@@ -241,7 +247,11 @@ class _Look:
         wanted = wanted_of(self._start(), targets, mentions)
         above: list[Traces] = []
         for layer in self.image.manifest.layers[::-1]:
-            above.append(_traces(self.blobs, wanted, self.cache, layer))
+            kept = self.cache.load(layer, wanted) if self.cache else None
+            if kept is None:
+                with self._reading([layer]) as watch:
+                    kept = _traces(self.blobs, wanted, self.cache, watch, layer)
+            above.append(kept)
             _expect_bounded(above)
             if any(path.endswith(f"-packages/{VERSION_FILE}") for path in above[-1].files):
                 stated = set(_versions(Filesystem(above)))
@@ -251,18 +261,34 @@ class _Look:
                     return None
         return None
 
+    def _reading(self, layers: Sequence[Descriptor]) -> AbstractContextManager[Watch]:
+        doing = f"{self.image.platform}: looking for vLLM"
+        return moving(doing, sum(layer.size for layer in layers))
+
     def _start(self) -> Start:
         return read_start(self.image.config.document.get("config"))
 
     def _scan(self, wanted: Wanted) -> list[Traces]:
         layers = self.image.manifest.layers[::-1]
-        # One layer may be there twice, as the empty one was in old images.
-        unlike = list({layer.digest: layer for layer in layers}.values())
-        said = in_order(partial(_traces, self.blobs, wanted, self.cache), unlike, _AT_ONCE)
         known: dict[str, Traces] = {}
-        for layer, traces in zip(unlike, said, strict=True):
-            known[layer.digest] = traces
-            _expect_bounded(known.values())
+        unread: dict[str, Descriptor] = {}
+        for layer in layers:
+            if layer.digest in known or layer.digest in unread:
+                continue  # the empty one was there often in old images
+            kept = self.cache.load(layer, wanted) if self.cache else None
+            if kept is None:
+                unread[layer.digest] = layer
+            else:
+                known[layer.digest] = kept
+                _expect_bounded(known.values())
+        detail(f"{self.image.platform}: {len(known)} layers out of the cache")
+        if unread:
+            with self._reading(list(unread.values())) as watch:
+                read = partial(_traces, self.blobs, wanted, self.cache, watch)
+                said = in_order(read, list(unread.values()), _AT_ONCE)
+                for digest, traces in zip(unread, said, strict=True):
+                    known[digest] = traces
+                    _expect_bounded(known.values())
         self.seen = [known[layer.digest] for layer in layers]
         _expect_bounded(self.seen)
         return self.seen
@@ -290,11 +316,18 @@ def _expect_bounded(layers: Collection[Traces]) -> None:
         )
 
 
-def _traces(blobs: Blobs, wanted: Wanted, cache: Cache | None, layer: Descriptor) -> Traces:
-    """What a layer says, out of the cache or its blob."""
-    known = cache.load(layer, wanted) if cache else None
-    if known is None:
-        known = scan_layer(partial(blobs.open, layer), layer, wanted)
-        if cache:
-            cache.save(layer, wanted, known)
-    return known
+def _traces(
+    blobs: Blobs, wanted: Wanted, cache: Cache | None, watch: Watch, layer: Descriptor
+) -> Traces:
+    """What a layer says, out of its blob; kept for the next time."""
+    start = time.monotonic()
+    found = scan_layer(lambda: _counted(blobs, watch, layer), layer, wanted)
+    seconds = time.monotonic() - start
+    detail(f"{short_id(layer)}: {layer.size / 1e6:,.1f} MB read in {seconds:.2f} s")
+    if cache:
+        cache.save(layer, wanted, found)
+    return found
+
+
+def _counted(blobs: Blobs, watch: Watch, layer: Descriptor) -> BinaryIO:
+    return BufferedReader(Counted(blobs.open(layer), Moved(layer, watch, "Reading").add), 1 << 16)

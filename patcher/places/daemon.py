@@ -11,6 +11,7 @@ from patcher.daemon.engine import BakedDockerImage, DockerImage, named_image
 from patcher.daemon.files import read_files
 from patcher.oci.model import broken
 from patcher.places.place import Outline, Sent, changed
+from patcher.progress import waiting
 
 if TYPE_CHECKING:
     from patcher.oci.blobs import Watch
@@ -72,7 +73,8 @@ class DaemonPlan:
         if self.there is not None:
             return DaemonResult(self, BakedDockerImage(self.there, ()))
         change = self.draft.changes[base.digest]
-        return DaemonResult(self, base.bake(change, self.draft.annotations))
+        with waiting("the daemon is making the image"):
+            return DaemonResult(self, base.bake(change, self.draft.annotations))
 
 
 @dataclass(frozen=True, slots=True)

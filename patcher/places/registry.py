@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from io import BufferedReader, RawIOBase
+from io import BufferedReader
 from typing import TYPE_CHECKING, BinaryIO
 
-from patcher.oci.blobs import Moved, short_id
+from patcher.oci.blobs import Counted, Moved, short_id
 from patcher.places.stored import StoredPlace
 from patcher.progress import Progress
 from patcher.registry.referrers import attach, referrers
@@ -21,8 +21,6 @@ from patcher.threads import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from _typeshed import WriteableBuffer
 
     from patcher.oci.blobs import Blobs, Watch
     from patcher.oci.model import Descriptor, Part
@@ -46,30 +44,6 @@ class Tally:
             self.received += count
 
 
-class _Counted(RawIOBase):
-    """A stream whose bytes are counted as they pass."""
-
-    def __init__(self, stream: BinaryIO, tally: Tally) -> None:
-        super().__init__()
-        self._stream = stream
-        self._tally = tally
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        view = memoryview(buffer).cast("B")
-        data = self._stream.read(len(view))
-        view[: len(data)] = data
-        self._tally.add(len(data))
-        return len(data)
-
-    def close(self) -> None:
-        """See `io.IOBase`."""
-        self._stream.close()
-        super().close()
-
-
 @dataclass(frozen=True, slots=True)
 class RepositoryStore:
     """A registry's repository as a store (see `Store`). What is read of blobs is counted."""
@@ -79,7 +53,7 @@ class RepositoryStore:
 
     def open(self, descriptor: Descriptor, start: int = 0, size: int | None = None) -> BinaryIO:
         """See `Blobs`."""
-        return BufferedReader(_Counted(self.registry.open(descriptor, start, size), self.tally))
+        return BufferedReader(Counted(self.registry.open(descriptor, start, size), self.tally.add))
 
     def put(self, descriptor: Descriptor, data: bytes) -> None:
         """See `Store`."""
@@ -150,7 +124,8 @@ def registry_place(
 ) -> StoredPlace:
     """The repository that `target` names as the place for a base.
 
-    A dry run asks for no right to write: it may be tried before one has it.
+    It is asked at once for the right to write: it takes minutes to read a base of gigabytes. A dry
+    run asks for none, and may be tried before one has it.
     """
     beside: tuple[str, ...] = ()
     source = base.blobs
@@ -158,4 +133,6 @@ def registry_place(
         there = source.registry.repository
         beside = (there.name,) if there.registry == target.registry else ()
     registry = open_registry(target, http, push=not dry_run, mount_from=beside)
+    if not dry_run:
+        registry.expect_writable()
     return StoredPlace(target.name, RepositoryStore(registry, tally), base)

@@ -289,6 +289,13 @@ class Registry:
             return opened_upload(self._session, answer)
         return start_upload(self._session)
 
+    def expect_writable(self) -> None:
+        """Raise `AccessDenied`, `NotInRegistry` or `RegistryFailed` unless one may write here.
+
+        Only an upload tells: some give a token for it to whoever may read. It is cancelled.
+        """
+        self._session.cancel(start_upload(self._session).place)
+
     def upload(
         self,
         descriptor: Descriptor,

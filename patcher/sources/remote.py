@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from patcher.oci.reference import Platform
     from patcher.sources.images import ImageSource
-    from patcher.web.http import HttpSettings
+    from patcher.web.http import Http
 
 
 def open_registry_source(
     spec: str,
     name: str,
     platform: Platform | None = None,
-    settings: HttpSettings | None = None,
+    http: Http | None = None,
     *,
     use_cache: bool = True,
     root: str | None = None,
@@ -31,5 +31,5 @@ def open_registry_source(
     from patcher.web.http import Http
 
     cache = LayerCache() if use_cache else None
-    image = open_remote(parse_reference(name), platform, Http(settings), cache)
+    image = open_remote(parse_reference(name), platform, http or Http(), cache)
     return ImageSource(spec, image, root)

@@ -128,9 +128,10 @@ def _remote(
     root: str | None,
 ) -> ImageSource:
     from patcher.sources.remote import open_registry_source
+    from patcher.web.http import Http
 
-    given = settings() if settings else None
-    return open_registry_source(spec, name, platform, given, root=root)
+    http = Http(settings() if settings else None)
+    return open_registry_source(spec, name, platform, http, root=root)
 
 
 def _image(

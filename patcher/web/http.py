@@ -24,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 from patcher import __version__
 from patcher.errors import RegistryFailed, UsageError
 from patcher.oci.reference import DEFAULT_REGISTRY
+from patcher.talk import detail
 from patcher.web.keyring import Keyring
 from patcher.web.trust import (
     certificate_folders,
@@ -100,7 +101,7 @@ _CLIENT_CERTIFICATE = (
 
 class Fault(Exception):
     """A failed attempt. `transient`: a retry may succeed. `silent`: a whole wait has passed without
-    an answer. `retry_after` is in seconds.
+    an answer. `unreached`: nobody was there to answer. `retry_after` is in seconds.
     """
 
     def __init__(
@@ -109,11 +110,13 @@ class Fault(Exception):
         *,
         transient: bool = True,
         silent: bool = False,
+        unreached: bool = False,
         retry_after: float | None = None,
         next_step: str = _NETWORK,
     ) -> None:
         super().__init__(reason)
         self.silent = silent
+        self.unreached = unreached or silent
         self.reason = reason
         self.transient = transient
         self.retry_after = retry_after
@@ -211,6 +214,8 @@ class Http:
         self.wait = wait
         self._say = say
         self._said: set[str] = set()
+        # Hosts that did not answer, though they were asked again: nobody waits for them twice.
+        self._lost: dict[str, RegistryFailed] = {}
         self._bases: dict[str, str] = {}
         # What was typed before the host of an address, as the header that it makes.
         self._typed: dict[tuple[str, str | None, int | None], str] = {}
@@ -304,6 +309,7 @@ class Http:
             signed = request.authorization or self._typed.get(origin(request.url))
             if signed:
                 headers["Authorization"] = signed
+            start = time.monotonic()
             with faults(), waiting(patience):
                 response = self._session.request(
                     request.method,
@@ -319,6 +325,8 @@ class Http:
                     proxies={"no_proxy": host} if is_loopback(host) else None,
                 )
             answer = Answer(response, patience)
+            told = f"{request.method} {shown(request.url)}: {answer.status}"
+            detail(f"{told}, {time.monotonic() - start:.2f} s")
             there = answer.headers.get("Location")
             if answer.status not in _REDIRECTS or there is None:
                 # A HEAD that fails may be one that the server does not know.
@@ -353,9 +361,13 @@ class Http:
 
         Transient faults are tried again after the next of `pauses`, or the pause that the server
         asks for, if it is not too long; but not once the attempts have taken `most_seconds`, and a
-        server that is silent is tried once more.
+        server that is silent is tried once more. A host that was not reached in all of them is
+        not asked again by this session.
         Raises `RegistryFailed` where `once` ends with a `Fault`.
         """
+        host = host_of(url)
+        if host in self._lost:
+            raise self._lost[host]
         left = list(_PAUSES if pauses is None else pauses)
         spent, tries, silences = 0.0, 0, 0
         while True:
@@ -368,8 +380,12 @@ class Http:
                 pause = max(left.pop(0), fault.retry_after or 0.0) if left else math.inf
                 enough = spent >= most_seconds or silences == _MOST_SILENCES
                 if not fault.transient or pause > _LONGEST_PAUSE or enough:
-                    raise self._end(fault, host_of(url), tries) from None
-                said = f"{host_of(url)}: {self.keyring.hide(fault.reason)}; trying again in"
+                    failed = self._end(fault, host, tries)
+                    if fault.unreached:
+                        self._lost[host] = failed
+                    raise failed from None
+                detail(f"{host}: {self.keyring.hide(fault.reason)}, attempt {tries}")
+                said = f"{host}: {self.keyring.hide(fault.reason)}; trying again in"
                 self._tell(f"{said} {pause:.0f} s", pause)
             self.wait(pause)
 
@@ -469,7 +485,9 @@ def _fault(error: BaseException) -> Fault:
             return Fault(reason, transient=False, next_step=_TRUST)
         if isinstance(cause, socket.gaierror):
             again = cause.errno == socket.EAI_AGAIN
-            return Fault(f"{who}there is no such host", transient=again, next_step=where)
+            return Fault(
+                f"{who}there is no such host", transient=again, unreached=True, next_step=where
+            )
     for cause in causes:
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
             said = cause.reason or "it does not speak TLS"
@@ -480,7 +498,7 @@ def _fault(error: BaseException) -> Fault:
         if isinstance(cause, TimeoutError | requests.Timeout):
             return Fault("it does not answer in time", silent=True)
         if isinstance(cause, ConnectionRefusedError):
-            return Fault(f"{who}the connection is refused", next_step=where)
+            return Fault(f"{who}the connection is refused", unreached=True, next_step=where)
     if isinstance(error, ValueError) and "SOCKS" in str(error):
         return Fault(
             "the proxy speaks SOCKS, which needs one more package",

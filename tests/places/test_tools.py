@@ -231,7 +231,10 @@ def test_a_second_run_reads_and_sends_next_to_nothing(world: World, tmp_path: Pa
         proxy.forget()
         again = through.publish(to)
         assert (again.digest, again.moved, again.sent.parts) == (first.digest, (), 0)
-        assert proxy.methods("POST", "PUT", "PATCH") == []
+        assert proxy.methods("PUT", "PATCH") == []
+        opened, cancelled = proxy.methods("POST", "DELETE")  # it only asks whether it may write
+        assert opened.startswith("POST")
+        assert cancelled.startswith("DELETE")
         assert proxy.received < layer / 100, "the layers were read once, and their facts kept"
 
 
@@ -299,6 +302,20 @@ def test_a_dry_run_takes_a_place_that_it_may_not_see_for_empty(world: World) -> 
         assert told[-1].endswith("have no credentials for it: treating the destination as empty")
         with pytest.raises(AccessDenied):
             world.publish(to)
+
+
+def test_who_may_not_write_is_told_before_the_base_is_read(world: World, tmp_path: Path) -> None:
+    denied = Reply(403, body=b'{"errors": [{"code": "DENIED"}]}')
+    with (
+        proxy_of(world.host) as proxy,
+        serving(lambda seen: Reply() if seen.method == "GET" else denied) as reader,
+    ):
+        there = World(proxy.address, world.lock, world.root)
+        lock = write_lock(tmp_path / "images.lock", there.host, world.root["digest"])
+        with pytest.raises(AccessDenied, match="HTTP 403"):
+            World(there.host, lock, world.root).publish(f"{reader.host}/x")
+        read = [each for each in proxy.seen if "/blobs/" in each]
+        assert len(read) == 2, "the two configs, and no layer"
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])

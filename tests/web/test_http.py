@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import ssl
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from patcher.errors import RegistryFailed, UsageError
+from patcher.talk import Volume, set_volume
 from patcher.web.connections import Patience
 from patcher.web.http import Fault, Http, HttpSettings, Request, explanation
 from patcher.web.trust import is_loopback
@@ -133,6 +135,38 @@ def test_a_body_that_always_ends_early_is_an_error(http: Http) -> None:
 def test_nobody_listening_is_an_error_that_says_so(http: Http) -> None:
     with pytest.raises(RegistryFailed, match="the connection is refused, 5 times"):
         http.ask(Request("GET", f"http://127.0.0.1:{free_port()}/"))
+
+
+def test_who_was_not_reached_is_not_waited_for_again(http: Http, waits: list[float]) -> None:
+    for _ in range(2):
+        with pytest.raises(RegistryFailed, match="the connection is refused, 5 times"):
+            http.ask(Request("GET", "http://127.0.0.1:1/"))
+    assert len(waits) == 4
+    with serving(in_turn(Reply(503))) as server:
+        for _ in range(2):
+            with pytest.raises(RegistryFailed, match="HTTP 503, 5 times"):
+                http.ask(get(server))
+        assert len(server.seen) == 10, "one that answers may do better the next time"
+
+
+def test_verbose_tells_each_request_and_no_secret(
+    http: Http, capsys: pytest.CaptureFixture[str]
+) -> None:
+    http.keyring.keep("hunter2")
+    set_volume(Volume.VERBOSE)
+    try:
+        with serving(in_turn(Reply(503, body=b'{"message": "hunter2"}'), OK)) as server:
+            url = http.named(server.url.replace("//", "//me:pass@") + "/blob?sig=hunter2")
+            http.ask(Request("GET", url, authorization=AUTHORIZATION))
+    finally:
+        set_volume(Volume.USUAL)
+    said = capsys.readouterr().err
+    assert re.fullmatch(
+        rf" +[\d.]+ s  GET {server.url}/blob: 503, [\d.]+ s\n"
+        rf" +[\d.]+ s  {server.host}: HTTP 503 \(\*\*\*\), attempt 1\n"
+        rf" +[\d.]+ s  GET {server.url}/blob: 200, [\d.]+ s\n",
+        said,
+    ), said
 
 
 def test_an_answer_without_end_is_cut_off(http: Http) -> None:

@@ -1,0 +1,80 @@
+"""What is said beside the answer, on stderr: `--quiet` leaves errors alone, `--verbose` adds each
+request and step, with the seconds since the start.
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+import time
+from collections.abc import Callable
+
+import click
+
+from patcher.errors import printable
+from patcher.terminal import fitted, width_of
+
+_LONGEST = 2000
+
+
+class Volume(enum.IntEnum):
+    """How much is said."""
+
+    QUIET = 0
+    USUAL = 1
+    VERBOSE = 2
+
+
+def _echo(line: str) -> None:
+    click.echo(line, err=True)
+
+
+_show: Callable[[str], None] = _echo
+_volume = Volume.USUAL
+_start = time.monotonic()
+
+
+def set_volume(volume: Volume) -> None:
+    """From now on so much is said, by all threads."""
+    global _volume
+    _volume = volume
+
+
+def volume() -> Volume:
+    """How much is said now."""
+    return _volume
+
+
+def through(show: Callable[[str], None] | None) -> None:
+    """From now on lines go through this, as bars stand on the screen; None: straight to stderr."""
+    global _show
+    _show = show or _echo
+
+
+def complain(text: str) -> None:
+    """Say what went wrong, at any volume."""
+    _print(Volume.QUIET, text)
+
+
+def say(text: str) -> None:
+    """Say a line that may hold what an image or a registry says."""
+    _print(Volume.USUAL, text)
+
+
+def say_command(command: str) -> None:
+    """Show a command that a person may copy: on a line of its own, which is never broken."""
+    _print(Volume.USUAL, f"  {command}", whole=True)
+
+
+def detail(text: str) -> None:
+    """Say a step that only `--verbose` asks for. It must hold no credential: see `printable`."""
+    _print(Volume.VERBOSE, text, whole=True)
+
+
+def _print(least: Volume, text: str, *, whole: bool = False) -> None:
+    if _volume < least:
+        return
+    when = f"{time.monotonic() - _start:7.2f} s  " if _volume is Volume.VERBOSE else ""
+    line = f"{when}{printable(text, _LONGEST)}"
+    for each in [line] if whole else fitted(line, width_of(sys.stderr)):
+        _show(each)

@@ -1,0 +1,43 @@
+"""What a terminal takes: how wide a line may be, whether it can be coloured, whether bars move."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from typing import TextIO
+
+
+def width_of(stream: TextIO) -> int | None:
+    """The columns of the terminal that reads a stream; None where none does."""
+    return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
+def takes_colour(stream: TextIO) -> bool:
+    """Whether it may be coloured: by a terminal that can, for somebody who has not refused it
+    (no-color.org).
+    """
+    return stream.isatty() and not is_dumb() and not os.environ.get("NO_COLOR")
+
+
+def is_dumb() -> bool:
+    """Whether the terminal says of itself that it knows no control sequence."""
+    return os.environ.get("TERM") in ("dumb", "unknown")
+
+
+def styled(text: str, colour: str) -> str:
+    """A text for stdout, in a colour where that takes one."""
+    import click
+
+    return click.style(text, fg=colour) if takes_colour(sys.stdout) else text
+
+
+def fitted(text: str, width: int | None) -> list[str]:
+    """A sentence as lines of a width at most, broken between words; no word is broken, as a
+    version, a path or a digest is one.
+    """
+    if width is None or len(text) <= width:
+        return [text]
+    import textwrap
+
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
