@@ -12,7 +12,7 @@ from collections.abc import Callable
 import click
 
 from patcher.errors import printable
-from patcher.terminal import fitted, width_of
+from patcher.terminal import fitted, takes_colour, width_of
 
 _LONGEST = 2000
 
@@ -51,14 +51,14 @@ def through(show: Callable[[str], None] | None) -> None:
     _show = show or _echo
 
 
-def complain(text: str) -> None:
+def complain(text: str, colour: str | None = None) -> None:
     """Say what went wrong, at any volume."""
-    _print(Volume.QUIET, text)
+    _print(Volume.QUIET, text, colour=colour)
 
 
-def say(text: str) -> None:
+def say(text: str, colour: str | None = None) -> None:
     """Say a line that may hold what an image or a registry says."""
-    _print(Volume.USUAL, text)
+    _print(Volume.USUAL, text, colour=colour)
 
 
 def say_command(command: str) -> None:
@@ -71,10 +71,11 @@ def detail(text: str) -> None:
     _print(Volume.VERBOSE, text, whole=True)
 
 
-def _print(least: Volume, text: str, *, whole: bool = False) -> None:
+def _print(least: Volume, text: str, *, whole: bool = False, colour: str | None = None) -> None:
     if _volume < least:
         return
     when = f"{time.monotonic() - _start:7.2f} s  " if _volume is Volume.VERBOSE else ""
     line = f"{when}{printable(text, _LONGEST)}"
     for each in [line] if whole else fitted(line, width_of(sys.stderr)):
-        _show(each)
+        coloured = colour and takes_colour(sys.stderr)
+        _show(click.style(each, fg=colour) if coloured else each)

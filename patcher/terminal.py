@@ -25,11 +25,12 @@ def is_dumb() -> bool:
     return os.environ.get("TERM") in ("dumb", "unknown")
 
 
-def styled(text: str, colour: str) -> str:
+def styled(text: str, colour: str | None = None, *, bold: bool | None = None) -> str:
     """A text for stdout, in a colour where that takes one."""
     import click
 
-    return click.style(text, fg=colour) if takes_colour(sys.stdout) else text
+    plain = not (colour or bold) or not takes_colour(sys.stdout)
+    return text if plain else click.style(text, fg=colour, bold=bold)
 
 
 def fitted(text: str, width: int | None) -> list[str]:

@@ -40,6 +40,18 @@ def named(words: list[str]) -> tuple[click.Command, list[str]]:
     return command, words
 
 
+def expect_known(line: str) -> None:
+    """Fail unless a shell line is a call of a command with options and arguments that it has."""
+    program, *words = shlex.split(line.partition(" > ")[0], comments=True)
+    assert program.endswith("vllm-patcher"), line
+    meant, rest = named(words)
+    assert not isinstance(meant, click.Group), line
+    context = click.Context(meant, help_option_names=["-h", "--help"])
+    values, _, _ = meant.make_parser(context).parse_args(rest)
+    needed = [each.name for each in meant.params if each.required]
+    assert all(values.get(name) for name in needed), line
+
+
 @pytest.fixture(params=list(commands(cli)), ids=lambda path: " ".join(path) or "all")
 def path(request: pytest.FixtureRequest) -> list[str]:
     return list(request.param)
@@ -59,15 +71,7 @@ def test_every_help_teaches_and_fits_80_columns(path: list[str]) -> None:
 def test_every_command_has_examples_of_itself_that_it_can_parse(path: list[str]) -> None:
     command, _ = named(path)
     assert isinstance(command, Command | Group)
-    calls = [
-        shlex.split(line.partition(" > ")[0], comments=True)
-        for line in command.examples.replace("\\\n", " ").strip().splitlines()
-    ]
-    assert any(call[1 : len(path) + 1] == path for call in calls)
-    for program, *words in calls:
-        assert program == "vllm-patcher"
-        meant, rest = named(words)
-        assert not isinstance(meant, click.Group), words
-        values, _, _ = meant.make_parser(click.Context(meant)).parse_args(rest)
-        needed = [each.name for each in meant.params if each.required]
-        assert all(values.get(name) for name in needed), words
+    lines = command.examples.replace("\\\n", " ").strip().splitlines()
+    assert any(line.split()[1 : len(path) + 1] == path for line in lines)
+    for line in lines:
+        expect_known(line)

@@ -214,6 +214,7 @@ def image(
     With --context nothing is built: the Dockerfile and the files that it copies are written.
     """
     from patcher.jobs.image import Order
+    from patcher.report.steps import image_steps
     from patcher.report.text import image_json, image_lines
 
     if context_folder is not None and (to is not None or dry_run or allow_clean):
@@ -246,6 +247,11 @@ def image(
         click.echo(as_json("image", **image_json(report)))
     else:
         click.echo("\n".join(image_lines(report)))
+    reaching = ["--ca-file", str(ca_file)] if ca_file else []
+    reaching += [word for host in plain_http for word in ("--plain-http", host)]
+    in_daemon = to is None and not name.startswith("oci:")
+    folder = context_folder and context_folder.absolute()
+    _show(image_steps(report, in_daemon=in_daemon, context=folder, options=reaching))
 
 
 @click.command(cls=Command, epilog=EPILOG, examples=_DEMO_EXAMPLES)
@@ -267,6 +273,7 @@ def demo(version: str, output: Path, as_data: bool) -> None:
     them, patches, verifies, appends, tags, and reads it all back. The same digest on every run.
     """
     from patcher.jobs.demo import run
+    from patcher.report.steps import demo_steps
     from patcher.report.text import demo_json, demo_lines
 
     result = run(version, output, say)
@@ -274,3 +281,12 @@ def demo(version: str, output: Path, as_data: bool) -> None:
         click.echo(as_json("demo", **demo_json(result)))
     else:
         click.echo("\n".join(demo_lines(result)))
+    _show(demo_steps(result))
+
+
+def _show(steps: Sequence[str]) -> None:
+    """What to do next."""
+    if steps:
+        say("next:")
+    for step in steps:
+        say_command(step)

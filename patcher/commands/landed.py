@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +30,7 @@ from patcher.report.text import as_json
 from patcher.rules.patch import Patch
 from patcher.rules.verdict import Status
 from patcher.talk import say
+from patcher.terminal import width_of
 from patcher.web.http import HttpSettings
 
 if TYPE_CHECKING:
@@ -229,10 +228,7 @@ def _rendered(answer: Answer, style: str, to_stdout: bool) -> str:
         return markdown.markdown(answer)
     if style == "html":
         return page.page(answer)
-    seen = to_stdout and sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if seen else None
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return landed.table(answer, width, colour=seen and not plain)
+    return landed.text(answer, width_of(sys.stdout) if to_stdout else None)
 
 
 def _format(form: str | None, as_data: bool, output: Path | None) -> str:

@@ -23,6 +23,7 @@ from patcher.errors import Exit, printable
 from patcher.progress import counting
 from patcher.report.text import as_json
 from patcher.talk import say
+from patcher.terminal import width_of
 
 if TYPE_CHECKING:
     from patcher.lock.entries import Entry
@@ -114,7 +115,7 @@ def lock_list(lock: Path | None, as_data: bool) -> None:
     if as_data:
         click.echo(as_json("lock list", images=[entry_json(entry) for entry in entries]))
     elif entries:
-        click.echo("\n".join(lock_table(entries, short=sys.stdout.isatty())))
+        click.echo("\n".join(lock_table(entries, width_of(sys.stdout))))
 
 
 @lock_group.command(
@@ -178,7 +179,7 @@ def lock_add(
     if as_data:
         click.echo(as_json("lock add", image=entry_json(entry)))
     else:
-        click.echo("\n".join(lock_table([entry])))
+        click.echo("\n".join(lock_table([entry], width_of(sys.stdout))))
 
 
 def _say_located(entries: Sequence[Entry]) -> None:
@@ -213,7 +214,7 @@ def lock_remove(names: Sequence[str], lock: Path | None, as_data: bool) -> None:
     if as_data:
         click.echo(as_json("lock remove", removed=[entry_json(entry) for entry in gone]))
     else:
-        click.echo("\n".join(lock_table(gone)))
+        click.echo("\n".join(lock_table(gone, width_of(sys.stdout))))
     say(f"removed {len(gone)} of {path}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from patcher.commands.options import json_option
 from patcher.errors import Finding, UsageError
 from patcher.report.text import as_json
 from patcher.talk import say
+from patcher.terminal import width_of
 
 if TYPE_CHECKING:
     from patcher.landed.timeline import Timeline
@@ -129,7 +131,7 @@ def new(
         said = {"path": path, "affected": affected, "functions": taken, "dropped": draft.dropped}
         click.echo(as_json("new", **said))
     else:
-        click.echo(report.table(report.Answer((line,))), nl=False)
+        click.echo(report.text(report.Answer((line,)), width_of(sys.stdout)), nl=False)
     for sides in draft.sides:
         say(f"takes {sides.scope}")
     say(f"wrote {path}: it claims {' or '.join(affected)}. Fill in its title and why; then")

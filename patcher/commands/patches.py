@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import click
 from patcher.commands.command import Command
 from patcher.commands.options import folders_option, json_option
 from patcher.report.text import as_json
+from patcher.terminal import width_of
 
 EPILOG = """\
 Exit codes: 0 as wanted; 2 no such patch; 3 a patch's file cannot be loaded."""
@@ -40,13 +42,14 @@ def patches(names: Sequence[str], folders: Sequence[Path], as_data: bool) -> Non
     FILE is the file of a patch of your own, as ./mine.py. It is run, as all in a folder of patches
     are: take none that you would not run yourself.
     """
-    from patcher.report.patches import data, explained, table
+    from patcher.report.patches import catalogue_table, data, explained
     from patcher.rules.catalogue import select
 
     chosen = select(names, folders=folders)
     if as_data:
         click.echo(as_json("patches", patches=[data(patch) for patch in chosen]))
     elif names:
-        click.echo("\n\n".join("\n".join(explained(patch)) for patch in chosen))
+        width = width_of(sys.stdout)
+        click.echo("\n\n".join("\n".join(explained(patch, width)) for patch in chosen))
     else:
-        click.echo("\n".join(table(chosen)))
+        click.echo("\n".join(catalogue_table(chosen, width_of(sys.stdout))))

@@ -28,6 +28,7 @@ from patcher.commands.options import (
 )
 from patcher.errors import Exit, FileAbsent, PatcherError, Unreadable, UsageError, printable
 from patcher.report.text import (
+    COLOURS,
     as_json,
     copy_json,
     exit_for,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from patcher.oci.installation import Installation
+    from patcher.report.text import Locate
     from patcher.rules.patch import Patch
     from patcher.rules.source import Source
     from patcher.sources.everywhere import Notice
@@ -123,7 +125,7 @@ def verify(
     judged all the same.
     """
     from patcher.sources.images import CopySource, ImageSource
-    from patcher.sources.path import concerned
+    from patcher.sources.path import PathSource, concerned
     from patcher.sources.spec import open_source
 
     given = _given(sources, named)
@@ -145,7 +147,8 @@ def verify(
         root=root,
         whole=everywhere,
     )
-    verdicts, elsewhere, idle, told_copies = [], [], [], []
+    told: list[tuple[Verdict, Locate | None]] = []
+    elsewhere, idle, told_copies = [], [], []
     lost: list[tuple[str, PatcherError]] = []
     is_open = False
     for spec in sources:
@@ -153,7 +156,8 @@ def verify(
             source = given if given and spec == _STDIN else opened(spec)
             source, own = concerned(source, wanted)
             copies, others = _copies(source, own, everywhere)
-            judged = [judge(patch, copy) for copy in copies for patch in own]
+            here = source.locate if isinstance(source, PathSource) else None
+            judged = [(judge(patch, copy), here) for copy in copies for patch in own]
             if isinstance(source, ImageSource) and isinstance(copies[0], CopySource):
                 found = copies[0].installation
                 beside = {
@@ -165,37 +169,44 @@ def verify(
                 told_copies += [copy_json(source.label, copy) for copy in found.copies]
         except PatcherError as error:
             lost.append((spec, error))
-            verdicts += [
-                Verdict(patch.name, printable(spec, 5000), Status.UNKNOWN, reason=error.problem)
-                for patch in wanted
-            ]
+            name = printable(spec, 5000)
+            unread = partial(Verdict, artifact=name, status=Status.UNKNOWN, reason=error.problem)
+            told += [(unread(patch.name), None) for patch in wanted]
         else:
             for copy in copies:
                 say_of_version(copy)
-            verdicts += judged
-            elsewhere += others
+            told += judged
+            elsewhere += [(each, _root(source)) for each in others]
     if len(lost) == len(sources):
         raise lost[0][1]
+    verdicts = [verdict for verdict, _ in told]
     if as_data:
-        notices = [notice for _, notice in elsewhere]
+        notices = [notice for (_, notice), _ in elsewhere]
         click.echo(
             as_json("verify", verdicts=verdicts, elsewhere=notices, copies=told_copies, idle=idle)
         )
-    for verdict in verdicts:
+    for verdict, locate in told:
         if not as_data:
-            for line in verdict_lines(verdict):
+            for line in verdict_lines(verdict, locate):
                 click.echo(line)
         # What could not be judged is an error to whoever wants no talk.
         tell = say if verdict.status in {Status.NEEDED, Status.CLEAN} else complain
-        tell(verdict_summary(verdict))
-    for patch, notice in elsewhere:
-        say(notice_line(notice, patch.rule.words))
+        tell(verdict_summary(verdict), None if verdict.outside else COLOURS[verdict.status])
+    for (patch, notice), root_here in elsewhere:
+        say(notice_line(notice, patch.rule.words, root_here))
     for verdict in idle:
         say(f"{verdict_summary(verdict)}: no Python is seen to import it")
     for spec, why in lost:
         complain(f"{spec}: next: {why.next_step}")
     code = exit_for(verdicts)
     context.exit(Exit.UNDECIDED if code is Exit.OK and is_open else code)
+
+
+def _root(source: Source) -> Path | None:
+    """The folder that an installed tree has its packages in; None for what is no such tree."""
+    from patcher.sources.path import TreeSource
+
+    return source.root if isinstance(source, TreeSource) else None
 
 
 def _given(sources: Sequence[str], named: str | None) -> FileSource | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -150,10 +149,7 @@ def context_job(
     with scratch_folder(folder) as scratch:
         place = ContextPlace(repository, folder, scratch, pinned, platform)
         done = _make(base, said, place, say)
-    say(
-        f"written to {folder}; build it: docker buildx build --platform {platform} "
-        f"--tag {done.tags[0]} {shlex.quote(str(folder))}"
-    )
+    say(f"written to {folder}")
     return done
 
 

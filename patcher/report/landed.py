@@ -10,7 +10,10 @@ from patcher.errors import UsageError
 from patcher.landed.claims import check_lines
 from patcher.landed.timeline import evidence, notices, shown, span
 from patcher.report.sentences import history_sentence, sentence, step_words, tip_words
+from patcher.report.table import table
+from patcher.report.text import COLOURS
 from patcher.rules.verdict import Status
+from patcher.terminal import fitted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,18 +65,23 @@ def format_of(path: Path) -> Format:
     return found
 
 
-def table(answer: Answer, width: int | None = None, colour: bool = False) -> str:
+def text(answer: Answer, width: int | None = None) -> str:
     """Text for a terminal of `width` characters; None leaves every line as long as it is."""
     lines: list[str] = []
+
+    def tell(*sentences: str) -> None:
+        for each in sentences:
+            lines.extend(fitted(each, width))
+        lines.append("")
+
     for line in answer.timelines:
-        lines += [*_rows(line, width, colour), "", sentence(line)]
-        lines += [f"elsewhere: {each}" for each in notices(line)] + [""]
+        lines += [*_rows(line, width), ""]
+        tell(sentence(line), *(f"elsewhere: {each}" for each in notices(line)))
     for found in answer.histories:
-        lines += [*(step_words(step) for step in found.steps), ""]
-        lines.append(f"{found.patch.name}: {tip_words(found)}.")
-        lines += [*history_notes(found), ""]
+        tell(*map(step_words, found.steps))
+        tell(f"{found.patch.name}: {tip_words(found)}.", *history_notes(found))
     for check in answer.checks:
-        lines += [*check_lines(check), ""]
+        tell(*check_lines(check))
     return "\n".join(lines[:-1]) + "\n" if lines else ""
 
 
@@ -83,33 +91,10 @@ def headings(line: Timeline) -> tuple[str, ...]:
     return "releases", "verdict", words.needed, words.clean, "evidence"
 
 
-_COLOURS = {
-    Status.NEEDED: "red",
-    Status.CLEAN: "green",
-    Status.ABSENT: "yellow",
-    Status.UNKNOWN: "magenta",
-}
-
-
-def _rows(line: Timeline, width: int | None, colour: bool) -> list[str]:
-    """The bands of one patch, aligned; the last column takes what is left of the width."""
-    import click
-
+def _rows(line: Timeline, width: int | None) -> list[str]:
+    """The bands of one patch, aligned."""
     cells = [headings(line), *(_cells(line, place) for place in range(len(line.bands)))]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]) - 1)]
-    rows = []
-    for row, status in zip(cells, [None, *(band.status for band in line.bands)], strict=True):
-        padded = [text.ljust(size) for text, size in zip(row, widths, strict=False)]
-        left = len("  ".join(padded)) + 2
-        last = row[-1] if width is None else _cut(row[-1], max(width - left, 12))
-        if colour and status is not None:
-            padded[1] = click.style(padded[1], fg=_COLOURS[status])
-        rows.append("  ".join([*padded, last]).rstrip())
-    return rows
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+    return table(cells, width, colours=[None, *(COLOURS[band.status] for band in line.bands)])
 
 
 def _cells(line: Timeline, place: int) -> tuple[str, ...]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 from patcher.errors import printable
-from patcher.report.text import columns
+from patcher.report.table import table
 from patcher.rules.affected import landings, quoted
 from patcher.rules.rule import Explains
+from patcher.terminal import fitted
 from patcher.web.github import VLLM
 
 if TYPE_CHECKING:
@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from patcher.rules.patch import Patch
 
 
-def table(patches: Sequence[Patch]) -> list[str]:
-    """A line for each patch, under a header."""
+# Longer lines are hard to read.
+_PROSE = 88
+
+
+def catalogue_table(patches: Sequence[Patch], width: int | None = None) -> list[str]:
+    """A line for each patch, under a header; on a terminal of some width it fits."""
     rows = [("PATCH", "CLAIMED FOR", "LANDED IN", "WHAT IT DOES")]
     rows += [(each.name, quoted(each.affected), _landed(each), each.title) for each in patches]
-    return columns(rows)
+    return table(rows, width, wraps=True)
 
 
 def _landed(patch: Patch) -> str:
@@ -29,24 +33,28 @@ def _landed(patch: Patch) -> str:
     return ", ".join(said) or "-"
 
 
-def explained(patch: Patch) -> list[str]:
-    """All that a patch says of itself."""
-    lines = [
-        f"{patch.name}, version {patch.version}: {patch.title}",
+def explained(patch: Patch, width: int | None = None) -> list[str]:
+    """All that a patch says of itself, for a terminal of some width or for 88 columns."""
+    return [
+        *fitted(f"{patch.name}, version {patch.version}: {patch.title}", width),
         "",
-        *textwrap.wrap(printable(patch.why, 4000), 88),
+        *fitted(printable(patch.why, 4000), min(width or _PROSE, _PROSE)),
         "",
-        f"claimed for  vLLM {quoted(patch.affected)}",
-        f"landed in    {_landed(patch)}",
-        *_listed("files", patch.targets),
-        *_listed("upstream", (f"{link(*each)}  {each[1]}" for each in patch.upstream)),
-        *_listed("changes", _places(patch)),
+        *_listed("claimed for", [f"vLLM {quoted(patch.affected)}"], width),
+        *_listed("landed in", [_landed(patch)], width),
+        *_listed("files", patch.targets, width),
+        *_listed("upstream", [f"{link(*each)}  {each[1]}" for each in patch.upstream], width),
+        *_listed("changes", _places(patch), width),
     ]
-    return [printable(line, 2000) for line in lines]
 
 
-def _listed(heading: str, items: Any) -> list[str]:
-    return [f"{heading if not at else '':<12} {item}" for at, item in enumerate(items)]
+def _listed(heading: str, items: Sequence[str], width: int | None) -> list[str]:
+    """Items under each other, beside their heading."""
+    start = 13
+    lines = [
+        line for item in items for line in fitted(printable(item, 2000), width and width - start)
+    ]
+    return [f"{'' if at else heading:<{start}}{line}" for at, line in enumerate(lines)]
 
 
 def _places(patch: Patch) -> tuple[str, ...]:

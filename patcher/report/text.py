@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
-import shlex
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from patcher.errors import Exit, NoDaemon, PatcherError, printable
+from patcher.errors import Exit, PatcherError, printable
+from patcher.report.table import table
 from patcher.rules.verdict import Status, Verdict
+from patcher.terminal import styled
 
 if TYPE_CHECKING:
     from patcher.jobs.check_proof import CheckedProof, Difference
@@ -81,6 +81,15 @@ def error_json(error: PatcherError, arguments: Sequence[str]) -> str:
     return as_json("error", error=said, arguments=called, exit=int(error.exit_code))
 
 
+COLOURS = {
+    Status.NEEDED: "red",
+    Status.CLEAN: "green",
+    Status.ABSENT: "yellow",
+    Status.UNKNOWN: "magenta",
+}
+"""What a verdict looks like, everywhere."""
+
+
 def exit_for(verdicts: Iterable[Verdict]) -> Exit:
     """One needed patch is a finding; else what could not be judged leaves it undecided.
 
@@ -92,16 +101,29 @@ def exit_for(verdicts: Iterable[Verdict]) -> Exit:
     return Exit.UNDECIDED if found - {Status.CLEAN} else Exit.OK
 
 
-def verdict_lines(verdict: Verdict) -> list[str]:
-    """Each place that needs the patch as a compiler would report it: `file:line:column: ...`."""
-    words = verdict.words
+Locate = Callable[[str], PurePath]
+"""Where a target is on this machine."""
+
+
+def verdict_lines(verdict: Verdict, locate: Locate | None = None) -> list[str]:
+    """Each place that needs the patch as a compiler would report it: `file:line:column: ...`.
+
+    With `locate` the file is one that an editor opens.
+    """
     return [
-        f"{_file(verdict, place)}:{place.line}:{place.column}: {words.needed} {words.place} "
-        f"{printable(place.text)}{f' in {printable(place.function)}' if place.function else ''}: "
-        f"{words.why} [{verdict.patch}]"
+        _place_line(verdict, place, locate)
         for place in verdict.places
         if place.needed and not verdict.outside
     ]
+
+
+def _place_line(verdict: Verdict, place: Place, locate: Locate | None) -> str:
+    words = verdict.words
+    file = printable(str(locate(place.target))) if locate else _file(verdict, place)
+    inside = f" in {printable(place.function)}" if place.function else ""
+    where = styled(f"{file}:{place.line}:{place.column}:", bold=True)
+    what = styled(f"{words.needed} {words.place}", COLOURS[Status.NEEDED])
+    return f"{where} {what} {printable(place.text)}{inside}: {words.why} [{verdict.patch}]"
 
 
 def _file(verdict: Verdict, place: Place) -> str:
@@ -127,10 +149,13 @@ def version_note(version: str | None) -> str | None:
     return f"it states the version {printable(version)}, of no release: its content alone decides"
 
 
-def notice_line(notice: Notice, words: Words) -> str:
-    """A place elsewhere in the package, for a person."""
+def notice_line(notice: Notice, words: Words, root: PurePath | None = None) -> str:
+    """A place elsewhere in the package, for a person; `root` is the folder that it is in, where
+    that is on this machine.
+    """
     state = words.state(notice.needed)
-    return f"{printable(notice.path)}:{notice.line}: notice: {state} {printable(notice.text)}"
+    path = printable(str(root / notice.path if root else notice.path))
+    return f"{path}:{notice.line}: notice: {state} {printable(notice.text)}"
 
 
 def difference_line(checked: CheckedProof, difference: Difference) -> str:
@@ -183,7 +208,15 @@ def image_lines(report: Report) -> list[str]:
     lines += [f"proof    {report.proof}"] if report.proof else []
     lines += [f"way      {_WAYS[report.way]}"] if report.way in _WAYS else []
     lines += [f"sent     {_sent(report)}"] if report.way != "context" else []
-    return [printable(line, 2000) for line in lines]
+    return [_report_line(printable(line, 2000)) for line in lines]
+
+
+def _report_line(line: str) -> str:
+    """What came of it in green, and what to call it by in bold."""
+    if line.startswith("tag "):
+        return styled(line, bold=True)
+    before, now, after = line.rpartition(", now clean")
+    return f"{before}, now {styled(f'clean{after}', COLOURS[Status.CLEAN])}" if now else line
 
 
 def _platform_lines(image: ImageReport) -> list[str]:
@@ -241,21 +274,16 @@ def _platform_json(image: ImageReport) -> dict[str, Any]:
     return {**plain, "platform": str(image.platform), "copies": copies, "files": files}
 
 
-def lock_table(entries: Sequence[Entry], *, short: bool = False) -> list[str]:
-    """The lock under a header, a line for each pin; `short` cuts digests to twelve digits."""
+def lock_table(entries: Sequence[Entry], width: int | None = None) -> list[str]:
+    """The lock under a header, a line for each pin; on a terminal of some width digests are cut to
+    twelve digits.
+    """
     rows = [("VERSION", "PIN", "DIGEST", "REFERENCE")]
     for entry in entries:
         for kind, pin in entry.locked.pins():
-            digest = pin.digest.partition(":")[2][:12] if short else pin.digest
+            digest = pin.digest if width is None else pin.digest.partition(":")[2][:12]
             rows.append((str(entry.locked.version), kind, digest, str(entry.original.reference)))
-    return columns(rows)
-
-
-def columns(rows: Sequence[tuple[str, str, str, str]]) -> list[str]:
-    """Lines whose first three columns are as wide as their widest text."""
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = ("  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows)
-    return [printable(line, 2000) for line in lines]
+    return table(rows, width)
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
@@ -276,38 +304,26 @@ def entry_json(entry: Entry) -> dict[str, Any]:
 
 
 def demo_lines(demo: Demo) -> list[str]:
-    """The demo's diff, its report, and how to go on from there."""
-    fixed, moving = (tag.rpartition(":")[2] for tag in demo.report.tags)
-    layout = f"oci:{shlex.quote(str(demo.layout))}"
-    program = sys.argv[0] if sys.argv[0].endswith("vllm-patcher") else "vllm-patcher"
+    """The demo's diff, and its report."""
     return [
         *shown_diff(demo.diff.rstrip("\n")),
         "",
         *image_lines(demo.report),
         printable(f"layout   {demo.layout}", 5000),
-        "",
-        "Load it into Docker:",
-        f"  skopeo copy{_to_daemon()} {layout}:{moving} docker-daemon:vllm-demo:{moving}",
-        "Judge it again:",
-        f"  {program} verify {layout}:{fixed} --patch {demo.patch}",
     ]
-
-
-def _to_daemon() -> str:
-    """skopeo's option for the daemon that docker would ask: it looks at no variable itself."""
-    from patcher.daemon.client import DEFAULT, address
-
-    try:
-        place = address()
-    except NoDaemon:
-        return ""
-    return "" if place == DEFAULT else f" --dest-daemon-host {shlex.quote(place)}"
 
 
 def shown_diff(diff: str) -> list[str]:
     """A diff for a person at a terminal; a file's own lines may hold escapes."""
     lines = diff.removesuffix("\n").split("\n")
-    return [printable(line.expandtabs(8), 5000) for line in lines]
+    return [_diff_line(printable(line.expandtabs(8), 5000)) for line in lines]
+
+
+def _diff_line(line: str) -> str:
+    """As git colours it."""
+    if line.startswith(("--- ", "+++ ")):
+        return styled(line, bold=True)
+    return styled(line, {"+": "green", "-": "red", "@": "cyan"}.get(line[:1]))
 
 
 def demo_json(demo: Demo) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from patcher.landed import Finding
 from patcher.landed.history import History, history, newest_transition
 from patcher.landed.timeline import Turn, transitions
-from patcher.report.landed import Answer, table
+from patcher.report.landed import Answer, text
 from patcher.report.sentences import history_sentence, step_words
 from patcher.rules.catalogue import select
 from patcher.rules.patch import Patch
@@ -249,11 +249,11 @@ def test_a_table_tells_how_the_clone_was_walked(
     path, _ = upstream
     made = workshop(tmp_path / "work")
     made.git("clone", "-q", "--depth", "2", f"file://{path}", str(tmp_path / "shallow"))
-    shown = table(Answer(histories=(walk(tmp_path / "shallow", bisect=True),)))
+    shown = text(Answer(histories=(walk(tmp_path / "shallow", bisect=True),)))
     assert "bisected: 2 commits touch the file" in shown
     assert "would not be seen" in shown
     assert "the clone is shallow" in shown
-    assert "would not be seen" not in table(Answer(histories=(walk(path),)))
+    assert "would not be seen" not in text(Answer(histories=(walk(path),)))
 
 
 def test_a_file_that_never_was_there_has_no_turn(tmp_path: Path) -> None:

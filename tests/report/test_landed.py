@@ -19,13 +19,14 @@ from patcher.landed import Notice
 from patcher.landed.claims import check
 from patcher.landed.history import History, Step
 from patcher.landed.timeline import Transition, Turn, timeline
-from patcher.report.landed import Answer, Format, data, format_of, table
+from patcher.report.landed import Answer, Format, data, format_of, text
 from patcher.report.markdown import LIMIT, code, markdown, prose
 from patcher.report.text import as_json
 from patcher.rules.rule import Place
 from patcher.rules.verdict import Status
 from patcher.sources.git import Commit
 from tests.landed.findings import PATCH, made, real, story
+from tests.terminals import terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -60,7 +61,7 @@ def hostile_answer() -> Answer:
 
 
 def test_the_table_of_the_real_releases(release_file: Callable[..., bytes]) -> None:
-    rows = table(Answer((timeline(PATCH, real(release_file)),))).splitlines()
+    rows = text(Answer((timeline(PATCH, real(release_file)),))).splitlines()
     assert [row.split("  line")[0].split() for row in rows[1:7]] == [
         ["0.15.0", "-", "0.16.0", "needed", "1", "0"],
         ["0.17.0", "-", "0.17.1", "needed", "3", "0"],
@@ -72,31 +73,47 @@ def test_the_table_of_the_real_releases(release_file: Callable[..., bytes]) -> N
     assert rows[8].startswith("kv-b-proj-dtype: needed in 0.15.0")
 
 
-def test_a_table_fits_the_terminal(release_file: Callable[..., bytes]) -> None:
-    rows = table(Answer((timeline(PATCH, real(release_file)),)), width=72).splitlines()
-    assert max(len(row) for row in rows[:7]) == 72
-    assert rows[1].endswith("…")
+def test_the_answer_fits_the_terminal_and_breaks_no_version(
+    release_file: Callable[..., bytes],
+) -> None:
+    answer = Answer((timeline(PATCH, real(release_file)),))
+    whole = text(answer)
+    for width in (40, 80, 120):
+        lines = text(answer, width).splitlines()
+        assert max(map(len, lines)) <= width
+        told = " ".join(lines[lines.index("") + 1 :])
+        assert " ".join(told.split()) == whole.splitlines()[-1]
+    assert text(answer, 80).splitlines()[1].endswith("…"), "a row is a line while there is room"
+    assert text(answer, 40).splitlines()[:2] == ["0.15.0 - 0.16.0", "  verdict    needed"]
 
 
-def test_colour_is_added_to_the_words_and_only_where_asked_for() -> None:
+def test_colour_is_added_to_the_words_and_only_for_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     answer = Answer((timeline(PATCH, story("ncau")),))
-    plain, coloured = table(answer), table(answer, colour=True)
-    assert "\x1b" not in plain
+    plain = text(answer, 200)
+    with terminal(monkeypatch, "stdout"):
+        coloured, to_a_file = text(answer, 200), text(answer)
+        for refusal in ("NO_COLOR", "TERM"):
+            with monkeypatch.context() as refused:
+                refused.setenv(refusal, "dumb")
+                assert text(answer, 200) == plain
+    assert "\x1b" not in plain + to_a_file
     assert click.unstyle(coloured) == plain
-    assert coloured != plain
+    assert coloured.count("\x1b[31m") == 1
 
 
 def test_what_was_not_judged_shows_no_counts() -> None:
-    rows = table(Answer((timeline(PATCH, story("au")),))).splitlines()
+    rows = text(Answer((timeline(PATCH, story("au")),))).splitlines()
     assert [row.split()[1:4] for row in rows[1:3]] == [["absent", "-", "-"], ["unknown", "-", "-"]]
 
 
 def test_an_empty_answer_is_an_empty_table() -> None:
-    assert table(Answer()) == ""
+    assert text(Answer()) == ""
 
 
 def test_no_terminal_escape_comes_through() -> None:
-    shown = table(hostile_answer())
+    shown = text(hostile_answer())
     assert all(character.isprintable() or character == "\n" for character in shown)
 
 
