@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from patcher.commands.command import Command
+from patcher.commands.completion import complete_name, complete_platform
 from patcher.commands.options import (
     EPILOG,
     ca_file_option,
@@ -16,7 +17,6 @@ from patcher.commands.options import (
     http_settings,
     json_option,
     lock_option,
-    lock_path,
     parsed_platform,
     patch_options,
     plain_http_option,
@@ -24,6 +24,7 @@ from patcher.commands.options import (
     say_of_version,
 )
 from patcher.errors import UsageError, printable
+from patcher.lock import lock_path
 from patcher.report.text import as_json
 from patcher.talk import say, say_command
 
@@ -164,11 +165,12 @@ def revert(path: Path, as_data: bool) -> None:
     examples=_IMAGE_EXAMPLES,
     short_help="Bake a patched image, prove it, and tag it.",
 )
-@click.argument("name")
+@click.argument("name", shell_complete=complete_name)
 @patch_options
 @click.option(
     "--platform",
     metavar="OS/ARCH",
+    shell_complete=complete_platform,
     help="For example linux/arm64; default: this machine's, and with --to all that there are.",
 )
 @root_option

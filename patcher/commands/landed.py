@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING
 import click
 
 from patcher.commands.command import Command
+from patcher.commands.completion import complete_source
 from patcher.commands.options import (
     ca_file_option,
     chosen,
     http_settings,
     json_option,
     lock_option,
-    lock_path,
     patch_options,
     plain_http_option,
 )
 from patcher.errors import Exit, UsageError
 from patcher.files import write_atomically
 from patcher.landed import Scope
+from patcher.lock import lock_path
 from patcher.progress import counting
 from patcher.report.text import as_json
 from patcher.rules.patch import Patch
@@ -55,7 +56,7 @@ vllm-patcher landed -o landed.html                  # as a page
 @click.command(
     cls=Command, epilog=EPILOG, examples=_EXAMPLES, short_help="Say whether upstream's fix is in."
 )
-@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...", shell_complete=complete_source)
 @click.option("--since", metavar="VERSION", help="The oldest version to read; 0 for all.")
 @click.option("--until", metavar="VERSION", help="The newest version to read.")
 @click.option("--pre", is_flag=True, help="Read pre-releases and nightlies too.")

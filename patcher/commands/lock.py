@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 import click
 
 from patcher.commands.command import Group
+from patcher.commands.completion import complete_name, complete_repository
 from patcher.commands.options import (
     ca_file_option,
     http_settings,
     json_option,
     lock_option,
-    lock_path,
     plain_http_option,
 )
 from patcher.errors import Exit, printable
+from patcher.lock import lock_path
 from patcher.progress import counting
 from patcher.report.text import as_json
 from patcher.talk import say
@@ -198,7 +199,7 @@ def _say_located(entries: Sequence[Entry]) -> None:
     epilog=_PLAIN_EPILOG,
     examples="vllm-patcher lock remove 0.23.0",
 )
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_name)
 @lock_option
 @json_option
 def lock_remove(names: Sequence[str], lock: Path | None, as_data: bool) -> None:
@@ -285,7 +286,7 @@ def lock_check(
     epilog=_PLAIN_EPILOG,
     examples=_UPDATE_EXAMPLES,
 )
-@click.argument("names", nargs=-1, metavar="[REPOSITORY]...")
+@click.argument("names", nargs=-1, metavar="[REPOSITORY]...", shell_complete=complete_repository)
 @own_lock_option
 @locate_option
 @ca_file_option

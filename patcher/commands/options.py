@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from patcher.commands.completion import complete_patch, complete_platform
 from patcher.errors import PatcherError
-from patcher.files import data_path
 from patcher.talk import say
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def patch_options(command: _Command) -> _Command:
         "patches",
         multiple=True,
         metavar="NAME|FILE",
+        shell_complete=complete_patch,
         help="Only this patch, by its name or its file, as ./mine.py, which is run: take no file "
         "that you would not run yourself. May be repeated.",
     )
@@ -53,6 +54,7 @@ def patch_options(command: _Command) -> _Command:
 platform_option = click.option(
     "--platform",
     metavar="OS/ARCH",
+    shell_complete=complete_platform,
     help="For example linux/arm64; default: this machine's.",
 )
 root_option = click.option(
@@ -112,11 +114,3 @@ def http_settings(ca_file: Path | None, plain_http: Sequence[str]) -> HttpSettin
     from patcher.web.http import HttpSettings
 
     return HttpSettings(ca_file, frozenset(plain_http))
-
-
-def lock_path(path: Path | None) -> Path:
-    """The lock file: the named one, the one here, or the one that came with the program."""
-    if path is not None:
-        return path
-    here = Path("images.lock")
-    return here if here.exists() else data_path("images.lock")

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from patcher.commands.command import Command
+from patcher.commands.completion import complete_patch
 from patcher.commands.options import folders_option, json_option
 from patcher.report.text import as_json
 from patcher.terminal import width_of
@@ -29,7 +30,7 @@ vllm-patcher patches kv-b-proj-dtype
     epilog=EPILOG,
     short_help="List the fixes that are known, or explain some.",
 )
-@click.argument("names", nargs=-1, metavar="[NAME|FILE]...")
+@click.argument("names", nargs=-1, metavar="[NAME|FILE]...", shell_complete=complete_patch)
 @folders_option
 @json_option
 def patches(names: Sequence[str], folders: Sequence[Path], as_data: bool) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from patcher.commands.command import Command
+from patcher.commands.completion import complete_case
 from patcher.commands.options import json_option
 from patcher.errors import UsageError
 from patcher.report.text import as_json
@@ -45,6 +46,7 @@ vllm-patcher smoke --python .venv --case bf16
 @click.option(
     "--case",
     "cases",
+    shell_complete=complete_case,
     multiple=True,
     metavar="NAME",
     help="Only this form of the weights (bf16, w4a16, gptq, awq, glm, int8, fp8-marlin); may be "

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from patcher.commands.command import Command
+from patcher.commands.completion import complete_source
 from patcher.commands.options import (
     EPILOG,
     ca_file_option,
@@ -18,7 +19,6 @@ from patcher.commands.options import (
     http_settings,
     json_option,
     lock_option,
-    lock_path,
     parsed_platform,
     patch_options,
     plain_http_option,
@@ -27,6 +27,7 @@ from patcher.commands.options import (
     say_of_version,
 )
 from patcher.errors import Exit, FileAbsent, PatcherError, Unreadable, UsageError, printable
+from patcher.lock import lock_path
 from patcher.report.text import (
     COLOURS,
     as_json,
@@ -80,7 +81,9 @@ vllm-patcher diff .venv --patch kv-b-proj-dtype > fix.diff
     examples=_VERIFY_EXAMPLES,
     short_help="Name every place that needs a patch.",
 )
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument(
+    "sources", nargs=-1, required=True, metavar="SOURCE...", shell_complete=complete_source
+)
 @patch_options
 @platform_option
 @root_option
@@ -318,7 +321,7 @@ def _elsewhere(source: Source, patches: Sequence[Patch]) -> list[tuple[Patch, No
     examples=_DIFF_EXAMPLES,
     short_help="Show what the patches would change, as a diff.",
 )
-@click.argument("source")
+@click.argument("source", shell_complete=complete_source)
 @patch_options
 @platform_option
 @root_option
