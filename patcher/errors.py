@@ -63,6 +63,11 @@ def printable(text: str, limit: int = 400) -> str:
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
+def counted(number: int, one: str, more: str = "") -> str:
+    """`1 place`, `2 places`; `more` is a plural that does not end in -s alone."""
+    return f"{number} {one if number == 1 else more or f'{one}s'}"
+
+
 def _spelled(character: str) -> str:
     """As an escape of Python's, also for what needs none."""
     escaped = character.encode("unicode_escape").decode()

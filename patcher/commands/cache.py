@@ -6,7 +6,7 @@ import click
 
 from patcher.commands.command import Group
 from patcher.commands.options import EPILOG, json_option
-from patcher.errors import printable
+from patcher.errors import counted, printable
 from patcher.report.text import as_json
 from patcher.talk import say
 
@@ -34,8 +34,8 @@ def cache_info(as_data: bool) -> None:
         return
     click.echo(printable(str(folder)))
     for kind in found:
-        said = f"{printable(kind.kind)}: {kind.entries} entries, {kind.bytes / 1e3:,.0f} KB"
-        click.echo(f"  {said}")
+        entries = counted(kind.entries, "entry", "entries")
+        click.echo(f"  {printable(kind.kind)}: {entries}, {kind.bytes / 1e3:,.0f} KB")
 
 
 @cache_group.command(
@@ -52,4 +52,4 @@ def cache_clear(as_data: bool) -> None:
     gone = clear()
     if as_data:
         click.echo(as_json("cache clear", cleared=gone))
-    say(f"{gone} entries cleared")
+    say(f"{counted(gone, 'entry', 'entries')} cleared")

@@ -19,7 +19,7 @@ from patcher.commands.options import (
     lock_option,
     plain_http_option,
 )
-from patcher.errors import Exit, printable
+from patcher.errors import Exit, counted, printable
 from patcher.lock import lock_path
 from patcher.progress import counting
 from patcher.report.text import as_json
@@ -274,7 +274,7 @@ def lock_check(
     unknown = [drift for drift in drifts if drift.drift is Drift.UNKNOWN]
     asked = f"{len(drifts) - len(unknown)} drifted, {len(unknown)} not reached"
     registries = "no registry was asked" if offline else asked
-    say(f"{len(found.entries)} images: {len(flaws)} with flaws, {registries}")
+    say(f"{counted(len(found.entries), 'image')}: {len(flaws)} with flaws, {registries}")
     if flaws or len(unknown) < len(drifts):
         context.exit(Exit.FINDING)
     context.exit(Exit.UNDECIDED if unknown else Exit.OK)

@@ -13,7 +13,7 @@ import click
 from patcher.commands.command import Command
 from patcher.commands.completion import complete_case
 from patcher.commands.options import json_option
-from patcher.errors import UsageError
+from patcher.errors import UsageError, counted
 from patcher.report.text import as_json
 from patcher.talk import say
 
@@ -145,7 +145,8 @@ def _cases(
     from patcher.smoke.cases import exit_of
     from patcher.smoke.run import run_cases
 
-    say(f"{target}: {len(cases)} case(s), one after the other, some 30 s each on a GPU")
+    said = f"{target}: {counted(len(cases), 'case')}, one after the other"
+    say(f"{said}, some 30 s each on a GPU")
     outcomes = []
     for outcome in run_cases(cases, run, timeout):
         outcomes.append(outcome)

@@ -20,6 +20,7 @@ from patcher.errors import (
     Finding,
     ProofFailed,
     RegistryFailed,
+    counted,
 )
 from patcher.jobs.base import (
     Base,
@@ -281,11 +282,11 @@ def _announced(outline: Outline, draft: Draft) -> str:
         said = "all of it is there already"
         return f"{said}: only the tags move" if outline.moving else f"{said}: nothing to do"
     if not outline.digest:
-        return f"making it for {len(draft.images)} platform(s)"
+        return f"making it for {counted(len(draft.images), 'platform')}"
     own = f"adding {outline.lacking / 1e3:.1f} KB"
     if not outline.blobs:
         return f"{own}; the base is there"
-    base = f"{outline.blobs} base blob(s) ({outline.base_lacking / 1e6:.1f} MB)"
+    base = f"{counted(outline.blobs, 'blob')} of the base ({outline.base_lacking / 1e6:.1f} MB)"
     return f"{own}; {base} to mount, or to copy where the registry cannot mount"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from patcher.errors import PatcherError, Unwritable
+from patcher.errors import PatcherError, Unwritable, counted
 from patcher.files import locked, make_directory, unwritable, write_atomically
 from patcher.jobs.backups import content, keeping
 from patcher.rules.apply import Outcome, apply_all
@@ -125,7 +125,7 @@ class Done:
         """What to tell a person about it."""
         if not self.edits:
             return [f"{self.path}: nothing to patch"]
-        said = [f"{self.path}: patched {self.edits} place(s), proven"]
+        said = [f"{self.path}: patched {counted(self.edits, 'place')}, proven"]
         return said + [f"removed stale bytecode {path}" for path in self.removed_bytecode]
 
 

@@ -20,6 +20,7 @@ from patcher.errors import (
     PatcherError,
     Unreadable,
     UsageError,
+    counted,
     printable,
 )
 from patcher.files import data_path
@@ -131,7 +132,9 @@ def _releases(scope: Scope, http: Http, say: Say) -> Iterator[_Job]:
     within = [each for each in known if _within(each.version, scope)]
     wanted = [each for each in within if scope.pre or not each.version.is_prerelease]
     if len(wanted) < len(within):
-        say(f"{len(within) - len(wanted)} pre-releases and nightlies left out (--pre)")
+        left_out = len(within) - len(wanted)
+        what = counted(left_out, "pre-release or nightly", "pre-releases and nightlies")
+        say(f"{what} left out (--pre)")
     if known and not within:
         newest = max(each.version for each in known)
         raise UsageError(

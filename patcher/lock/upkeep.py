@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from patcher.errors import BrokenImage, NotLocked, PatcherError, RegistryFailed
+from patcher.errors import BrokenImage, NotLocked, PatcherError, RegistryFailed, counted
 from patcher.lock.entries import Entry, Lock, Pin, add, entry_for
 from patcher.lock.file import edit
 from patcher.lock.picking import named
@@ -235,7 +235,7 @@ def _found(search: _Search, say: Say) -> Iterator[Entry | Unread]:
     except PatcherError as error:
         yield Unread(str(search.repository), error.problem)
         return
-    say(f"{search.repository}: {len(tags)} tags")
+    say(f"{search.repository}: {counted(len(tags), 'tag')}")
     offered = [(kind, each) for kind in Kind for each in _candidates(search, kind, tags)]
     with counting(f"asking for {search.repository}") as watch:
         for done, (kind, reference) in enumerate(offered):

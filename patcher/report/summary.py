@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from patcher.errors import Unreadable
+from patcher.errors import Unreadable, counted
 from patcher.report.markdown import code, prose
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _error_row(report: Mapping[str, Any]) -> Row:
 def _verdict(verdict: Mapping[str, Any]) -> str:
     """`kv-b-proj-dtype: needed (1 of 3 places)`."""
     total = verdict["needed"] + verdict["clean"]
-    places = f"{total} place{'' if total == 1 else 's'}"
+    places = counted(total, "place")
     counts = f"{verdict['needed']} of {places}" if verdict["needed"] else places
     return f"{verdict['patch']}: {verdict['status']} ({counts})"
 

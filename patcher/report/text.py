@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from patcher.errors import Exit, PatcherError, printable
+from patcher.errors import Exit, PatcherError, counted, printable
 from patcher.report.table import table
 from patcher.rules.verdict import Status, Verdict
 from patcher.terminal import styled
@@ -177,7 +177,9 @@ def proof_summary(checked: CheckedProof) -> list[str]:
         lines.append(f"{name}: {after.artifact}: {after.patch}: {was}{_counts(after)}")
     count = len(checked.differences)
     said = (
-        f"differs from the image in {count} places" if count else "holds: the image is as it says"
+        f"differs from the image in {counted(count, 'place')}"
+        if count
+        else "holds: the image is as it says"
     )
     lines.append(f"{name}: the proof {checked.proof} {said}")
     return lines

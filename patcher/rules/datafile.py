@@ -82,5 +82,6 @@ class DataFile:
     def explain(self) -> tuple[str, ...]:
         """The file, and what it may take the place of."""
         known = len(self.replaces)
-        over = f"in place of {known} known content(s)" if known else "where there is none"
+        contents = "a known content" if known == 1 else f"one of {known} known contents"
+        over = f"in place of {contents}" if known else "where there is none"
         return (f"{self.path}: {len(self.data)} bytes, {over}",)

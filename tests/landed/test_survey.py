@@ -116,7 +116,7 @@ def test_a_nightly_index_answers_for_its_commit(site: Site) -> None:
     with serving(site) as url:
         said: list[str] = []
         assert found(Scope(index=f"{url}/93d8f834d"), said=said) == ()
-        assert said == ["1 pre-releases and nightlies left out (--pre)"]
+        assert said == ["1 pre-release or nightly left out (--pre)"]
         (finding,) = found(Scope(index=f"{url}/93d8f834d", pre=True))
     assert (finding.version, finding.verdict.status) == (Version(NIGHTLY), Status.NEEDED)
 

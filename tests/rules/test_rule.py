@@ -85,7 +85,7 @@ def test_three_patches_of_three_kinds_go_onto_one_file(file: Path, tmp_path: Pat
     before = file.read_text()
     shown = said("diff", file.name, cwd=tmp_path).stdout
     patched = said("patch", file.name, "--in-place", cwd=tmp_path)
-    assert patched.stderr == "mla_attention.py: patched 4 place(s), proven\n"
+    assert patched.stderr == "mla_attention.py: patched 4 places, proven\n"
     after = file.read_text()
     # One diff for the file, which git takes too.
     (tmp_path / TARGET).parent.mkdir(parents=True)
