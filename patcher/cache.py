@@ -31,12 +31,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from patcher.errors import Unwritable, printable
 from patcher.files import write_atomically
 from patcher.oci.installation import ImageDirectory, ImageFile
 from patcher.oci.rootfs.scan import Traces
+from patcher.talk import say
 
 if TYPE_CHECKING:
     from patcher.oci.model import Descriptor
@@ -62,7 +61,7 @@ def default_folder() -> Path:
 @functools.cache
 def _warn(text: str) -> None:
     """Say it once, on stderr."""
-    click.echo(text, err=True)
+    say(text)
 
 
 class Cache:

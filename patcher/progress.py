@@ -1,4 +1,4 @@
-"""Progress of long work, on stderr: bars on a terminal, a line a minute elsewhere, none if quiet.
+"""Progress of long work, on stderr: bars on a terminal, in a log a line a minute of bytes.
 
 The bars themselves are in `patcher.bars`, which loads rich.
 """
@@ -65,39 +65,39 @@ def counting(doing: str) -> Iterator[Tell]:
 def waiting(doing: str) -> Iterator[None]:
     """Show that something lasts of which nobody says how far it is."""
     with telling(doing) as tell:
-        if is_watched():
-            tell(0, None)
+        tell(0, None)
         yield
 
 
 @contextlib.contextmanager
 def telling(doing: str, *, in_bytes: bool = False) -> Iterator[Tell]:
-    """Show how far something is, as it is told; nothing before the first word of it."""
+    """Show how far something is, as it is told; nothing before the first word of it.
+
+    In a log, bytes alone are told: they take the longest.
+    """
     if is_watched():
         from patcher.bars import bar
 
         with bar(doing, in_bytes=in_bytes) as tell:
             yield tell
     else:
-        yield each_minute(doing, in_bytes=in_bytes)
+        yield each_minute(doing) if in_bytes else _nobody
 
 
-def each_minute(
-    doing: str, clock: Callable[[], float] = time.monotonic, *, in_bytes: bool = False
-) -> Tell:
+def _nobody(done: int, total: int | None) -> None:
+    del done, total
+
+
+def each_minute(doing: str, clock: Callable[[], float] = time.monotonic) -> Tell:
     """For a log: a line at most each minute, none for what takes less. `clock` gives seconds."""
     last = clock()
 
     def tell(done: int, total: int | None) -> None:
         nonlocal last
-        if clock() - last < _MINUTE:
-            return
-        last = clock()
-        if in_bytes:
+        if clock() - last >= _MINUTE:
+            last = clock()
             whole = f" of {total / 1e9:.1f}" if total else ""
             say(f"{doing}: {done / 1e9:.1f}{whole} GB")
-        else:
-            say(f"{doing}: {done}{f' of {total}' if total else ''}")
 
     return tell
 

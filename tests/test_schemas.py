@@ -142,4 +142,5 @@ def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "vllm-patcher" / "layers").mkdir(parents=True)
     assert said("cache", "info", cwd=tmp_path)["kinds"][0]["entries"] == 0
+    assert said("cache", "dir", cwd=tmp_path)["path"] == str(tmp_path / "vllm-patcher")
     said("cache", "clear", cwd=tmp_path)

@@ -39,6 +39,21 @@ def cache_info(as_data: bool) -> None:
 
 
 @cache_group.command(
+    "dir",
+    short_help="Say where the cache is.",
+    epilog=EPILOG,
+    examples="vllm-patcher cache dir",
+)
+@json_option
+def cache_dir(as_data: bool) -> None:
+    """Print the folder alone, whether it is there or not."""
+    from patcher.cache import default_folder
+
+    folder = default_folder()
+    click.echo(as_json("cache dir", path=folder) if as_data else printable(str(folder), 5000))
+
+
+@cache_group.command(
     "clear",
     short_help="Forget all that was kept.",
     epilog=EPILOG,
