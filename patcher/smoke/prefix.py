@@ -37,11 +37,13 @@ class Counters:
 def read_counters(server: Server) -> Counters | None:
     """The counters of a server's /metrics; None where it does not serve them."""
     try:
-        status, body = server.get("/metrics")
+        metrics = server.get("/metrics")
     except Fault:
         return None
-    queries, hits = _total(_QUERIES, body), _total(_HITS, body)
-    return None if status != 200 or queries is None or hits is None else Counters(queries, hits)
+    queries, hits = _total(_QUERIES, metrics.body), _total(_HITS, metrics.body)
+    if metrics.status != 200 or queries is None or hits is None:
+        return None
+    return Counters(queries, hits)
 
 
 def _total(counter: re.Pattern[bytes], metrics: bytes) -> float | None:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from patcher.errors import AccessDenied, Exit, Undecided, Unreadable
 from patcher.smoke.cases import State
 from patcher.smoke.prefix import context_read, read_counters
-from patcher.web.http import Fault
+from patcher.web.http import NETWORK, TRUST, Fault
+from patcher.web.openai import Refused
 
 if TYPE_CHECKING:
-    from patcher.web.openai import Generation, Server
+    from patcher.web.openai import Generation, Reply, Server
 
 KEY = "VLLM_API_KEY"
 """The variable that vLLM itself reads a server's key from."""
@@ -40,6 +41,11 @@ _BUSY = (
 
 # No model's context comes near it, in tokens.
 _MOST_LENGTH = 10**9
+_WHERE_NOBODY_IS = {
+    NETWORK: "Start it, wait until it is ready, and check the address.",
+    TRUST: "Name its authority's certificate with SSL_CERT_FILE, if you trust it; a server without "
+    "TLS is at http://.",
+}
 _NEXT = "See the server's own log; `vllm-patcher verify` says whether its vLLM has the bug."
 
 
@@ -109,35 +115,31 @@ def smoke_server(server: Server, say: Callable[[Step], None]) -> Served:
 
 
 def _steps(server: Server, served: Served) -> Iterator[Step]:
-    try:
-        status, _ = server.get("/health")
-    except Fault as fault:
-        raise Unreadable(
-            f"{server.host}: no server to try: {fault.reason}",
-            next_step="Start it, wait until it is ready, and check the address.",
-        ) from None
-    healthy = status == 200
+    status = _health(server)
     # A server of another kind may have no /health: what it is comes first.
     models = _models(server)
-    if not healthy:
-        served.finding = f"/health answers HTTP {status}: nothing was generated"
-    yield Step("health", State.PASSED if healthy else State.FAILED, f"HTTP {status}")
+    yield _health_step(status, served)
     served.vllm, served.model, served.max_model_len = _version(server), *models
     length = f", {served.max_model_len} tokens" if served.max_model_len else ""
     yield Step("models", State.PASSED, f"{served.model}{length}")
     try:
         yield from _generations(server, served)
     except _Failed as failed:
-        served.finding = _sentence(server, failed)
-        yield Step(failed.step, State.FAILED, failed.reason)
+        reason = failed.fault.reason
+        if isinstance(failed.fault, Refused):
+            said = f"{reason}: it was not taken, which says nothing about the engine"
+            yield Step(failed.step, State.NOT_REACHED, said)
+        else:
+            served.finding = _sentence(server, failed, was_green=status == 200)
+            yield Step(failed.step, State.FAILED, reason)
 
 
 class _Failed(Exception):
     """A generation that did not come."""
 
-    def __init__(self, step: str, reason: str) -> None:
-        super().__init__(reason)
-        self.step, self.reason = step, reason
+    def __init__(self, step: str, fault: Fault) -> None:
+        super().__init__(fault.reason)
+        self.step, self.fault = step, fault
 
 
 def _generations(server: Server, served: Served) -> Iterator[Step]:
@@ -145,7 +147,7 @@ def _generations(server: Server, served: Served) -> Iterator[Step]:
         try:
             return server.complete(served.model or "", prompt, tokens)
         except Fault as fault:
-            raise _Failed(step, fault.reason) from None
+            raise _Failed(step, fault) from None
 
     # Nothing of it may be cached from another run.
     mark = secrets.token_hex(4)
@@ -198,35 +200,82 @@ def _spread(values: list[float]) -> Spread | None:
     return Spread(statistics.median(values), min(values), max(values)) if values else None
 
 
-def _sentence(server: Server, failed: _Failed) -> str:
+def _health_step(status: int, served: Served) -> Step:
+    if status == 200:
+        return Step("health", State.PASSED, "HTTP 200")
+    if 300 <= status < 500:
+        return Step("health", State.NOT_REACHED, f"HTTP {status}: /health is not to be had here")
+    served.finding = f"/health answers HTTP {status}: nothing was generated"
+    return Step("health", State.FAILED, f"HTTP {status}")
+
+
+def _sentence(server: Server, failed: _Failed, *, was_green: bool) -> str:
     """What it means: whether the health check still says that all is well."""
+    if not was_green:
+        return f"the {failed.step} failed; /health says nothing here"
     try:
-        status, _ = server.get("/health")
+        status = server.get("/health").status
     except Fault as fault:
         return f"/health was green, and the {failed.step} ended the server: {fault.reason}"
-    if status == 200:
+    if status != 200:
+        return f"/health was green until the {failed.step} came, and answers HTTP {status} now"
+    if failed.fault.silent:
         return (
-            f"/health is green over a dead engine: HTTP 200 before and after the {failed.step} "
-            "failed"
+            f"/health is green, and the {failed.step} had no end in {server.limit:.0f} s: the "
+            "engine hangs, or has more to do than --timeout allows for"
         )
-    return f"/health was green until the {failed.step} came, and answers HTTP {status} now"
+    return (
+        f"/health is green over a dead engine: HTTP 200 before and after the {failed.step} failed"
+    )
+
+
+def _health(server: Server) -> int:
+    """The status of /health. Raises `Unreadable` where nobody answers."""
+    try:
+        return server.get("/health").status
+    except Fault as fault:
+        raise Unreadable(
+            f"{server.host}: no server to try: {fault.reason}",
+            next_step=_WHERE_NOBODY_IS.get(fault.next_step, fault.next_step),
+        ) from None
 
 
 def _models(server: Server) -> tuple[str, int | None]:
-    """The first model and the most tokens that it takes. Raises `AccessDenied`, `Undecided`."""
+    """The first model and the most tokens that it takes.
+
+    Raises `AccessDenied`, `Undecided` for a server that is not seen to be vLLM, `Unreadable`.
+    """
     try:
-        status, body = server.get("/v1/models")
+        reply = server.get("/v1/models")
     except Fault as fault:
         raise Unreadable(f"{server.host}: /v1/models: {fault.reason}", next_step=_NEXT) from None
-    if status in (401, 403):
+    if reply.status in (401, 403):
+        wants = f"does not take the key in {KEY}" if server.key else "wants a key"
         raise AccessDenied(
-            f"{server.host} wants a key (HTTP {status})", next_step=f"Set {KEY} to it."
+            f"{server.host} {wants} (HTTP {reply.status})",
+            next_step=f"Set {KEY} to the key that its vLLM was started with.",
         )
-    models = _document(body).get("data") if status == 200 else None
+    if reply.leads_to:
+        raise Undecided(
+            f"{server.host} leads to {server.hide(reply.leads_to)} (HTTP {reply.status}), where "
+            "nothing is sent",
+            next_step="Give that address, if the vLLM that you mean is there.",
+        )
+    if reply.status >= 500:
+        raise Undecided(
+            f"{server.host}: /v1/models: HTTP {reply.status}: whether it is vLLM cannot be seen",
+            next_step="Wait until it is ready, or see its own log.",
+        )
+    return _model(server, reply)
+
+
+def _model(server: Server, reply: Reply) -> tuple[str, int | None]:
+    models = _document(reply.body).get("data") if reply.status == 200 else None
     first = models[0] if isinstance(models, list) and models else None
     owner = first.get("owned_by") if isinstance(first, dict) else None
     if not isinstance(first, dict) or owner != "vllm" or not isinstance(first.get("id"), str):
-        told = f"its models are owned by {owner!r}" if owner else f"/v1/models: HTTP {status}"
+        lists = f"/v1/models lists no model of vLLM's (HTTP {reply.status})"
+        told = f"its models are owned by {owner!r}" if owner else lists
         raise Undecided(
             f"{server.host} is not a vLLM server: {server.hide(told)}",
             next_step="Give the address of vLLM itself, not of what stands before it.",
@@ -237,7 +286,7 @@ def _models(server: Server) -> tuple[str, int | None]:
 
 def _version(server: Server) -> str | None:
     try:
-        version = _document(server.get("/version")[1]).get("version")
+        version = _document(server.get("/version").body).get("version")
     except Fault:
         return None
     return version if isinstance(version, str) else None

@@ -88,8 +88,8 @@ MOST_ERROR_BYTES = 64 << 10
 _MOST_ERRORS = 8
 
 _PROXY = "Correct that variable, or name the host in NO_PROXY to go there without the proxy."
-_NETWORK = "Check the address and the network, then try again."
-_TRUST = (
+NETWORK = "Check the address and the network, then try again."
+TRUST = (
     "Name the authority's certificate with --ca-file or SSL_CERT_FILE, if you trust it; "
     "nothing is sent to a server that cannot prove its name."
 )
@@ -112,7 +112,7 @@ class Fault(Exception):
         silent: bool = False,
         unreached: bool = False,
         retry_after: float | None = None,
-        next_step: str = _NETWORK,
+        next_step: str = NETWORK,
     ) -> None:
         super().__init__(reason)
         self.silent = silent
@@ -403,7 +403,7 @@ class Http:
             reason += f", {tries} times"
         return RegistryFailed(f"{host}: {self.keyring.hide(reason)}", next_step=fault.next_step)
 
-    def failure(self, url: str, reason: str, next_step: str = _NETWORK) -> RegistryFailed:
+    def failure(self, url: str, reason: str, next_step: str = NETWORK) -> RegistryFailed:
         """The error of a host, with no secret in it."""
         return RegistryFailed(f"{host_of(url)}: {self.keyring.hide(reason)}", next_step=next_step)
 
@@ -478,11 +478,11 @@ def _fault(error: BaseException) -> Fault:
     by_proxy = any(isinstance(cause, requests.exceptions.ProxyError) for cause in causes)
     # Else a person looks for what is wrong with a server that was never asked.
     who = "the proxy that HTTPS_PROXY or HTTP_PROXY names: " if by_proxy else ""
-    where = _PROXY if by_proxy else _NETWORK
+    where = _PROXY if by_proxy else NETWORK
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             reason = f"its certificate is not trusted ({cause.verify_message})"
-            return Fault(reason, transient=False, next_step=_TRUST)
+            return Fault(reason, transient=False, next_step=TRUST)
         if isinstance(cause, socket.gaierror):
             again = cause.errno == socket.EAI_AGAIN
             return Fault(
@@ -493,7 +493,7 @@ def _fault(error: BaseException) -> Fault:
             said = cause.reason or "it does not speak TLS"
             # RFC 8446, section 6.2; before TLS 1.3 the other two say it.
             wants_ours = "CERTIFICATE" in said or said.endswith("HANDSHAKE_FAILURE")
-            step = _CLIENT_CERTIFICATE if "ALERT" in said and wants_ours else _TRUST
+            step = _CLIENT_CERTIFICATE if "ALERT" in said and wants_ours else TRUST
             return Fault(f"no TLS connection is made ({said})", transient=False, next_step=step)
         if isinstance(cause, TimeoutError | requests.Timeout):
             return Fault("it does not answer in time", silent=True)

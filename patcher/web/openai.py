@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from patcher.errors import UsageError, printable
 from patcher.web.http import Fault, HttpSettings, faults, open_session
 from patcher.web.keyring import Keyring
-from patcher.web.trust import host_of, is_loopback, joined
+from patcher.web.trust import host_of, is_loopback, joined, shown
 
 if TYPE_CHECKING:
     import requests
@@ -32,6 +32,19 @@ _MOST_COUNT = 10**15
 
 # Small, so that a server that sends without chunks is timed well too; a token's line has 300 bytes.
 _PIECE = 64
+
+
+class Refused(Fault):
+    """A request that was not taken (HTTP 3xx, 4xx): that says nothing about an engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back for a GET. `leads_to` is where a redirect leads, without what is secret."""
+
+    status: int
+    body: bytes
+    leads_to: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +94,14 @@ class Server:
         """A text of the server's without the key: it may send back what it was sent."""
         return self._keyring.hide(text)
 
-    def get(self, path: str) -> tuple[int, bytes]:
-        """The status and the body. Raises `Fault`."""
+    def get(self, path: str) -> Reply:
+        """What is at a path. No redirect is followed. Raises `Fault`."""
         with self._asking("GET", path, None) as response:
-            body: bytes = response.raw.read(_MOST_BYTES, decode_content=True)
-            return response.status_code, body
+            body = response.raw.read(_MOST_BYTES, decode_content=True)
+            return Reply(response.status_code, body, _leads_to(response))
 
     def complete(self, model: str, prompt: str, tokens: int) -> Generation:
-        """Exactly so many greedy tokens after a prompt, streamed. Raises `Fault`."""
+        """Exactly so many greedy tokens after a prompt, streamed. Raises `Fault`, `Refused`."""
         asked = {
             "model": model,
             "prompt": prompt,
@@ -100,9 +113,12 @@ class Server:
         }
         start = time.monotonic()
         with self._asking("POST", "/v1/completions", asked) as response:
-            if response.status_code != 200:
+            status = response.status_code
+            if status != 200:
                 body = response.raw.read(_MOST_BYTES, decode_content=True)
-                raise Fault(f"HTTP {response.status_code}{_said(body)}", transient=False)
+                to = f" to {leads_to}" if (leads_to := _leads_to(response)) else ""
+                kind = Refused if 300 <= status < 500 else Fault
+                raise kind(f"HTTP {status}{to}{_said(body)}", transient=False)
             return _generation(_events(response), start)
 
     @contextmanager
@@ -135,6 +151,11 @@ def open_server(url: str, key: str | None, limit: float) -> Server:
         )
     _, session = open_session(HttpSettings())
     return Server(clean.rstrip("/").removesuffix("/v1").rstrip("/"), key, limit, session)
+
+
+def _leads_to(response: requests.Response) -> str:
+    address = response.headers.get("Location", "") if response.is_redirect else ""
+    return shown(joined(response.url, address) or "") if address else ""
 
 
 def _events(response: requests.Response) -> Iterator[Any]:

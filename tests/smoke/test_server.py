@@ -6,14 +6,18 @@ The real one is in tests/engine; here are the faults that it cannot be made to s
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from patcher.errors import Exit, PatcherError
+from patcher.report.smoke import served_lines, step_line
 from patcher.smoke.cases import State
-from patcher.smoke.server import smoke_server
+from patcher.smoke.server import Served, Step, smoke_server
 from patcher.web.openai import open_server
+from tests.certificates import make_certificate
 from tests.commands import run
 from tests.conftest import free_port
 from tests.scripted import HANG_UP, Reply, Seen, serving
@@ -21,7 +25,9 @@ from tests.test_schemas import check
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
+KEY = "sk-secret-of-mine"
 DEAD = b'{"error": {"message": "EngineCore encountered an issue.", "code": 500}}'
 
 
@@ -103,6 +109,12 @@ def smoke(vllm: Vllm, *, code: int) -> Any:
     return check(done.stdout, done.returncode, code), done.stderr
 
 
+def tried(script: Callable[[Seen], Reply], key: str | None = None, limit: float = 20) -> Served:
+    """What a server did, in this process."""
+    with serving(script) as server:
+        return smoke_server(open_server(server.url, key, limit), lambda _: None)
+
+
 def test_a_server_that_is_well() -> None:
     vllm = Vllm()
     document, talk = smoke(vllm, code=0)
@@ -144,24 +156,22 @@ STREAMED = b"text/event-stream"
         (Reply(body=b"data: {\n\n"), "its stream holds something that is not JSON"),
         (Reply(body=b"x" * 100, sent=50), "the connection broke"),
         (HANG_UP, "the connection broke"),
-        (Reply(307, {"Location": "http://127.0.0.1:1/"}), "HTTP 307"),
     ],
 )
 def test_a_green_health_check_over_a_dead_engine(reply: Reply, reason: str) -> None:
-    document, talk = smoke(Vllm(on_long=failing(reply)), code=1)
-    served = document["server"]
-    assert [step["name"] for step in served["steps"]][-2:] == ["short prompt", "long prompt"]
-    assert served["steps"][-1] == {"name": "long prompt", "state": "failed", "said": reason}
-    assert served["finding"].startswith("/health is green over a dead engine")
-    assert served["finding"] in talk
+    served = tried(Vllm(on_long=failing(reply)))
+    assert [step.name for step in served.steps][-2:] == ["short prompt", "long prompt"]
+    assert served.steps[-1] == Step("long prompt", State.FAILED, reason)
+    assert (served.finding or "").startswith("/health is green over a dead engine")
+    assert served.exit is Exit.FINDING
 
 
 def test_a_health_check_that_turns_red_with_the_engine() -> None:
     vllm = Vllm(health=[200, 503], on_long=failing(Reply(500, body=DEAD)))
-    document, _ = smoke(vllm, code=1)
-    assert document["server"]["finding"] == (
-        "/health was green until the long prompt came, and answers HTTP 503 now"
-    )
+    document, talk = smoke(vllm, code=1)
+    finding = "/health was green until the long prompt came, and answers HTTP 503 now"
+    assert document["server"]["finding"] == finding
+    assert finding in talk
 
 
 def test_a_server_that_is_not_well_is_asked_nothing_more() -> None:
@@ -194,32 +204,121 @@ ALWAYS = [640] * 9
     ids=["alone", "busy at first", "busy", "busy, told", "busy, told none", "little new"],
 )
 def test_other_peoples_hits_are_not_ours(vllm: Vllm, state: State, said: str) -> None:
-    with serving(vllm) as server:
-        served = smoke_server(open_server(server.url, None, 20), lambda _: None)
+    served = tried(vllm)
     [step] = [step for step in served.steps if step.name == "shared prefix"]
     assert step.state is state
     assert said in step.said
 
 
-@pytest.mark.parametrize(("owner", "told"), [("library", "owned by 'library'"), ("", "HTTP 200")])
-def test_a_server_that_is_not_vllm(owner: str, told: str) -> None:
-    document, _ = smoke(Vllm(owner=owner), code=3)
-    assert "is not a vLLM server" in document["error"]["problem"]
-    assert told in document["error"]["problem"]
+def always(status: int, body: bytes = b"", **headers: str) -> Callable[[Seen], Reply]:
+    return lambda _: Reply(status, dict(headers), body)
+
+
+def broken_models(status: int) -> Callable[[Seen], Reply]:
+    return lambda seen: Reply(200 if seen.path == "/health" else status)
+
+
+ELSEWHERE = "https://me:word@vllm.example/api?token=sk-secret-of-mine"
+
+
+@pytest.mark.parametrize(
+    ("script", "problem", "next_step"),
+    [
+        (
+            Vllm(owner="library"),
+            "is not a vLLM server: its models are owned by 'library'",
+            "itself",
+        ),
+        (Vllm(owner=""), "lists no model of vLLM's", "itself"),
+        (always(404, b"<html>no</html>"), "no model of vLLM's (HTTP 404)", "itself"),
+        (always(200, b"<!doctype html>"), "no model of vLLM's (HTTP 200)", "itself"),
+        (always(200, b'{"data": []}'), "no model of vLLM's (HTTP 200)", "itself"),
+        (always(200, b" " * (9 << 20)), "no model of vLLM's (HTTP 200)", "itself"),
+        (
+            broken_models(502),
+            "/v1/models: HTTP 502: whether it is vLLM cannot be seen",
+            "its own log",
+        ),
+        (
+            always(301, Location=ELSEWHERE),
+            "leads to https://vllm.example/api (HTTP 301)",
+            "Give that",
+        ),
+        (always(401), "does not take the key in VLLM_API_KEY (HTTP 401)", "Set VLLM_API_KEY to"),
+        (lambda _: HANG_UP, "no server to try: the connection broke", "Start it"),
+    ],
+)
+def test_what_is_not_seen_to_be_vllm_is_not_tried(
+    script: Callable[[Seen], Reply], problem: str, next_step: str
+) -> None:
+    with pytest.raises(PatcherError) as caught:
+        tried(script, KEY)
+    assert caught.value.exit_code is Exit.UNDECIDED
+    assert problem in caught.value.problem
+    assert next_step in caught.value.next_step
+    assert "word" not in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
+    with serving(Vllm(), make_certificate(tmp_path)) as server:
+        tls = open_server(server.url, KEY, 20)
+        with pytest.raises(PatcherError, match="its certificate is not trusted") as caught:
+            smoke_server(tls, lambda _: None)
+    assert "SSL_CERT_FILE" in caught.value.next_step
+    assert "--ca-file" not in caught.value.next_step
+    assert server.seen == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (Reply(400, body=b'{"error": {"message": "too long"}}'), "HTTP 400 (too long): it was not"),
+        (Reply(307, {"Location": ELSEWHERE}), "HTTP 307 to https://vllm.example/api: it was not"),
+    ],
+)
+def test_a_prompt_that_is_not_taken_says_nothing_about_the_engine(reply: Reply, said: str) -> None:
+    served = tried(Vllm(on_long=failing(reply)))
+    assert (served.steps[-1].name, served.steps[-1].state) == ("long prompt", State.NOT_REACHED)
+    assert served.steps[-1].said.startswith(said)
+    assert served.exit is Exit.UNDECIDED
+    assert served.finding is None
+
+
+def test_an_engine_that_does_not_come_back_is_not_called_dead() -> None:
+    over = threading.Event()
+
+    def never(_: bytes) -> Reply:
+        over.wait()
+        return HANG_UP
+
+    with serving(Vllm(on_long=never)) as server:
+        served = smoke_server(open_server(server.url, None, 1), lambda _: None)
+        over.set()
+    assert served.exit is Exit.FINDING
+    assert served.finding == (
+        "/health is green, and the long prompt had no end in 1 s: the engine hangs, or has more to "
+        "do than --timeout allows for"
+    )
+
+
+def test_a_server_whose_health_is_not_to_be_had() -> None:
+    served = tried(Vllm(health=[404]))
+    assert [step.state for step in served.steps] == [State.NOT_REACHED, *[State.PASSED] * 5]
+    assert served.exit is Exit.UNDECIDED
+    dead = tried(Vllm(health=[404], on_long=failing(Reply(500, body=DEAD))))
+    assert dead.finding == "the long prompt failed; /health says nothing here"
 
 
 def test_a_key_comes_from_the_environment_and_is_never_shown() -> None:
-    with serving(Vllm(key="sk-secret-of-mine")) as server:
+    with serving(Vllm(key=KEY)) as server:
         without = run("smoke", server.url, VLLM_API_KEY="")
         wrong = run("smoke", server.url, VLLM_API_KEY="sk-another-key")
-        right = run("smoke", server.url, VLLM_API_KEY="sk-secret-of-mine")
+        right = run("smoke", server.url, VLLM_API_KEY=KEY)
     assert (without.returncode, wrong.returncode, right.returncode) == (3, 3, 0)
     assert "Set VLLM_API_KEY" in without.stderr
     shown = wrong.stdout + wrong.stderr + right.stdout + right.stderr
     assert "sk-" not in shown
-
-
-KEY = "sk-secret-of-mine"
 
 
 @pytest.mark.parametrize(
@@ -279,11 +378,8 @@ HUGE = 10**400
     ids=["line", "lines", "list", "number", "depth", "error", "gzip", "escape"],
 )
 def test_whatever_a_server_sends_ends_in_a_step(reply: Reply) -> None:
-    with serving(Vllm(on_long=failing(reply))) as server:
-        done = run("smoke", server.url, "--timeout", "30")
-    assert done.returncode in (0, 1, 3), done.stderr
-    assert "unexpected" not in done.stderr
-    for line in (done.stdout + done.stderr).splitlines():
+    served = tried(Vllm(on_long=failing(reply)))
+    for line in (*map(step_line, served.steps), *served_lines(served)):
         assert line.isprintable()
         assert not line.startswith("::")
 
@@ -299,11 +395,10 @@ def test_a_length_that_is_none_is_left_out(most: object) -> None:
         return vllm(seen)
 
     vllm = Vllm()
-    with serving(script) as server:
-        done = run("smoke", server.url, "--json")
-    document = check(done.stdout, done.returncode, 3)
-    assert document["server"]["max_model_len"] is None
-    assert document["server"]["steps"][-2]["state"] == "not reached"
+    served = tried(script)
+    assert served.max_model_len is None
+    assert served.steps[-2].state is State.NOT_REACHED
+    assert served.exit is Exit.UNDECIDED
 
 
 def test_nobody_answers() -> None:
