@@ -16,6 +16,24 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
+class Once(Generic[_Item, _Result]):
+    """Answers by key, each made once: who asks meanwhile waits for it. An error is not kept."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._locks: dict[_Item, threading.Lock] = {}
+        self._made: dict[_Item, _Result] = {}
+
+    def get(self, key: _Item, make: Callable[[], _Result]) -> _Result:
+        """The answer to `key`, made where it is not known."""
+        with self._lock:
+            lock = self._locks.setdefault(key, threading.Lock())
+        with lock:
+            if key not in self._made:
+                self._made[key] = make()
+            return self._made[key]
+
+
 @dataclass(frozen=True, slots=True)
 class _Done(Generic[_Result]):
     """What came of the item at a place: a result, or what was raised."""

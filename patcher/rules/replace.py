@@ -151,7 +151,7 @@ def _seen(files: Files, change: Change) -> Found:
     data = files.get(change.path)
     if data is None:
         return Found(absent=f"there is no {change.path}")
-    named = [node for name, node in _definitions(_read(data)) if name == change.function]
+    named = _named(data, change.function)
     if not named:
         return Found(absent=f"there is no {change.function} in {change.path}")
     if len(named) > 1:
@@ -220,6 +220,13 @@ def _read(data: bytes) -> ast.Module:
     return _parse(data)
 
 
+@functools.lru_cache(maxsize=32)
+def _named(data: bytes, function: str) -> list[tuple[_Definition, str]]:
+    """Every definition of a name in a file, with its dump."""
+    definitions = _definitions(_read(data))
+    return [(node, ast.dump(node)) for name, node in definitions if name == function]
+
+
 def _piece(code: str) -> ast.expr | _Block:
     """A piece of code: an expression where it is nothing else, or statements."""
     body = ast.parse(textwrap.dedent(code).strip()).body
@@ -244,10 +251,13 @@ def _dump(piece: ast.expr | Sequence[ast.stmt]) -> str:
 
 def _occurrences(data: bytes, function: str, code: str) -> list[int]:
     """The lines where a piece of code stands in a function, in order."""
+    piece = _piece(code)
+    parts = [piece] if isinstance(piece, ast.expr) else piece
+    wanted = [ast.dump(part) for part in parts]
     return [
         line
-        for name, node in _definitions(_read(data))
-        if name == function
+        for node, dump in _named(data, function)
+        if all(part in dump for part in wanted)  # to look for where it stands takes much longer
         for line in _occurrences_in(node, code)
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -77,8 +78,15 @@ class Verdict:
         return self.words.counts(self.needed, self.clean)
 
 
-def judge(patch: Patch, source: Source) -> Verdict:
-    """The verdict on a source: absent and unknown are values with a reason, not exceptions."""
+# Asks a patch's rule. Raises what that raises.
+Find = Callable[[Patch, "Files"], Found]
+
+
+def judge(patch: Patch, source: Source, find: Find | None = None) -> Verdict:
+    """The verdict on a source: absent and unknown are values with a reason, not exceptions.
+
+    `find` is `found_in`, or remembers what that found.
+    """
     files: dict[str, bytes | None] = {}
     missing = None
     for target in patch.targets:
@@ -93,7 +101,7 @@ def judge(patch: Patch, source: Source) -> Verdict:
         version = source.version()
     except PatcherError:
         version = None
-    return judge_files(patch, files, source.label, missing, version)
+    return judge_files(patch, files, source.label, missing, version, find)
 
 
 def judge_files(
@@ -102,6 +110,7 @@ def judge_files(
     artifact: str,
     missing: str | None = None,
     version: str | None = None,
+    find: Find | None = None,
 ) -> Verdict:
     """The verdict on the bytes of a patch's targets, None for one that is not there.
 
@@ -110,7 +119,7 @@ def judge_files(
     """
     outside = not covers(patch, version)
     try:
-        found = _find(patch, files, missing)
+        found = _find(patch, files, missing, find or found_in)
     except Unreadable as error:
         reason = error.problem
         return Verdict(patch.name, artifact, Status.UNKNOWN, reason=reason, outside=outside)
@@ -137,9 +146,9 @@ def judge_files(
     )
 
 
-def _find(patch: Patch, files: Files, missing: str | None) -> Found:
+def _find(patch: Patch, files: Files, missing: str | None, find: Find) -> Found:
     try:
-        return found_in(patch, files)
+        return find(patch, files)
     except FileAbsent as error:
         return Found(absent=missing or error.problem)
     except NotPython as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 
 from patcher.rules.backport.merging.cut import Cut, sha256
 from patcher.rules.backport.scope import IMPORTS, MODULE, Scope, Sides
@@ -42,6 +43,7 @@ def changed_scopes(path: str, before: bytes, after: bytes) -> list[Sides]:
     return sorted(found, key=lambda each: order.get(each.scope.name, len(order)))
 
 
+@functools.lru_cache(maxsize=16)
 def read_sides(path: str, name: str, before: bytes | None, after: bytes | None) -> Sides:
     """A scope's two sides out of two versions of its file. Raises `NotPython`."""
     old, new = Cut(before or b""), Cut(after or b"")

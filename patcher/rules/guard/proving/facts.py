@@ -70,7 +70,9 @@ class Value:
     def exposed(self) -> Value:
         """The same in a name that other code may bind anew: by now it may be None."""
         held = self.held is not Held.NO or self.stray is not Held.NO
-        return replace(self.detached(), nothing=self.nothing or held)
+        if self.nothing or not held:
+            return self.detached()
+        return replace(self.detached(), nothing=True)
 
 
 OTHER = Value()
