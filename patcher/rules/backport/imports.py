@@ -19,11 +19,8 @@ def words(text: bytes | None) -> set[str]:
 
 def bound(text: bytes | None) -> set[str]:
     """The names that a piece of source binds: imports, assignments, functions and classes."""
-    source = (text or b"").decode()
-    if source.lstrip("\r\n")[:1] in (" ", "\t"):
-        source = "if 1:\n" + source
     names = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(_parse(text)):
         if isinstance(node, _Import):
             names |= {_bound(alias) for alias in node.names}
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -31,6 +28,12 @@ def bound(text: bytes | None) -> set[str]:
         elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             names.add(node.name)
     return names
+
+
+def _parse(text: bytes | None) -> ast.Module:
+    """A scope's tree; a method's text is indented."""
+    source = (text or b"").decode()
+    return ast.parse("if 1:\n" + source if source.lstrip("\r\n")[:1] in (" ", "\t") else source)
 
 
 def _bound(alias: ast.alias) -> str:
@@ -65,14 +68,21 @@ def _is_of_the_future(node: _Import) -> bool:
     return isinstance(node, ast.ImportFrom) and node.module == "__future__"
 
 
-def _imports(text: bytes | None) -> list[_Import]:
-    body = ast.parse(text or b"").body
-    return [node for node in body if isinstance(node, _Import)]
+def _imports(node: ast.AST) -> Iterator[_Import]:
+    """The imports that must not fail: none in a `try`, none that only type checkers read."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, _Import):
+            yield child
+        elif not (
+            isinstance(child, ast.Try)
+            or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test))
+        ):
+            yield from _imports(child)
 
 
 def _single(text: bytes | None) -> Iterator[_Import]:
     """Each import as one of one name."""
-    for node in _imports(text):
+    for node in _imports(_parse(text)):
         for alias in node.names:
             if isinstance(node, ast.Import):
                 yield ast.Import([alias])
@@ -92,7 +102,6 @@ def modules(sides: Sequence[Sides]) -> tuple[str, ...]:
         dict.fromkeys(
             path
             for each in sides
-            if each.scope.name == IMPORTS
             for node in brought(each)
             for path in _files(node, each.scope.path)
         )
@@ -119,8 +128,6 @@ def missing(files: Mapping[str, bytes | None], sides: Sequence[Sides]) -> str | 
     Only of modules that are among the `files`, and where the file says all that it binds.
     """
     for each in sides:
-        if each.scope.name != IMPORTS:
-            continue
         for node in brought(each):
             paths = [path for path in _files(node, each.scope.path) if path in files]
             name = node.names[0].name

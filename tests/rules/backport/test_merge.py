@@ -191,8 +191,10 @@ def test_a_fix_is_seen_beside_a_line_that_the_image_changed() -> None:
     own = "if drafted < width(target)"
     beside = fixed("inserted").replace("if drafted != width(target)", own, 1)
     assert verdict(beside, sides_of("inserted")).state is State.LANDED
-    lacking = BEFORE.replace("if drafted != width(target)", own, 1)
-    assert verdict(lacking, sides_of("inserted")).state is State.UNKNOWN
+    lacking = BEFORE.replace("if drafted != width(target)", own, 1).encode()
+    merged = merge_file(lacking, sides_of("inserted")).data
+    assert merged.decode() == beside
+    assert is_proven(lacking, merged, sides_of("inserted"))
 
 
 def test_the_fixs_line_beside_the_one_that_it_replaces_is_not_the_fix() -> None:
@@ -205,6 +207,79 @@ def test_an_import_whose_name_is_taken_is_refused() -> None:
     own = BEFORE.replace("import os\n", "import os\nfrom numpy import floor as math\n")
     found = verdict(own, sides_of("import"))
     assert (found.state, "math" in found.reason) == (State.UNKNOWN, True)
+
+
+IMPORTS = "from a.old import width\nfrom b import size\n\n\ndef f():\n    return width()\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        # vLLM's PR 51989: the name comes from another module.
+        (IMPORTS, IMPORTS.replace("a.old", "a.new").replace("width()", "width(1)")),
+        # vLLM's PR 49982: a function becomes an import.
+        (
+            f"{IMPORTS}\n\ndef grow():\n    pass\n",
+            f"from c import grow\n{IMPORTS}".replace("width()", "width(grow)"),
+        ),
+    ],
+)
+def test_an_import_may_take_the_name_of_what_the_fix_takes_away(before: str, after: str) -> None:
+    sides = changed_scopes(PATH, before.encode(), after.encode())
+    own = before.replace("import size", "import size, more").encode()
+    merged = merge_file(own, sides).data
+    assert is_proven(own, merged, sides)
+    # The last import of a name is the one that counts.
+    lines = merged.decode().splitlines()
+    ours = [line for line in lines if line.endswith((" width", " grow"))]
+    assert ours[-1] in after.splitlines()
+    first = "\n".join([ours[-1], *(line for line in lines if line != ours[-1])]) + "\n"
+    assert is_proven(own, first.encode(), sides) == (ours[-1] == "from c import grow")
+
+
+def _function(*lines: str) -> bytes:
+    return "".join(["def f():\n", *(f"    {line}\n" for line in lines)]).encode()
+
+
+def test_a_fix_that_repeats_what_stands_beside_it_is_seen() -> None:
+    """Its lines fit the image's in two ways: vLLM's PR 51768 was found to be needed again."""
+    twice = ("check()", "run()", "check()", "run()")
+    own = ("check()", "own()", "run()")
+    sides = changed_scopes(PATH, _function("check()", "run()"), _function(*twice))
+    assert verdict(_function(*own), sides).state is State.NEEDED
+    assert verdict(_function(*own, "check()", "run()"), sides).state is State.LANDED
+    # With another change beside it, its lines do not fit any more, and can yet be taken out.
+    before, after = _function("check()", "run()", "end()"), _function(*twice, "end(1)")
+    sides = changed_scopes(PATH, before, after)
+    assert verdict(_function(*own, "check()", "run()", "end(1)"), sides).state is State.LANDED
+    assert verdict(_function(*own, "check()", "run()", "end(2)"), sides).state is State.UNKNOWN
+
+
+def test_lines_beside_each_other_are_no_conflict_and_those_put_in_at_one_place_are() -> None:
+    before, after = _function("a()", "b()", "c()"), _function("a()", "b(1)", "c()")
+    sides = changed_scopes(PATH, before, after)
+    own = _function("a(2)", "b()", "c(2)")
+    merged = merge_file(own, sides).data
+    assert merged == _function("a(2)", "b(1)", "c(2)")
+    assert is_proven(own, merged, sides)
+    put_in = changed_scopes(PATH, before, _function("a()", "b()", "new()", "c()"))
+    assert verdict(_function("a()", "b()", "own()", "c()"), put_in).state is State.UNKNOWN
+
+
+def test_comments_and_blank_lines_of_the_image_are_no_conflict() -> None:
+    before, after = _function("a()", "# why", "b()"), _function("a()", "# why", "b(1)")
+    sides = changed_scopes(PATH, before, after)
+    own = _function("a()", "# because", "b()")
+    assert is_proven(own, merge_file(own, sides).data, sides)
+
+
+def test_a_class_that_was_empty_gets_a_method() -> None:
+    """`pass` goes and the method comes, which are two scopes: vLLM's PR 49190."""
+    before, after = "class A(B):\n    pass\n", "class A(B):\n    def f(self): ...\n"
+    sides = changed_scopes(PATH, before.encode(), after.encode())
+    merged = merge_file(before.encode(), sides).data
+    assert is_proven(before.encode(), merged, sides)
+    assert verdict(merged, sides).state is State.LANDED
 
 
 def test_what_is_not_python_is_said_to_be_so() -> None:

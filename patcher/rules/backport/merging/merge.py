@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from patcher.rules.backport.merging.cut import Cut, Item
-from patcher.rules.backport.merging.three_way import Kind, Region, matches, merge
+from patcher.rules.backport.merging.three_way import Kind, Region, matches, merge, split
 from patcher.rules.backport.scope import IMPORTS, MODULE, Scope, Sides
 
 
@@ -51,8 +51,9 @@ def merge_file(data: bytes, sides: Sequence[Sides]) -> Merged:
     file = Cut(data)
     edits: list[tuple[int, int, list[bytes]]] = []
     found = []
+    going = frozenset(each.scope.name for each in sides if each.after is None)
     for each in sides:
-        state, change = _merge_scope(file, each)
+        state, change = _merge_scope(file, each, going)
         found.append(state)
         edits += change
     if any(each.state is State.UNKNOWN for each in found):
@@ -73,14 +74,14 @@ def merge_file(data: bytes, sides: Sequence[Sides]) -> Merged:
 Edits = list[tuple[int, int, list[bytes]]]
 
 
-def _merge_scope(file: Cut, sides: Sides) -> tuple[Found, Edits]:
+def _merge_scope(file: Cut, sides: Sides, going: frozenset[str]) -> tuple[Found, Edits]:
     name = sides.scope.name
     spans = file.spans.get(name, [])
     if len(spans) > 1:
         lines = " and ".join(str(span.first + 1) for span in spans)
         return Found(sides.scope, State.UNKNOWN, f"there are several {name}: lines {lines}"), []
     if name == IMPORTS:
-        return _merge_imports(file, sides)
+        return _merge_imports(file, sides, going)
     if sides.before is None:
         return _add(file, sides)
     if name != MODULE and not spans:
@@ -107,73 +108,142 @@ def _merge_items(
     file: Cut, sides: Sides, items: list[Item], first: int
 ) -> tuple[Found, list[bytes] | None]:
     """Merge a scope's lines; None for the new ones where there is nothing to write."""
-    before, after = _keys(sides.before), _keys(sides.after)
-    is_idle_before, is_idle_after = _idle(sides.before), _idle(sides.after)
+    before, after = _Text.of(sides.before), _Text.of(sides.after)
     ours = [item.key for item in items]
-    regions = list(merge(before, ours, after))
-
-    def is_idle(region: Region) -> bool:
-        """Whether the fix changes nothing there but comments, docstrings and blank lines."""
-        return all(is_idle_before[at] for at in region.base) and all(
-            is_idle_after[at] for at in region.theirs
-        )
-
-    def is_there(region: Region) -> bool:
-        """Whether all lines that the fix brings are there, in its order, and none that it takes.
-
-        So it is where the image changed lines beside the fix's: no line is between them.
-        """
-        was, is_, becomes = (
-            before[_slice(region.base)],
-            ours[_slice(region.ours)],
-            after[_slice(region.theirs)],
-        )
-        kept, still, there = (
-            matches(was, becomes),
-            matches(was, is_),
-            matches(becomes, is_),
-        )
-        stays = set(kept.values())
-        gone = [
-            at for at in range(len(was)) if at not in kept and not is_idle_before[region.base[at]]
-        ]
-        brought = [
-            at
-            for at in range(len(becomes))
-            if at not in stays and not is_idle_after[region.theirs[at]]
-        ]
-        return (
-            any(re.search(rb"\w", becomes[at]) for at in brought)
-            and all(at in there for at in brought)
-            and not any(at in still for at in gone)
-        )
-
-    regions = [
-        replace(region, kind=Kind.SAME)
-        if region.kind is Kind.CONFLICT and is_there(region)
-        else region
-        for region in regions
-    ]
-    kinds = {region.kind for region in regions if not is_idle(region)}
+    regions = _regions(before, ours, after)
+    kinds = {region.kind for region in regions if not _is_idle(region, before, after)}
     line = first + 1
-    if Kind.CONFLICT in kinds:
-        at = next(r for r in regions if r.kind is Kind.CONFLICT and not is_idle(r)).ours.start
-        reason = f"conflict at line {first + at + 1}: it was rewritten there, by the fix or since"
-        return Found(sides.scope, State.UNKNOWN, reason, line), None
-    if {Kind.THEIRS, Kind.SAME} <= kinds:
-        reason = f"half of the fix is in {sides.scope.name}"
-        return Found(sides.scope, State.UNKNOWN, reason, line), None
-    if Kind.THEIRS not in kinds:
+    if Kind.THEIRS not in kinds and Kind.CONFLICT not in kinds:
         state = State.LANDED if Kind.SAME in kinds else State.NEUTRAL
         return Found(sides.scope, state, "", line), None
+    # It can be taken out, whole and cleanly. Where it could be put in as well, for it repeats what
+    # stands beside it, the image has what it is nearer to.
+    if _could_be_undone(before, ours, after) and (
+        kinds & {Kind.CONFLICT, Kind.SAME} or _nearer(ours, after, before)
+    ):
+        return Found(sides.scope, State.LANDED, "", line), None
+    if Kind.CONFLICT in kinds:
+        at = next(
+            region.ours.start
+            for region in regions
+            if region.kind is Kind.CONFLICT and not _is_idle(region, before, after)
+        )
+        reason = f"conflict at line {first + at + 1}: it was rewritten there, by the fix or since"
+        return Found(sides.scope, State.UNKNOWN, reason, line), None
+    if Kind.SAME in kinds:
+        reason = f"half of the fix is in {sides.scope.name}"
+        return Found(sides.scope, State.UNKNOWN, reason, line), None
     new: list[bytes] = []
     for region in regions:
         if region.kind is Kind.THEIRS:
-            new += _theirs(file, region, items, after)
+            new += _theirs(file, region, items, after.keys)
         else:
             for at in region.ours:
                 new += [*items[at].lines, *items[at].carried]
     return Found(sides.scope, State.NEEDED, "", line), _ended(new, file.newline)
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A side's lines as they are compared, and which are blank, a comment or a docstring's."""
+
+    keys: list[bytes]
+    is_idle: list[bool]
+
+    @classmethod
+    def of(cls, text: bytes | None) -> _Text:
+        return cls(_keys(text), _idle(text))
+
+
+def _regions(before: _Text, ours: list[bytes], after: _Text) -> list[Region]:
+    """The regions of a merge; a conflict is looked into: lines beside each other are none."""
+    regions: list[Region] = []
+    for region in merge(before.keys, ours, after.keys):
+        if region.kind is Kind.CONFLICT:
+            regions += _look_into(region, before, ours, after)
+        else:
+            regions.append(region)
+    return regions
+
+
+def _plain(region: Region, before: _Text, ours: list[bytes], after: _Text) -> Region:
+    """A conflict is none where the image's lines differ in blank lines or comments alone."""
+    if region.kind is not Kind.CONFLICT:
+        return region
+    was, is_, becomes = (
+        [line for line in side[_slice(part)] if line.strip()]
+        for side, part in (
+            (before.keys, region.base),
+            (ours, region.ours),
+            (after.keys, region.theirs),
+        )
+    )
+    if is_ == becomes:
+        return replace(region, kind=Kind.SAME)
+    was, is_ = ([line for line in side if not _COMMENT.match(line)] for side in (was, is_))
+    return replace(region, kind=Kind.THEIRS) if is_ == was else region
+
+
+_COMMENT = re.compile(rb"\s*#")
+
+
+def _is_idle(region: Region, before: _Text, after: _Text) -> bool:
+    """Whether the fix changes nothing there but comments, docstrings and blank lines."""
+    return all(before.is_idle[at] for at in region.base) and all(
+        after.is_idle[at] for at in region.theirs
+    )
+
+
+def _look_into(region: Region, before: _Text, ours: list[bytes], after: _Text) -> list[Region]:
+    """A conflict as what it is: the fix, where the image changed lines beside it; or its parts.
+
+    It has the fix where all lines that the fix brings are there, in its order, and none that it
+    takes. Where it has some of them, nobody can tell whose they are.
+    """
+    was, is_, becomes = (
+        before.keys[_slice(region.base)],
+        ours[_slice(region.ours)],
+        after.keys[_slice(region.theirs)],
+    )
+    kept, still, there = (matches(was, becomes), matches(was, is_), matches(becomes, is_))
+    stays = set(kept.values())
+    gone = [at for at in range(len(was)) if at not in kept and not before.is_idle[region.base[at]]]
+    brought = [
+        at for at in range(len(becomes)) if at not in stays and not after.is_idle[region.theirs[at]]
+    ]
+    telling = [at for at in brought if re.search(rb"\w", becomes[at])]
+    if telling and all(at in there for at in brought) and not any(at in still for at in gone):
+        return [replace(region, kind=Kind.SAME)]
+    own = {line for at, line in enumerate(is_) if at not in still.values()}
+    if any(becomes[at] in own for at in telling):
+        return [region]
+    parts = split(before.keys, ours, after.keys, region)
+    return [_plain(part, before, ours, after) for part in parts]
+
+
+def _could_be_undone(before: _Text, ours: list[bytes], after: _Text) -> bool:
+    """Whether all of the fix can be taken out of the image's lines, and brings some.
+
+    What only takes lines away can be undone in any image that never had them.
+    """
+    regions = [each for each in _regions(after, ours, before) if not _is_idle(each, after, before)]
+    undone = [each for each in regions if each.kind is Kind.THEIRS]
+    brought = any(
+        re.search(rb"\w", after.keys[at])
+        for each in undone
+        for at in each.base
+        if not after.is_idle[at]
+    )
+    return brought and all(each.kind in (Kind.THEIRS, Kind.OURS, Kind.STABLE) for each in regions)
+
+
+def _nearer(ours: list[bytes], one: _Text, other: _Text) -> bool:
+    """Whether the image's lines differ less from the one side's than from the other's."""
+
+    def far(side: _Text) -> int:
+        return len(side.keys) + len(ours) - 2 * len(matches(side.keys, ours))
+
+    return far(one) < far(other)
 
 
 def _slice(part: range) -> slice:
@@ -283,25 +353,42 @@ def _remove(file: Cut, sides: Sides) -> tuple[Found, Edits]:
     return Found(sides.scope, State.NEEDED, "", span.first + 1), [(first, span.end, [])]
 
 
-def _merge_imports(file: Cut, sides: Sides) -> tuple[Found, Edits]:
-    """Add what the fix imports and the file does not; an import is never taken away."""
+def _merge_imports(file: Cut, sides: Sides, going: frozenset[str]) -> tuple[Found, Edits]:
+    """Add what the fix imports and the file does not; an import is never taken away.
+
+    A name may be another's only where the fix takes that other away, a function or an import: the
+    later import is the one that counts.
+    """
     there = _bindings(file.imports)
     before = _bindings(_parsed_imports(sides.before))
     edits: Edits = []
     after = _parsed_imports(sides.after)
+    stays = _bound(file, before - _bindings(after)) - going
     for at, node in enumerate(after):
         new = [alias for alias, key in _aliases(node) if key not in before and key not in there]
         if not new:
             continue
-        clashing = [alias for alias in new if (alias.asname or alias.name) in _bound(file)]
+        clashing = [alias for alias in new if (alias.asname or alias.name) in stays]
         if clashing:
             names = ", ".join(alias.asname or alias.name for alias in clashing)
             reason = f"the fix imports {names}, and something else has that name"
             return Found(sides.scope, State.UNKNOWN, reason), []
-        place = _place(file, node, after[:at])
+        bound = {alias.asname or alias.name for alias in new}
+        # Behind what has the name now, for the last one counts.
+        place = max(_place(file, node, after[:at]), _last_end(file.imports, bound))
         text = ast.unparse(_only(node, new)).encode() + file.newline
         edits.append((place, place, [text]))
     return Found(sides.scope, State.NEUTRAL), edits
+
+
+def _last_end(imports: Sequence[ast.Import | ast.ImportFrom], names: set[str]) -> int:
+    """The last line of the last import that binds one of the names; 0 for none."""
+    ends = [
+        each.end_lineno or 0
+        for each in imports
+        if any((alias.asname or alias.name) in names for alias in each.names)
+    ]
+    return max(ends, default=0)
 
 
 def _only(node: ast.Import | ast.ImportFrom, aliases: list[ast.alias]) -> ast.stmt:
@@ -340,11 +427,12 @@ def _bindings(nodes: Sequence[ast.Import | ast.ImportFrom]) -> set[Key]:
     return {key for node in nodes for _, key in _aliases(node)}
 
 
-def _bound(file: Cut) -> set[str]:
+def _bound(file: Cut, but: set[Key]) -> set[str]:
     names = {
         (alias.asname or alias.name).partition(".")[0]
         for node in file.imports
-        for alias in node.names
+        for alias, key in _aliases(node)
+        if key not in but
     }
     return names | {span.name for span in file.children(MODULE)}
 

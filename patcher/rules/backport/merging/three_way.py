@@ -53,6 +53,62 @@ def merge(
         yield _changed(base, ours, theirs, done, ends)
 
 
+def split(
+    base: Sequence[bytes], ours: Sequence[bytes], theirs: Sequence[bytes], conflict: Region
+) -> Iterator[Region]:
+    """A conflict in smaller regions: lines that only one changed beside lines that the other did.
+
+    What both changed, or both put in at one place, stays a conflict.
+    """
+    was, is_, becomes = (
+        side[part.start : part.stop]
+        for side, part in zip(
+            (base, ours, theirs), (conflict.base, conflict.ours, conflict.theirs), strict=True
+        )
+    )
+    hunks = sorted(
+        [
+            *((first, end, grown, 0) for first, end, grown in _hunks(was, is_)),
+            *((first, end, 0, grown) for first, end, grown in _hunks(was, becomes)),
+        ]
+    )
+    groups: list[list[tuple[int, int, int, int]]] = []
+    for hunk in hunks:
+        if groups and _meets(groups[-1], hunk):
+            groups[-1].append(hunk)
+        else:
+            groups.append([hunk])
+    starts = (conflict.base.start, conflict.ours.start, conflict.theirs.start)
+    at, ours_off, theirs_off = 0, 0, 0
+    for group in groups:
+        first, end = group[0][0], max(hunk[1] for hunk in group)
+        meeting = (starts[0] + first, starts[1] + first + ours_off, starts[2] + first + theirs_off)
+        for back in range(first - at, 0, -1):
+            yield Region(Kind.STABLE, *(range(here - back, here - back + 1) for here in meeting))
+        ours_off += sum(hunk[2] for hunk in group)
+        theirs_off += sum(hunk[3] for hunk in group)
+        ends = (starts[0] + end, starts[1] + end + ours_off, starts[2] + end + theirs_off)
+        yield _changed(base, ours, theirs, meeting, ends)
+        at = end
+    for line in range(at, len(was)):
+        offsets = (0, ours_off, theirs_off)
+        heres = [start + line + off for start, off in zip(starts, offsets, strict=True)]
+        yield Region(Kind.STABLE, *(range(here, here + 1) for here in heres))
+
+
+def _hunks(was: Sequence[bytes], other: Sequence[bytes]) -> Iterator[tuple[int, int, int]]:
+    """What changed: the first line, the end, and how many lines more it has become."""
+    for tag, a, b, c, d in SequenceMatcher(None, was, other, autojunk=False).get_opcodes():
+        if tag != "equal":
+            yield a, b, (d - c) - (b - a)
+
+
+def _meets(group: Sequence[tuple[int, int, int, int]], hunk: tuple[int, int, int, int]) -> bool:
+    """Whether a hunk shares a line with those before it, or is put in where one of them is."""
+    first, end = hunk[:2]
+    return first < max(each[1] for each in group) or (first, end) == group[-1][:2]
+
+
 def _changed(
     base: Sequence[bytes],
     ours: Sequence[bytes],

@@ -247,6 +247,21 @@ def _check_imports(sides: Sides, old: ast.Module, new: ast.Module) -> None:
         raise failed(f"an import went: {min(original - result)}")
     if not result - original <= after - before:
         raise failed(f"an import came that is not the fix's: {min(result - original)}")
+    for name, key in _last_bound(new).items():
+        came = {each for each in result - original if (each[2] or each[1]) == name}
+        if came and key not in came:
+            raise failed(f"{name} is bound anew below the fix's import of it")
+
+
+def _last_bound(tree: ast.Module) -> dict[str, tuple[str, str, str] | None]:
+    """What binds each name last of a module's imports, functions and classes; None: no import."""
+    found: dict[str, tuple[str, str, str] | None] = {}
+    for node in tree.body:
+        if isinstance(node, _Definition):
+            found[node.name] = None
+        for key in _imported(ast.Module([node], [])):
+            found[key[2] or key[1]] = key
+    return found
 
 
 def _imported(tree: ast.Module) -> set[tuple[str, str, str]]:
