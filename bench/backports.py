@@ -4,8 +4,10 @@ CLONE is a clone of vLLM with the fixes' commits, PRS a JSON list of `{pr, commi
 goes to the three releases before the first one that has it (`bench/upstream.py` says which), by
 this project, by `patch -F0`, `patch` and `git merge-file`; and each is looked for in that first
 release, by this project and by reverse-applying. What is right is decided by an oracle that shares
-nothing with the merge or the proof: it counts statements and syntax nodes, and asks ruff for names
-that nothing defines. `--mutations 1000` holds the proof against mutations of what was merged.
+nothing with the merge or the proof: it counts statements and syntax nodes, asks ruff for names
+that nothing defines, and looks for what is imported from vLLM in the release's own modules. All
+contestants are judged by it, and not by what they say of themselves. `--mutations 1000` holds the
+proof against mutations of what was merged.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from bench.releases import DATES, release_file
 from bench.upstream import History, git
 from patcher.errors import NotPython, ProofFailed
 from patcher.rules.backport.changed import changed_scopes
+from patcher.rules.backport.imports import missing, modules, not_imported, used
 from patcher.rules.backport.merging.merge import Found, State, merge_file, overall
 from patcher.rules.backport.proving.prove import prove
 from patcher.rules.backport.scope import Sides
@@ -51,7 +54,10 @@ class Fix:
 
 @dataclass(frozen=True)
 class Row:
-    """What one contestant made of a fix and a release; `back` is 0 for the first that has it."""
+    """What one contestant made of a fix and a release; `back` is 0 for the first that has it.
+
+    `whole`: the release has all files of the fix, without which nobody can merge it.
+    """
 
     pr: int
     version: str
@@ -59,6 +65,7 @@ class Row:
     who: str
     outcome: str
     reason: str = ""
+    whole: bool = True
 
 
 def read_fix(clone: str, pr: int, commit: str, time: float) -> Fix | str:
@@ -81,7 +88,7 @@ def read_fix(clone: str, pr: int, commit: str, time: float) -> Fix | str:
         except NotPython:
             return "a file that is not Python"
         if sides:
-            fix.sides[path] = sides
+            fix.sides[path] = used(sides)
     return fix if fix.sides else "comments and docstrings alone"
 
 
@@ -226,6 +233,57 @@ def _lost(fix: Fix, path: str, original: bytes, result: bytes) -> set[bytes]:
     return (read & by_fix) - words - here
 
 
+def _unresolved(version: str, path: str, results: dict[str, bytes]) -> set[str]:
+    """What comes from a module of vLLM's that does not have it: `module: name`."""
+    came = _from_vllm(path, results[path]) - _from_vllm(path, release_file(version, path) or b"")
+    lost = set()
+    for stem, name in came:
+        files = [f"{stem}.py", f"{stem}/__init__.py"]
+        sources = [results.get(file) or release_file(version, file) for file in files]
+        known = {each for data in sources if data is not None for each in _assigned(data)}
+        within = [f"{stem}/{name}.py", f"{stem}/{name}/__init__.py"]
+        if not known & {name, "*", "__getattr__"} and not any(
+            release_file(version, file) for file in within
+        ):
+            lost.add(f"{stem}: {name}")
+    return lost
+
+
+def _from_vllm(path: str, source: bytes) -> set[tuple[str, str]]:
+    """Module, as a path without its ending, and name; not what only type checkers read."""
+    found: set[tuple[str, str]] = set()
+
+    def walk(node: ast.AST) -> None:
+        if isinstance(node, ast.Try) or (
+            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        ):
+            return
+        if isinstance(node, ast.ImportFrom):
+            around = path.split("/")[: -node.level] if node.level else []
+            stem = "/".join([*around, *(node.module or "").split(".")]).rstrip("/")
+            if stem.split("/")[0] == "vllm":
+                found.update((stem, alias.name) for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            walk(child)
+
+    walk(ast.parse(source))
+    return found
+
+
+@lru_cache(maxsize=500)
+def _assigned(source: bytes) -> frozenset[str]:
+    """The names that a module may have: all that are bound anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.alias):
+            found.add(node.asname or node.name)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+    return frozenset(found)
+
+
 def judge(fix: Fix, version: str, results: dict[str, bytes]) -> tuple[str, str]:
     """Whether the results are the release with the fix: merged, no-op, silent or wrong."""
     originals = {path: release_file(version, path) or b"" for path in results}
@@ -249,6 +307,8 @@ def judge(fix: Fix, version: str, results: dict[str, bytes]) -> tuple[str, str]:
             return "wrong", f"{path}: {min(undefined)}"
         if lost := _lost(fix, path, originals[path], result):
             return "wrong", f"{path}: nothing sets self.{min(lost).decode()}"
+        if unresolved := _unresolved(version, path, results):
+            return "wrong", f"{path}: nothing to import as {min(unresolved)}"
     return "merged", ""
 
 
@@ -260,16 +320,22 @@ def ours(fix: Fix, version: str) -> tuple[State, dict[str, bytes], str]:
     found: list[Found] = []
     results: dict[str, bytes] = {}
     originals: dict[str, bytes] = {}
-    for path, sides in fix.sides.items():
+    for path, own in fix.sides.items():
         data = release_file(version, path)
         if data is None:
             return State.ABSENT, {}, "there is no such file"
-        merged = merge_file(data, sides)
+        merged = merge_file(data, own)
         found += merged.found
         results[path], originals[path] = merged.data, data
     state = overall(found)
+    sides = [each for some in fix.sides.values() for each in some]
+    if state.state is State.LANDED and (lost := not_imported(originals, sides)):
+        return State.UNKNOWN, {}, lost
     if state.state is not State.NEEDED:
         return state.state, {}, state.reason
+    there = {path: release_file(version, path) for path in modules(sides)}
+    if lost := missing({**there, **originals}, sides):
+        return State.UNKNOWN, {}, lost
     try:
         again = []
         for path, result in results.items():
@@ -368,13 +434,14 @@ def measure(fix: Fix, truth: dict[str, bool | None]) -> list[Row]:
         elif state is State.LANDED:
             # Where upstream takes a mistake back, a release from before it has what the fix brings.
             outcome = "landed" if content(fix, version) else "falsely landed"
-        rows.append(Row(fix.pr, version, back, "ours", outcome, reason))
+        whole = all(release_file(version, path) is not None for path in fix.sides)
+        rows.append(Row(fix.pr, version, back, "ours", outcome, reason, whole))
         if reverse_applies(fix, version) and not content(fix, version):
             rows.append(Row(fix.pr, version, back, "reverse-apply", "falsely landed"))
         for name in RIVALS:
             made = rival(name, fix, version)
             said = ("refused", "") if made is None else judge(fix, version, made)
-            rows.append(Row(fix.pr, version, back, name, *said))
+            rows.append(Row(fix.pr, version, back, name, *said, whole))
     return rows
 
 
@@ -436,13 +503,14 @@ def main() -> None:
     parser.add_argument("prs", metavar="PRS", type=Path)
     parser.add_argument("--log", type=Path, help="write each figure to this file, a line of JSON")
     parser.add_argument("--mutations", type=int, default=0, metavar="N")
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes; one a core by default")
     wanted = parser.parse_args()
     listed = json.loads(wanted.prs.read_text())
     print(
         f"machine: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     )
     _SHARED.append(wanted.clone)
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(wanted.jobs) as pool:
         read = list(pool.map(_read, listed, chunksize=8))
     fixes = [each for each in read if isinstance(each, Fix)]
     left_out = collections.Counter(each for each in read if isinstance(each, str))
@@ -450,13 +518,13 @@ def main() -> None:
     for why, count in left_out.most_common():
         print(f"  left out: {count:4} {why}")
     _SHARED.append(History(wanted.clone, (path for fix in fixes for path in fix.before)))
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(wanted.jobs) as pool:
         rows = [row for some in pool.map(_measured, fixes, chunksize=4) for row in some]
     if wanted.log:
         wanted.log.write_text("".join(json.dumps(vars(row)) + "\n" for row in rows))
     report(rows)
     if wanted.mutations:
-        report_mutations(fixes, rows, wanted.mutations)
+        report_mutations(fixes, rows, wanted.mutations, wanted.jobs)
 
 
 OUTCOMES = ("merged", "landed", "no-op", "refused", "wrong", "silent", "falsely landed")
@@ -473,11 +541,15 @@ def report(rows: list[Row]) -> None:
     for who in ("ours", "reverse-apply"):
         counts = collections.Counter(row.outcome for row in first if row.who == who)
         _percent(who, counts, ("landed", "needed", "unknown", "absent"))
-    print("\nreleases before it:")
-    for back in (1, 2, 3):
-        for who in ("ours", *RIVALS):
-            some = [row for row in rows if (row.back, row.who) == (back, who)]
-            _percent(f"{who}, {back} back", collections.Counter(r.outcome for r in some), OUTCOMES)
+    for title, tried in (
+        ("releases before it", [row for row in rows if row.back > 0]),
+        ("those with all files of the fix", [row for row in rows if row.back > 0 and row.whole]),
+    ):
+        print(f"\n{title}, each result judged by the oracle:")
+        for back in (1, 2, 3):
+            for who in ("ours", *RIVALS):
+                made = [row.outcome for row in tried if (row.back, row.who) == (back, who)]
+                _percent(f"{who}, {back} back", collections.Counter(made), OUTCOMES)
     false = sum(row.who == "reverse-apply" and row.back > 0 for row in rows)
     print(f"reverse-apply, falsely landed: {false}")
     for title, backs in (
@@ -510,13 +582,13 @@ def kind_of(row: Row) -> str:
     return f"{row.outcome}: {re.sub(names, 'NAME', reason)[:120]}"
 
 
-def report_mutations(fixes: list[Fix], rows: list[Row], count: int) -> None:
+def report_mutations(fixes: list[Fix], rows: list[Row], count: int, jobs: int | None) -> None:
     """Print what the proof caught."""
     merged = {row.pr: row.version for row in rows if row.who == "ours" and row.outcome == "merged"}
     chosen = [(fix, merged[fix.pr]) for fix in fixes if fix.pr in merged]
     each = -(-count // max(1, len(chosen)))
     tasks = [(fix, version, each) for fix, version in chosen]
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(jobs) as pool:
         found = [row for some in pool.map(_mutated, tasks, chunksize=4) for row in some]
     print(f"\n{len(found)} mutations of {len(chosen)} merged results")
     for kind in KINDS:
