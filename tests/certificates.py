@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 ISSUER = "tests"
 
-_NAMES = "IP:127.0.0.1,DNS:registry-1.docker.io,DNS:auth.docker.io,DNS:ghcr.io"
+_NAMES = (
+    "IP:127.0.0.1,DNS:registry-1.docker.io,DNS:auth.docker.io,DNS:ghcr.io,"
+    "DNS:github.com,DNS:api.github.com,DNS:patch-diff.githubusercontent.com"
+)
 
 
 def make_certificate(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from patcher.commands.command import Command
-from patcher.commands.options import json_option
+from patcher.commands.options import ca_file_option, http_settings, json_option
 from patcher.errors import Finding, UsageError
 from patcher.report.text import as_json
 from patcher.talk import say
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from patcher.landed.timeline import Timeline
     from patcher.rules.backport.draft import Draft
     from patcher.rules.rule import Upstream
+    from patcher.web.pull_request import PullRequest
 
 EPILOG = """\
 Exit codes: 0 the patch is written; 1 the fix cannot be taken, or that release does not need it;
@@ -45,8 +46,15 @@ vllm-patcher new fix-it --before 0.27.1 --after 0.28.0 \\
     metavar="FILE",
     help="The diff of a pull request, as GitHub gives it at .../pull/N.diff.",
 )
-@click.option("--pr", type=int, metavar="N", help="Fetch that diff from GitHub.")
-@click.option("--from", "release", metavar="VERSION", help="A release that the diff fits.")
+@click.option(
+    "--pr",
+    type=int,
+    metavar="N",
+    help="Fetch that diff from GitHub; with --before and --after: its number.",
+)
+@click.option(
+    "--from", "release", metavar="VERSION", help="The release that you run, which lacks the fix."
+)
 @click.option("--before", metavar="VERSION", help="The last release without the fix.")
 @click.option("--after", metavar="VERSION", help="The first release with it.")
 @click.option(
@@ -64,6 +72,7 @@ vllm-patcher new fix-it --before 0.27.1 --after 0.28.0 \\
     metavar="DIR",
     help="The folder that the patch is written to; default: here.",
 )
+@ca_file_option
 @json_option
 def new(
     name: str,
@@ -74,53 +83,71 @@ def new(
     after: str | None,
     functions: Sequence[str],
     output: Path,
+    ca_file: Path | None,
     as_data: bool,
 ) -> None:
     """Draft the patch NAME from upstream's fix, and say which releases need it.
 
-    From a diff (--diff or --pr) and a release that it fits (--from): the functions that it changes
-    are found, what nothing uses is left out and named, and they are written to NAME.diff beside the
-    patch: that file holds code of vLLM's. Or from two releases and functions: then the patch holds
-    their names and digests, and no line of vLLM.
+    From a diff (--diff or --pr) and the release that you run (--from): where the diff does not fit
+    that one, the nearest that it fits is found. The functions that it changes are taken, what
+    nothing uses is left out and named, and they are written to NAME.diff beside the patch: that
+    file holds code of vLLM's. Or from two releases and functions: then the patch holds their names
+    and digests, and no line of vLLM.
 
     The releases from a few before it are read: the patch claims the run of those that need it.
     """
     from patcher.files import make_directory, write_atomically
     from patcher.landed.survey import survey_around
-    from patcher.landed.timeline import needed_around
+    from patcher.landed.timeline import claiming, needed_around
     from patcher.report import landed as report
-    from patcher.rules.backport.draft import patch_file, whole_diff
+    from patcher.rules.backport.draft import About, of_releases, patch_file, whole_diff
     from patcher.rules.catalogue import is_file, select
     from patcher.sources.upstream import Releases
 
     if is_file(name):
         raise UsageError(f"{name!r} is no name", next_step="Take letters, digits and -.")
-    upstream = Releases()
-    draft = _draft(diff_file, pr, release, before, after, functions, upstream)
-    for each in draft.dropped:
-        say(f"left out: {each}")
     stem = name.replace("-", "_")
     path, beside = output / f"{stem}.py", output / f"{stem}.diff"
     there = next((each for each in (path, beside) if each.exists()), None)
     if there is not None:
-        raise UsageError(f"{there} is there already", next_step="Take another name.")
+        raise UsageError(f"{there} is there already", next_step="Delete it, or take another name.")
+    upstream = Releases()
+    by_diff = (diff_file is None) != (pr is None) and release and not (before or after or functions)
+    by_releases = before and after and functions and not (diff_file or release)
+    if not (by_diff or by_releases):
+        raise UsageError(
+            "say what the fix is",
+            next_step="Give --diff FILE or --pr N, and --from VERSION, the release that you run; "
+            "or --before, --after and --function.",
+        )
+    request = _fetched(pr, ca_file) if by_diff and pr is not None else None
+    if by_diff:
+        text = request.diff if request else _read(diff_file or Path())
+        draft = _of_diff(text, release or "", upstream)
+    else:
+        draft = of_releases(functions, before or "", after or "", upstream)
+    for each in draft.dropped:
+        say(f"left out: {each}")
+    for sides in draft.sides:
+        say(f"takes {sides.scope}")
     make_directory(output)
     kept = "" if draft.after else beside.name
     if kept:
         write_atomically(beside, whole_diff(draft).encode())
     base = release or before or ""
+    about = About(pr, request.title if request else "", request.state if request else "")
     named = str(path) if path.is_absolute() else f"./{path}"
     try:
-        write_atomically(path, patch_file(name, draft, [f"=={base}"], pr, kept).encode())
+        write_atomically(path, patch_file(name, draft, [f"=={base}"], about, kept).encode())
         patch = select([named], upstream)[0]
         line = survey_around(patch, base, say)
         affected = needed_around(line, base)
+        line = claiming(line, affected)
+        if not as_data:
+            click.echo(report.text(report.Answer((line,)), width_of(sys.stdout)), nl=False)
         if not affected:
-            raise Finding(
-                f"vLLM {base} does not need it: {_said(line, base)}",
-                next_step="Name a release that has the bug.",
-            )
-        write_atomically(path, patch_file(name, draft, affected, pr, kept).encode())
+            raise _not_needed(line, base)
+        write_atomically(path, patch_file(name, draft, affected, about, kept).encode())
     except BaseException:
         path.unlink(missing_ok=True)
         if kept:
@@ -130,51 +157,59 @@ def new(
         taken = [str(each.scope) for each in draft.sides]
         said = {"path": path, "affected": affected, "functions": taken, "dropped": draft.dropped}
         click.echo(as_json("new", **said))
-    else:
-        click.echo(report.text(report.Answer((line,)), width_of(sys.stdout)), nl=False)
-    for sides in draft.sides:
-        say(f"takes {sides.scope}")
     say(f"wrote {path}: it claims {' or '.join(affected)}. Fill in its title and why; then")
     say(f"vllm-patcher diff --patch {shlex.quote(named)} pypi:{base}")
 
 
-def _said(line: Timeline, version: str) -> str:
+def _not_needed(line: Timeline, version: str) -> Finding:
+    """Why a release gets no patch, and which would."""
+    from patcher.landed.timeline import bands, span
+    from patcher.rules.verdict import Status
+
     found = next((each for each in line.findings if str(each.version) == version), None)
+    needed = [span(band) for band in bands(line.versioned) if band.status is Status.NEEDED]
+    others = f"It merges into {', '.join(needed)}. " if needed else ""
     if found is None:
-        return "it was not read"
-    return f"{found.verdict.status.value} ({found.verdict.reason or found.verdict.counts})"
-
-
-def _draft(
-    diff_file: Path | None,
-    pr: int | None,
-    release: str | None,
-    before: str | None,
-    after: str | None,
-    functions: Sequence[str],
-    upstream: Upstream,
-) -> Draft:
-    from patcher.errors import Unreadable
-    from patcher.rules.backport.draft import of_diff, of_releases
-
-    by_diff = (diff_file is not None) != (pr is not None) and release is not None
-    if by_diff and not (before or after or functions):
-        if diff_file is not None:
-            try:
-                text = diff_file.read_text("utf-8")
-            except (OSError, ValueError) as error:
-                raise Unreadable(
-                    f"{diff_file} cannot be read: {type(error).__name__}", next_step="Check it."
-                ) from error
-        else:
-            from patcher.web.github import pull_request_diff
-
-            text = pull_request_diff(pr or 0)
-        return of_diff(text, release or "", upstream)
-    if before and after and functions and not (diff_file or release):
-        return of_releases(functions, before, after, upstream)
-    raise UsageError(
-        "say what the fix is",
-        next_step="Give --diff FILE or --pr N, and --from VERSION; or --before, --after and "
-        "--function.",
+        return Finding(f"vLLM {version} was not read", next_step=f"{others}Check the version.")
+    why = found.verdict.reason or found.verdict.counts
+    if found.verdict.status is Status.CLEAN:
+        return Finding(
+            f"vLLM {version} has the fix: {why}", next_step=f"{others}Name one that lacks it."
+        )
+    return Finding(
+        f"vLLM {version} cannot take the fix as it is: {why}",
+        next_step=f"{others}Run one of these, or write the fix for {version} in a diff of your own "
+        "or as a Replace: docs/writing-a-patch.md."
+        if needed
+        else "Write it in a diff of your own, or as a Replace: docs/writing-a-patch.md.",
     )
+
+
+def _of_diff(text: str, release: str, upstream: Upstream) -> Draft:
+    from patcher.jobs.draft import draft_near
+    from patcher.landed.survey import known_releases
+
+    draft, fitted = draft_near(text, release, upstream, known_releases)
+    if fitted != release:
+        say(f"the diff does not fit vLLM {release}; it fits {fitted}, and is read there")
+    return draft
+
+
+def _fetched(number: int, ca_file: Path | None) -> PullRequest:
+    from patcher.web.http import Http
+    from patcher.web.pull_request import pull_request, told
+
+    request = pull_request(number, Http(http_settings(ca_file, ()), say=say))
+    say(told(request))
+    return request
+
+
+def _read(path: Path) -> str:
+    from patcher.errors import Unreadable
+
+    try:
+        return path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise Unreadable(
+            f"{path} cannot be read: {type(error).__name__}", next_step="Check it."
+        ) from error

@@ -106,12 +106,20 @@ def survey_around(patch: Patch, version: str, say: Say) -> Timeline:
     asked = parsed(version)
     if asked is None:
         raise UsageError(f"{version!r} is not a version", next_step="Write it as 0.26.0.")
-    known = [each.version for each in releases(None, Http()) if not each.version.is_prerelease]
-    older = [each for each in known if each < asked]
+    older = [each for each in known_releases() if each < asked]
     since = older[-_BEFORE] if len(older) >= _BEFORE else asked
     with counting("reading releases") as watch:
         found = survey([patch], Scope(since=since, cached=False), say, watch)
     return timeline(patch, found)
+
+
+def known_releases() -> list[Version]:
+    """The releases on PyPI that have a wheel, in their order. Raises `Unreadable`."""
+    return [
+        each.version
+        for each in releases(None, Http())
+        if not each.version.is_prerelease and each.problem is None
+    ]
 
 
 def _jobs(scope: Scope, http: Http, say: Say) -> list[_Job]:
@@ -294,7 +302,7 @@ def _with_newest(
     patch = next(patch for patch in patches if patch.name == verdict.patch)
     there = {file.target for file in verdict.files}
     missing = next((target for target in patch.targets if target not in there), None)
-    if missing is None:
+    if missing is None or missing not in (verdict.reason or ""):
         return finding  # the files are there, and the rule says what is not in them
     seen = [
         each.artifact

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import enum
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from patcher.errors import printable
+from patcher.rules.patch import covers
 from patcher.rules.verdict import Status
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from patcher.landed import Finding
     from patcher.rules.patch import Patch
     from patcher.rules.rule import Place
+    from patcher.rules.verdict import Verdict
 
 
 class Turn(enum.StrEnum):
@@ -97,8 +99,8 @@ class Timeline:
 
     @property
     def newest_seen(self) -> Finding | None:
-        """The last artifact that has the target file, readable or not as Python."""
-        return next((each for each in reversed(self.findings) if each.verdict.files), None)
+        """The last artifact that has the code, readable or not as Python."""
+        return next((each for each in reversed(self.findings) if _has_code(each)), None)
 
 
 def timelines(patches: Sequence[Patch], findings: Sequence[Finding]) -> tuple[Timeline, ...]:
@@ -167,6 +169,16 @@ def needed_around(line: Timeline, version: str) -> tuple[str, ...]:
     return ()
 
 
+def claiming(line: Timeline, affected: tuple[str, ...]) -> Timeline:
+    """The timeline as it is where the patch claims this: only `outside` may be another."""
+    patch = replace(line.patch, affected=affected)
+    findings = [
+        replace(each, verdict=replace(each.verdict, outside=not covers(patch, str(each.version))))
+        for each in line.findings
+    ]
+    return timeline(patch, findings)
+
+
 def _status(finding: Finding | None) -> Status | None:
     return finding.verdict.status if finding else None
 
@@ -203,15 +215,41 @@ def evidence(line: Timeline, finding: Finding) -> tuple[str, ...]:
     """Why the verdict is what it is, a line for each place; never empty, safe to print."""
     verdict = finding.verdict
     if verdict.status is Status.UNKNOWN:
-        return (printable(verdict.reason or "no reason was given"),)
+        last = last_clean(line, finding)
+        seen = f"; the last that has the fix: {shown(last)}" if last else ""
+        return (printable(f"{verdict.reason or 'no reason was given'}{seen}"),)
     if verdict.status is Status.ABSENT:
         newest = line.newest_seen
-        return (f"no such file; newest with it: {shown(newest) if newest else 'none was read'}",)
+        return (f"{gone(verdict)}; newest with it: {shown(newest) if newest else 'none was read'}",)
     if not verdict.places:
         return (line.patch.rule.words.none,)
     # The places that decide the verdict come first.
     ordered = sorted(verdict.places, key=lambda place: not place.needed)
     return tuple(_place_line(line.patch, place) for place in ordered)
+
+
+def gone(verdict: Verdict) -> str:
+    """What an absent verdict is about: the file, or what the rule looks for in it."""
+    return printable(verdict.reason or "") if verdict.files else "no such file"
+
+
+def _has_code(finding: Finding) -> bool:
+    return bool(finding.verdict.files) and finding.verdict.status is not Status.ABSENT
+
+
+def last_clean(line: Timeline, finding: Finding) -> Finding | None:
+    """What last had the fix before an artifact whose content does not tell; None where none did.
+
+    So it is where the last that could be judged needs the patch, or never had a place of it.
+    """
+    if not finding.verdict.by_content:
+        return None
+    ordered = line.versioned
+    before = ordered[: ordered.index(finding)] if finding in ordered else ()
+    settled = [each for each in before if each.verdict.status is not Status.UNKNOWN]
+    last = settled[-1] if settled else None
+    has_fix = last is not None and last.verdict.status is Status.CLEAN and last.verdict.places
+    return last if has_fix else None
 
 
 def _place_line(patch: Patch, place: Place) -> str:

@@ -6,7 +6,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from patcher.errors import printable
-from patcher.landed.timeline import Turn, shown
+from patcher.landed.timeline import Turn, gone, last_clean, shown
 from patcher.rules.verdict import Status
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ _VERBS = {
     Turn.NEEDED: "needed",
     Turn.LANDED: "landed",
     Turn.REGRESSED: "regressed",
-    Turn.MOVED: "its file gone",
+    Turn.MOVED: "its code gone",
 }
 
 
@@ -87,16 +87,26 @@ def newest_release(ordered: Sequence[Finding]) -> Finding | None:
 
 def _advice(line: Timeline, newest: Finding) -> str:
     status = newest.verdict.status
+    if status is Status.NEEDED and newest.verdict.outside:
+        return (
+            "the fix is not there, and the patch is not for it: see whether another one took its "
+            "place before you claim it"
+        )
     if status is Status.NEEDED:
         return "it is needed: keep it"
+    had = last_clean(line, newest)
+    known = f", and {shown(had)} is the last that has the fix" if had else ""
     if newest.verdict.without_claim:
-        return "the code is another, and the patch is not for it: nothing calls for it"
+        return f"the code is another{known}; the patch is not for it: nothing calls for it"
     if status is Status.UNKNOWN:
-        return "cannot be judged: keep it until it can"
+        return f"cannot be judged{known}: keep it until it can"
     if status is Status.ABSENT:
         seen = line.newest_seen
         last = f", last seen in {shown(seen)}" if seen else ""
-        return f"has no such file{last}: find where the code went before dropping it"
+        it_is = (
+            "has no such file" if not newest.verdict.files else f"lacks it: {gone(newest.verdict)}"
+        )
+        return f"{it_is}{last}: find where the code went before dropping it"
     first, fixed = _clean_since(line.versioned[: line.versioned.index(newest) + 1])
     if not fixed:
         return f"it is clean, as in all since {shown(first)}: nothing calls for it"

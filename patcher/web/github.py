@@ -113,20 +113,6 @@ def _not_an_issue() -> Unreadable:
 VLLM = "https://github.com/vllm-project/vllm"
 
 
-def pull_request_diff(number: int, http: Http | None = None) -> str:
-    """The diff of one of vLLM's pull requests. Raises `Unreadable`."""
-    http = http or Http()
-    url = f"{VLLM}/pull/{number}.diff"
-    elsewhere = f"Fetch {url} where it can be reached, and give it with --diff."
-    try:
-        answer = http.ask(Request("GET", url))
-    except RegistryFailed as error:
-        raise Unreadable(error.problem, next_step=elsewhere) from error
-    if answer.status != 200:
-        raise Unreadable(f"{url}: HTTP {answer.status}", next_step=elsewhere)
-    return answer.body.decode("utf-8", "replace")
-
-
 def issues_of(environment: Mapping[str, str]) -> Issues:
     """Those that a workflow's variables name. Raises `UsageError`."""
     names = ("GITHUB_API_URL", "GITHUB_REPOSITORY", "GITHUB_TOKEN")

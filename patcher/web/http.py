@@ -526,7 +526,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _fault_of(answer: Answer) -> Fault:
     """The fault that a response with a transient status amounts to."""
     answer.take(MOST_ERROR_BYTES)
-    seconds = _seconds(answer.headers.get("Retry-After"))
+    # GitHub says when its limit ends, as seconds since 1970.
+    is_out = answer.headers.get("X-RateLimit-Remaining") == "0"
+    end = answer.headers.get("X-RateLimit-Reset") if is_out else None
+    seconds = _seconds(answer.headers.get("Retry-After") or end)
     return Fault(f"HTTP {answer.status}{explanation(answer.body)}", retry_after=seconds)
 
 

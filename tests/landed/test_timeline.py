@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ from patcher.landed import Finding, Notice
 from patcher.landed.timeline import (
     Turn,
     bands,
+    claiming,
     evidence,
     notices,
     span,
@@ -21,7 +23,8 @@ from patcher.landed.timeline import (
     transitions,
 )
 from patcher.report.sentences import sentence
-from patcher.rules.verdict import Status
+from patcher.rules.replace import Replace
+from patcher.rules.verdict import Judged, Status
 from tests.landed.findings import PATCH, TABLE, made, real, story
 
 if TYPE_CHECKING:
@@ -186,7 +189,7 @@ def test_reads_elsewhere_are_told_a_line_for_each_file_with_their_releases() -> 
                 "not read); today (0.3.0) it has landed: drop it from 0.3.0 on (not read: 0.2.0)"),
         ("ncu", "needed in 0.1.0 (the oldest that was read), landed in 0.2.0; today (0.3.0) cannot "
                 "be judged: keep it until it can (not read: 0.3.0)"),
-        ("nca", "needed in 0.1.0 (the oldest that was read), landed in 0.2.0, its file gone in "
+        ("nca", "needed in 0.1.0 (the oldest that was read), landed in 0.2.0, its code gone in "
                 "0.3.0; today (0.3.0) has no such file, last seen in 0.2.0: find where the code "
                 "went before dropping it"),
         ("nuuuuu", "needed in 0.1.0 (the oldest that was read); today (0.6.0) cannot be judged: "
@@ -210,3 +213,38 @@ def test_a_pre_release_speaks_only_where_it_says_otherwise() -> None:
 def test_dropping_is_advised_only_where_all_after_is_known_clean(text: str) -> None:
     said = sentence(timeline(PATCH, story(text)))
     assert ("drop it from" in said) <= (text[-1] == "c")
+
+
+def rewritten(at: int, findings: list[Finding], *, outside: bool = False) -> list[Finding]:
+    """The findings, of which the one at a place was read and says nothing: a conflict."""
+    judged = Judged("vllm/a.py", "0" * 64)
+    verdict = replace(findings[at].verdict, files=(judged,), reason="conflict", outside=outside)
+    return [*findings[:at], replace(findings[at], verdict=verdict), *findings[at + 1 :]]
+
+
+def test_code_that_was_rewritten_names_the_last_that_has_the_fix() -> None:
+    line = timeline(PATCH, rewritten(2, story("ncu")))
+    assert evidence(line, line.findings[2]) == ("conflict; the last that has the fix: 0.2.0",)
+    assert "cannot be judged, and 0.2.0 is the last that has the fix: keep it" in sentence(line)
+    without = timeline(PATCH, rewritten(2, story("ncu"), outside=True))
+    said = "the code is another, and 0.2.0 is the last that has the fix; the patch is not for it"
+    assert said in sentence(without)
+    for before in ("nnu", "cnu", "uuu"):
+        line = timeline(PATCH, rewritten(2, story(before)))
+        assert evidence(line, line.findings[2]) == ("conflict",)
+
+
+def test_what_is_needed_again_and_not_claimed_is_not_to_be_kept() -> None:
+    bounded = replace(PATCH, rule=Replace(()))  # the guard's rule holds in any version
+    line = claiming(timeline(bounded, story("ncn")), (">=0.1,<0.2",))
+    assert "regressed in 0.3.0; today (0.3.0) the fix is not there, and the patch is not for" in (
+        sentence(line)
+    )
+    assert [each.verdict.outside for each in line.findings] == [False, True, True]
+
+
+def test_a_function_that_is_gone_is_not_called_a_file() -> None:
+    found = rewritten(2, story("nca"))
+    line = timeline(PATCH, found)
+    assert evidence(line, found[2]) == ("conflict; newest with it: 0.2.0",)
+    assert "today (0.3.0) lacks it: conflict, last seen in 0.2.0" in sentence(line)

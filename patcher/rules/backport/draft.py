@@ -5,24 +5,18 @@ from __future__ import annotations
 import ast
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from patcher.errors import FileAbsent, RewriteRefused, Unreadable, UsageError
+from patcher.errors import FileAbsent, RewriteRefused, Unreadable, UsageError, printable
 from patcher.rules.backport.changed import changed_scopes, read_sides
+from patcher.rules.backport.hunks import Hunk, NotFitting, applied, hunks_of, is_compiled, turned
 from patcher.rules.backport.imports import bound, brought, modules, used, words
 from patcher.rules.backport.scope import IMPORTS, MODULE, Sides
 
 if TYPE_CHECKING:
     from patcher.rules.rule import Upstream
-
-_HUNK = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+\d{1,9}(?:,(\d{1,9}))? @@")
-# Names a file that no hunk need follow for: a rename, an empty one, one that is not text.
-_HEADER = re.compile(r"diff --git a/(\S+) b/(\S+)\s*")
-# What a file's header says of the whole file, where hunks do not tell all.
-_WHOLE = ("Binary files ", "GIT binary patch", "rename from ", "copy from ", "deleted file mode ")
-_COMPILED = (".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".rs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +97,36 @@ def _imported(sides: Sequence[Sides], version: str, upstream: Upstream) -> tuple
 def of_diff(diff: str, version: str, upstream: Upstream) -> Draft:
     """A draft of what a pull request's diff changes, on the files of a release that it fits.
 
+    Also on those of a release that has all of it: what was before is then what undoing it gives.
     Only Python below vllm/ is taken. Raises `RewriteRefused` for what cannot be taken by half,
-    `Unreadable` for a diff that is none or does not fit.
+    `NotFitting`, and `Unreadable` for a diff that is none.
     """
+    dropped, hunks = _of_the_package(diff)
+    files = {path: _file(upstream, version, path) for path in hunks}
+    if gone := next((path for path, data in files.items() if data is None), None):
+        raise NotFitting(
+            f"vLLM {version} has no {gone}",
+            next_step="A whole file is not taken back. Name a release that has it.",
+        )
+    there = {path: data for path, data in files.items() if data is not None}
     sides: list[Sides] = []
+    left: list[str] = []
+    for path, (before, after) in _both(there, hunks, version).items():
+        own, others = _chosen(path, before, after)
+        sides += own
+        left += others
+    if not sides:
+        raise _nothing(left, list(hunks), dropped)
+    imported = _imported(sides, version, upstream)
+    return Draft(tuple(sides), (*dropped, *left), imported=imported)
+
+
+def _of_the_package(diff: str) -> tuple[list[str], dict[str, list[Hunk]]]:
+    """What a diff changes outside the package, and the hunks of the package's Python files."""
     dropped: list[str] = []
-    for path, hunks in _files(diff).items():
-        if _is_compiled(path):
+    taken: dict[str, list[Hunk]] = {}
+    for path, hunks in hunks_of(diff).items():
+        if is_compiled(path):
             raise RewriteRefused(
                 f"{path} is compiled code: the fix needs another build of vLLM",
                 next_step="A patch of Python alone would be half of it: wait for a release.",
@@ -121,27 +138,59 @@ def of_diff(diff: str, version: str, upstream: Upstream) -> Draft:
                 f"{path} is not Python",
                 next_step="Give the diff without it, and a patch of its own, with DataFile.",
             )
+        elif hunks and not all(any(side) for side in _sides(hunks)):
+            does = "brings" if any(hunk.after for hunk in hunks) else "takes away"
+            raise RewriteRefused(
+                f"{path} is a file that the fix {does}, and a whole file is not taken",
+                next_step="If the rest of the fix does without it, give the diff without it.",
+            )
         else:
-            before = _file(upstream, version, path)
-            if before is None:
-                raise RewriteRefused(
-                    f"vLLM {version} has no {path}",
-                    next_step="A whole file is not taken back. Name a release that has it.",
-                )
-            own, left = _chosen(path, before, _applied(path, before, hunks, version))
-            sides += own
-            dropped += left
-    if not sides:
-        raise Unreadable(
-            "no function of vllm/ changes in the diff",
-            next_step="Give the diff of a pull request: https://github.com/.../pull/N.diff.",
+            taken[path] = hunks
+    return dropped, taken
+
+
+def _sides(hunks: Sequence[Hunk]) -> tuple[list[list[str]], list[list[str]]]:
+    return [hunk.before for hunk in hunks], [hunk.after for hunk in hunks]
+
+
+def _both(
+    files: Mapping[str, bytes], hunks: Mapping[str, Sequence[Hunk]], version: str
+) -> dict[str, tuple[bytes, bytes]]:
+    """Each file before and after the fix. Raises `NotFitting`."""
+    try:
+        return {
+            path: (data, applied(path, data, hunks[path], version)) for path, data in files.items()
+        }
+    except NotFitting as error:
+        if not error.is_in:
+            raise
+        try:
+            return {
+                path: (applied(path, data, turned(hunks[path]), version), data)
+                for path, data in files.items()
+            }
+        except NotFitting:
+            raise error from None
+
+
+def _nothing(left: Sequence[str], paths: Sequence[str], dropped: Sequence[str]) -> Unreadable:
+    """The error of a diff that leaves no function to take."""
+    if left:
+        return Unreadable(
+            f"no function changes in the diff, but {left[0].partition(': nothing')[0]}",
+            next_step="Once a release has the fix, name --before, --after and --function FILE:NAME "
+            "with the name of the class, or <module>; or write it as a Replace.",
         )
-    imported = _imported(sides, version, upstream)
-    return Draft(tuple(sides), tuple(dropped), imported=imported)
-
-
-def _is_compiled(path: str) -> bool:
-    return path.startswith("csrc/") or path.endswith(_COMPILED)
+    if paths:
+        return Unreadable(
+            f"nothing but comments, docstrings or blank lines changes in {paths[0]}",
+            next_step="There is nothing to take back. Is it the pull request of the fix?",
+        )
+    outside = dropped[0].partition(":")[0] if dropped else "nothing"
+    return Unreadable(
+        f"the diff changes nothing in vllm/, but {outside}",
+        next_step="Tests and documentation alone change no vLLM: give the fix's own diff.",
+    )
 
 
 def _file(upstream: Upstream, version: str, path: str) -> bytes | None:
@@ -149,89 +198,6 @@ def _file(upstream: Upstream, version: str, path: str) -> bytes | None:
         return upstream.read(version, path)
     except FileAbsent:
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Hunk:
-    line: int
-    before: list[str]
-    after: list[str]
-
-
-def _files(diff: str) -> dict[str, list[_Hunk]]:
-    """The hunks of each file. Raises `Unreadable`."""
-    found: dict[str, list[_Hunk]] = {}
-    old = path = ""
-    lines = diff.splitlines(keepends=True)
-    at = 0
-    while at < len(lines):
-        line = lines[at]
-        at += 1
-        if header := _HEADER.fullmatch(line):
-            path = header[2]
-            found.setdefault(path, [])
-        elif line.startswith(_WHOLE) and (path.startswith("vllm/") or _is_compiled(path)):
-            raise RewriteRefused(
-                f"{path} is moved, taken away, or not text: that is not taken back",
-                next_step="Give the diff without it, if the fix does not need it.",
-            )
-        elif line.startswith("--- "):
-            old = line[4:].split("\t")[0].strip().removeprefix("a/")
-        elif line.startswith("+++ "):
-            path = line[4:].split("\t")[0].strip().removeprefix("b/")
-            path = old if path == "/dev/null" else path
-            found.setdefault(path, [])
-        elif hunk := _HUNK.match(line):
-            if not path:
-                raise _no_diff(at, "a hunk before the name of its file")
-            sizes = [int(count if count is not None else 1) for count in hunk.group(2, 3)]
-            sides: tuple[list[str], list[str]] = ([], [])
-            while at < len(lines) and (len(sides[0]) < sizes[0] or len(sides[1]) < sizes[1]):
-                mark, text = lines[at][:1], lines[at][1:] or "\n"
-                at += 1
-                if mark not in (" ", "-", "+", "\n", "\r", "\\"):
-                    raise _no_diff(at, "a line that is none of a hunk's")
-                if mark in (" ", "-", "\n", "\r"):
-                    sides[0].append(text)
-                if mark in (" ", "+", "\n", "\r"):
-                    sides[1].append(text)
-            if [len(side) for side in sides] != sizes:
-                raise _no_diff(at, "its last hunk is not whole")
-            found[path].append(_Hunk(int(hunk[1]), *sides))
-    if not found:
-        raise _no_diff(1, "it names no file")
-    return found
-
-
-def _no_diff(line: int, problem: str) -> Unreadable:
-    return Unreadable(
-        f"the diff, line {line}: {problem}", next_step="Give a unified diff, as git diff writes it."
-    )
-
-
-def _applied(path: str, source: bytes, hunks: Sequence[_Hunk], version: str) -> bytes:
-    """The file with the hunks made, each where its lines stand, and nowhere else."""
-    lines = source.decode().splitlines(keepends=True)
-    done: list[str] = []
-    at = 0
-    for hunk in hunks:
-        places = _places(lines, hunk.before, at)
-        if len(places) != 1:
-            there = bool(_places(lines, hunk.after, at))
-            said = "is there already" if there else "does not fit" if not places else "fits twice"
-            raise Unreadable(
-                f"{path} of vLLM {version}: the hunk of line {hunk.line} {said}",
-                next_step="Name another release with --from; or, once a release has the fix, "
-                "--before, --after and --function.",
-            )
-        done += [*lines[at : places[0]], *hunk.after]
-        at = places[0] + len(hunk.before)
-    return "".join([*done, *lines[at:]]).encode()
-
-
-def _places(lines: list[str], wanted: list[str], start: int) -> list[int]:
-    size = len(wanted)
-    return [at for at in range(start, len(lines) - size + 1) if lines[at : at + size] == wanted]
 
 
 def _chosen(path: str, before: bytes, after: bytes) -> tuple[list[Sides], list[str]]:
@@ -244,18 +210,25 @@ def _chosen(path: str, before: bytes, after: bytes) -> tuple[list[Sides], list[s
     for each in changed:
         if each in functions:
             continue
-        new = _new_names(each) & read
-        if new and each.scope.name == IMPORTS:
-            taken.append(_alone(each, functions))
+        if each.before is None and each.after is None:
+            raise RewriteRefused(
+                f"{path} has several {each.scope.name}, and the fix changes one of them",
+                next_step="No rule takes one of several of a name: change the file by hand.",
+            )
+        if each.scope.name == IMPORTS:
+            if (bound(each.after) - bound(each.before)) & read:
+                taken.append(_alone(each, functions))
+            else:
+                dropped.append(f"{path}: imports: nothing that is taken uses them")
             continue
-        if new and functions:
+        if new := _rebound(each) & read:
             raise RewriteRefused(
                 f"{functions[0].scope} uses {', '.join(sorted(new))}, which comes with "
                 f"the {_kind(each)}",
                 next_step="Write it into the function in a diff of your own; or, once a release "
                 "has the fix, name --before, --after and --function.",
             )
-        dropped.append(f"{path}: {_kind(each)}: nothing that is taken uses it")
+        dropped.append(f"{path}: {_kind(each)}: nothing that is taken uses what they bind")
     return [*taken, *functions], dropped
 
 
@@ -278,9 +251,37 @@ def _kind(sides: Sides) -> str:
     return {IMPORTS: "imports", MODULE: "module's own lines"}.get(name, f"lines of {name}")
 
 
-def _new_names(sides: Sides) -> set[str]:
-    """The names that only the new side binds."""
-    return bound(sides.after) - bound(sides.before)
+def _rebound(sides: Sides) -> set[str]:
+    """The names that the new side of a class's or module's own lines binds, or binds otherwise."""
+    old, new = (_statements(text) for text in (sides.before, sides.after))
+    return {name for code in new.keys() - old.keys() for name in bound(new[code].encode())}
+
+
+def _statements(text: bytes | None) -> dict[str, str]:
+    """A class's or module's own statements, by their syntax; a class's first line is one."""
+    source = (text or b"").decode()
+    body = ast.parse(f"if 1:\n{source}" if source.lstrip("\n")[:1] in (" ", "\t") else source).body
+    body = (
+        body[0].body if body and isinstance(body[0], ast.If) and source[:1] in (" ", "\t") else body
+    )
+    if len(body) == 1 and isinstance(body[0], ast.ClassDef):
+        head = body[0]
+        body = [
+            *head.body,
+            ast.ClassDef(head.name, head.bases, head.keywords, [ast.Pass()], head.decorator_list),
+        ]
+    kept = [each for each in body if not _is_stub(each)]
+    return {ast.dump(each): ast.unparse(each) for each in kept}
+
+
+def _is_stub(node: ast.stmt) -> bool:
+    """Whether it is the line that stands for a function or class within: a scope of its own."""
+    last = node.body[-1] if isinstance(node, ast.FunctionDef | ast.ClassDef) else None
+    return (
+        isinstance(last, ast.Expr)
+        and isinstance(last.value, ast.Constant)
+        and last.value.value is Ellipsis
+    )
 
 
 def whole_diff(draft: Draft) -> str:
@@ -300,11 +301,21 @@ def whole_diff(draft: Draft) -> str:
     return "".join(text)
 
 
+@dataclass(frozen=True, slots=True)
+class About:
+    """What upstream says of the fix: its pull request, as far as that is known, and its state."""
+
+    number: int | None = None
+    title: str = ""
+    state: str = ""
+
+
 def patch_file(
-    name: str, draft: Draft, affected: Sequence[str], number: int | None, diff: str = ""
+    name: str, draft: Draft, affected: Sequence[str], about: About, diff: str = ""
 ) -> str:
     """The patch's file; `diff` is the name of the file beside it, where there is one."""
     imports = ["from patcher.rules.backport.rule import Backport"]
+    first = next(each.scope.name for each in draft.sides if each.scope.name != IMPORTS)
     if diff:
         rule = [f'    rule=Backport(diff=(Path(__file__).parent / "{diff}").read_text("utf-8")),']
     else:
@@ -322,10 +333,12 @@ def patch_file(
             ]
             rule.append("            ),")
         rule += ["        ),", "    ),"]
-    upstream = f'(({number}, "fix"),)' if number else "()"
+    note = f"fix, {about.state}" if about.state else "fix"
+    upstream = f'(({about.number}, "{note}"),)' if about.number else "()"
+    title = _literal(about.title or f"upstream's fix of {first}")
     return "\n".join(
         [
-            f'"""Upstream\'s fix of {draft.sides[0].scope.name}."""',
+            f'"""Upstream\'s fix of {first}."""',
             "",
             "from __future__ import annotations",
             "",
@@ -336,7 +349,7 @@ def patch_file(
             "PATCH = Patch(",
             f'    name="{name}",',
             "    version=1,",
-            f'    title="upstream\'s fix of {draft.sides[0].scope.name}",',
+            f"    title={title},",
             '    why="Say what fails, where, and how it is seen.",',
             *_tuple("targets", draft.targets),
             *rule,
@@ -346,6 +359,12 @@ def patch_file(
             "",
         ]
     )
+
+
+def _literal(text: str) -> str:
+    """A text of anybody's as a literal in double quotes: one line, and nothing but a text."""
+    safe = printable(text, 120).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{safe}"'
 
 
 def _tuple(field: str, texts: Sequence[str]) -> list[str]:

@@ -154,7 +154,7 @@ def _indented(text: bytes, margin: str) -> bytes:
 
 def _qualified(heading: str, name: str, margin: str, line: int) -> str:
     """A function's name with its class's, which the hunk's heading tells."""
-    if not margin:
+    if not margin or heading == name:  # one in an `if` or `try` of the module is indented too
         return name
     if around := _CLASS.match(heading):
         return f"{around.group(1)}.{name}"

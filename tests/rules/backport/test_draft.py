@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from patcher.errors import FileAbsent, PatcherError
-from patcher.rules.backport.draft import of_diff, of_releases, patch_file, whole_diff
+from patcher.rules.backport.draft import About, of_diff, of_releases, patch_file, whole_diff
 from patcher.rules.backport.rule import Backport
 
 PATH = "vllm/a.py"
@@ -69,13 +69,30 @@ def test_a_diff_of_three_lines_becomes_whole_functions() -> None:
 def test_an_import_that_nothing_uses_is_left_out_and_named() -> None:
     new = NEW.replace("import os\n", "import os\nimport re\n")
     draft = of_diff(diff_to(new), "1.0", RELEASES)
-    assert draft.dropped == (f"{PATH}: imports: nothing that is taken uses it",)
+    assert draft.dropped == (f"{PATH}: imports: nothing that is taken uses them",)
 
 
 HELPER = "vllm/helpers.py"
 IMPORTING = NEW.replace(
     "import os\n", "import os\nimport re\n\nfrom .helpers import ten, two\n"
 ).replace("return 10", "return ten")
+
+
+def test_a_constant_that_the_fix_binds_otherwise_is_not_left_out() -> None:
+    old = OLD.replace("import os\n", "import os\n\nLIMIT = 1\n").replace("return 3", "return LIMIT")
+    new = old.replace("LIMIT = 1", "LIMIT = 2").replace("return LIMIT", "return LIMIT + 0")
+    with pytest.raises(PatcherError, match="uses LIMIT, which comes with the module's own lines"):
+        of_diff(diff_to(new, old=old), "1.0", Upstream({("1.0", PATH): old}))
+    beside = old.replace("LIMIT = 1", "LIMIT = 1\nMORE = 2").replace("return 1", "return 10")
+    draft = of_diff(diff_to(beside, old=old), "1.0", Upstream({("1.0", PATH): old}))
+    said = f"{PATH}: module's own lines: nothing that is taken uses what they bind"
+    assert draft.dropped == (said,)
+
+
+def test_a_release_that_has_the_fix_fits_too() -> None:
+    diff = diff_to(NEW)
+    ahead = of_diff(diff, "2.0", RELEASES)
+    assert whole_diff(ahead) == whole_diff(of_diff(diff, "1.0", RELEASES))
 
 
 @pytest.mark.parametrize("way", ["diff", "releases"])
@@ -114,12 +131,18 @@ def test_an_import_that_the_fix_uses_comes_with_it(way: str) -> None:
         (diff_to("y\n", "csrc/a.cu", "x\n") + diff_to(NEW), "csrc/a.cu is compiled code"),
         (diff_to("y\n", "vllm/a.json", "x\n"), "vllm/a.json is not Python"),
         (diff_to("y\n", "vllm/new.py", "x\n"), "vLLM 1.0 has no vllm/new.py"),
+        (diff_to("y = 1\n", "vllm/new.py", ""), "vllm/new.py is a file that the fix brings"),
         (diff_to(NEW.replace("import os\n", "import os\n\nX = 1\n").replace(
             "return 10", "return X")), "uses X, which comes with the module's own lines"),
         (diff_to(OLD.replace("return 1", "return 8"), old=OLD.replace("return 1", "return 9")),
          "does not fit"),
         (diff_to(NEW.replace("10", "11"), old=NEW), "does not fit"),
-        (diff_to(OLD, old=NEW), "is there already"),
+        # A half of it is in.
+        (diff_to(OLD, old=NEW) + diff_to(NEW), "is there already"),
+        (diff_to(NEW.replace("size = 1", "size = 2").replace("return 10", "return self.size")),
+         "uses size, which comes with the lines of A"),
+        (diff_to(OLD.replace("size = 1", "size = 2")),
+         "no function changes in the diff, but vllm/a.py: lines of A"),
         ("no diff\n", "it names no file"),
         (diff_to(NEW).rsplit("\n", 3)[0] + "\n", "its last hunk is not whole"),
         (diff_to(NEW).replace("+        return 10", "?       return 10"), "none of a hunk's"),
@@ -129,13 +152,112 @@ def test_an_import_that_the_fix_uses_comes_with_it(way: str) -> None:
          f"{diff_to(NEW)}", "vllm/b.py is moved"),
         (f"diff --git a/csrc/empty.cu b/csrc/empty.cu\nnew file mode 100644\n{diff_to(NEW)}",
          "csrc/empty.cu is compiled code"),
-        (diff_to("y\n", "docs/a.md", "x\n"), "no function of vllm/ changes"),
+        (diff_to("y\n", "docs/a.md", "x\n"), "the diff changes nothing in vllm/, but docs/a.md"),
+        (diff_to(OLD.replace("# a comment", "# another")), "nothing but comments, docstrings or"),
+        (diff_to("", "vllm/a.py", OLD), "vllm/a.py is a file that the fix takes away"),
+        (diff_to("y\n", "CMakeLists.txt", "x\n") + diff_to(NEW), "CMakeLists.txt is compiled code"),
+        (diff_to(NEW.replace("return 10", "return New()") + "\n\nclass New:\n    pass\n"),
+         "A.one uses New, which comes with the lines of New"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_taken_is_refused_with_the_reason(diff: str, problem: str) -> None:
     with pytest.raises(PatcherError) as error:
         of_diff(diff, "1.0", RELEASES)
     assert problem in error.value.problem
+
+
+ODD = """\
+import functools
+import os
+
+if os.name == "nt":
+    def only():
+        return 1
+
+try:
+    import torch
+except ImportError:
+    def fallback():
+        return 2
+
+
+class A:
+    @property
+    def p(self):
+        return 3
+
+    @p.setter
+    def p(self, v):
+        self.v = v
+
+    @functools.cache
+    def cached(self):
+        return 4
+
+    async def soon(self):
+        def inner():
+            return 5
+        return inner
+
+    class B:
+        def deep(self):
+            return 6
+
+    if os.name == "nt":
+        def only(self):
+            return 7
+
+
+def line(): return 8
+
+
+if os.name == "nt":
+    def two():
+        return 9
+else:
+    def two():
+        return 10
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("return 1\n", "return 10\n", "only"),
+        ("return 2", "return 20", "fallback"),
+        ("return 3", "return 30", "A.p"),
+        ("self.v = v", "self.v = 2 * v", "A.p"),
+        ("return 4", "return 40", "A.cached"),
+        ("functools.cache", "functools.lru_cache", "A.cached"),
+        ("return 5", "return 50", "A.soon"),
+        ("async def", "def", "A.soon"),
+        ("return 6", "return 60", "A.B.deep"),
+        ("return 7", "return 70", "A.only"),
+        ("return 8", "return 80", "line"),
+        ("        return 9", "        return 90", None),
+        ("return 10", "return 100", None),
+    ],
+)
+def test_a_function_is_found_wherever_it_stands(old: str, new: str, name: str | None) -> None:
+    fixed = ODD.replace(old, new, 1)
+    upstream = Upstream({("1.0", PATH): ODD})
+    if name is None:
+        with pytest.raises(PatcherError, match="has several two, and the fix changes one"):
+            of_diff(diff_to(fixed, old=ODD), "1.0", upstream)
+        return
+    draft = of_diff(diff_to(fixed, old=ODD), "1.0", upstream)
+    assert [each.scope.name for each in draft.sides] == [name]
+    files = {PATH: ODD.encode()}
+    rule = Backport(diff=whole_diff(draft))
+    made = rule.rewrite(files)
+    rule.prove(files, made)
+    assert made[PATH].data.decode() == fixed
+
+
+def test_a_diff_with_the_line_ends_of_windows_fits() -> None:
+    diff = diff_to(NEW)
+    windows = of_diff(diff.replace("\n", "\r\n"), "1.0", RELEASES)
+    assert windows == of_diff(diff, "1.0", RELEASES)
 
 
 def test_what_is_not_of_the_package_may_be_moved_and_is_named() -> None:
@@ -148,7 +270,7 @@ def test_what_is_not_of_the_package_may_be_moved_and_is_named() -> None:
 
 def test_two_releases_leave_no_line_of_either_in_the_patch() -> None:
     draft = of_releases([f"{PATH}:A.one"], "1.0", "2.0", RELEASES)
-    text = patch_file("mine", draft, (">=1.0,<2.0",), 7)
+    text = patch_file("mine", draft, (">=1.0,<2.0",), About(7))
     assert "return 10" not in text
     assert 'name="A.one"' in text or '"A.one",' in text
     for functions, problem in (

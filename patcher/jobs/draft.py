@@ -1,0 +1,52 @@
+"""A backport drafted of a diff, on the nearest release that the diff fits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from patcher.errors import UsageError
+from patcher.rules.backport.draft import of_diff
+from patcher.rules.backport.hunks import NotFitting
+from patcher.versions import parsed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from packaging.version import Version
+
+    from patcher.rules.backport.draft import Draft
+    from patcher.rules.rule import Upstream
+
+
+def draft_near(
+    diff: str, version: str, upstream: Upstream, known: Callable[[], Iterable[Version]]
+) -> tuple[Draft, str]:
+    """A draft of a diff, and the release that it was made on: `version`, or one near it.
+
+    A fix is written on main, ahead of the release that somebody runs: the later of the `known`
+    releases are tried first, nearest first, then the earlier. One that has the fix does as well.
+    Raises what `of_diff` raises of `version`, where none fits.
+    """
+    asked = parsed(version)
+    if asked is None:
+        raise UsageError(f"{version!r} is not a version", next_step="Write it as 0.26.0.")
+    try:
+        return of_diff(diff, version, upstream), version
+    except NotFitting as error:
+        ordered = sorted(known())
+        later = [each for each in ordered if each > asked]
+        earlier = [each for each in reversed(ordered) if each < asked]
+        for each in (*later, *earlier[:_EARLIER]):
+            try:
+                return of_diff(diff, str(each), upstream), str(each)
+            except NotFitting:
+                continue
+        raise NotFitting(
+            f"{error.problem}, nor does it fit any release near it",
+            next_step="Was it merged to main, and whole? If a release has the fix, name --before, "
+            "--after and --function.",
+        ) from error
+
+
+# A fix for a release that somebody else keeps up may be written on an older one.
+_EARLIER = 6

@@ -1,0 +1,123 @@
+"""A unified diff made in a file: each hunk where its lines stand, and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from patcher.errors import RewriteRefused, Unreadable
+
+_HUNK = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+\d{1,9}(?:,(\d{1,9}))? @@")
+# Names a file that no hunk need follow for: a rename, an empty one, one that is not text.
+_HEADER = re.compile(r"diff --git a/(\S+) b/(\S+)\s*")
+# What a file's header says of the whole file, where hunks do not tell all.
+_WHOLE = ("Binary files ", "GIT binary patch", "rename from ", "copy from ", "deleted file mode ")
+_BUILT = ("csrc/", "cmake/", "rust/", "CMakeLists.txt")
+_COMPILED = (".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".rs")
+
+
+class NotFitting(Unreadable):
+    """A diff whose hunks do not stand in a release; `is_in`: because they are made there."""
+
+    def __init__(self, problem: str, *, next_step: str, is_in: bool = False) -> None:
+        super().__init__(problem, next_step=next_step)
+        self.is_in = is_in
+
+
+def is_compiled(path: str) -> bool:
+    """Whether a file is no Python, and part of what a build of vLLM compiles."""
+    return path.startswith(_BUILT) or path.endswith(_COMPILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Hunk:
+    """A hunk's lines on both sides; `line` is where its file had it, from 1."""
+
+    line: int
+    before: list[str]
+    after: list[str]
+
+
+def hunks_of(diff: str) -> dict[str, list[Hunk]]:
+    """The hunks of each file. Raises `Unreadable`."""
+    found: dict[str, list[Hunk]] = {}
+    old = path = ""
+    if diff.count("\r\n") == diff.count("\n"):  # as a browser on Windows may keep it
+        diff = diff.replace("\r\n", "\n")
+    lines = diff.splitlines(keepends=True)
+    at = 0
+    while at < len(lines):
+        line = lines[at]
+        at += 1
+        if header := _HEADER.fullmatch(line):
+            path = header[2]
+            found.setdefault(path, [])
+        elif line.startswith(_WHOLE) and (path.startswith("vllm/") or is_compiled(path)):
+            raise RewriteRefused(
+                f"{path} is moved, taken away, or not text: that is not taken back",
+                next_step="Give the diff without it, if the fix does not need it.",
+            )
+        elif line.startswith("--- "):
+            old = line[4:].split("\t")[0].strip().removeprefix("a/")
+        elif line.startswith("+++ "):
+            path = line[4:].split("\t")[0].strip().removeprefix("b/")
+            path = old if path == "/dev/null" else path
+            found.setdefault(path, [])
+        elif hunk := _HUNK.match(line):
+            if not path:
+                raise _no_diff(at, "a hunk before the name of its file")
+            sizes = [int(count if count is not None else 1) for count in hunk.group(2, 3)]
+            sides: tuple[list[str], list[str]] = ([], [])
+            while at < len(lines) and (len(sides[0]) < sizes[0] or len(sides[1]) < sizes[1]):
+                mark, text = lines[at][:1], lines[at][1:] or "\n"
+                at += 1
+                if mark not in (" ", "-", "+", "\n", "\r", "\\"):
+                    raise _no_diff(at, "a line that is none of a hunk's")
+                if mark in (" ", "-", "\n", "\r"):
+                    sides[0].append(text)
+                if mark in (" ", "+", "\n", "\r"):
+                    sides[1].append(text)
+            if [len(side) for side in sides] != sizes:
+                raise _no_diff(at, "its last hunk is not whole")
+            found[path].append(Hunk(int(hunk[1]), *sides))
+    if not found:
+        raise _no_diff(1, "it names no file")
+    return found
+
+
+def _no_diff(line: int, problem: str) -> Unreadable:
+    return Unreadable(
+        f"the diff, line {line}: {problem}", next_step="Give a unified diff, as git diff writes it."
+    )
+
+
+def applied(path: str, source: bytes, hunks: Sequence[Hunk], version: str) -> bytes:
+    """The file with the hunks made. Raises `NotFitting`."""
+    lines = source.decode().splitlines(keepends=True)
+    done: list[str] = []
+    at = 0
+    for hunk in hunks:
+        places = _places(lines, hunk.before, at)
+        if len(places) != 1:
+            there = bool(_places(lines, hunk.after, at))
+            said = "is there already" if there else "does not fit" if not places else "fits twice"
+            raise NotFitting(
+                f"{path} of vLLM {version}: the hunk of line {hunk.line} {said}",
+                next_step="Name another release with --from; or, once a release has the fix, "
+                "--before, --after and --function.",
+                is_in=there,
+            )
+        done += [*lines[at : places[0]], *hunk.after]
+        at = places[0] + len(hunk.before)
+    return "".join([*done, *lines[at:]]).encode()
+
+
+def turned(hunks: Sequence[Hunk]) -> list[Hunk]:
+    """The hunks that undo these."""
+    return [Hunk(each.line, each.after, each.before) for each in hunks]
+
+
+def _places(lines: list[str], wanted: list[str], start: int) -> list[int]:
+    size = len(wanted)
+    return [at for at in range(start, len(lines) - size + 1) if lines[at : at + size] == wanted]
