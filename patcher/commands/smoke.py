@@ -120,7 +120,8 @@ def _image(
 
 def _server(context: click.Context, url: str, timeout: float, as_data: bool) -> None:
     from patcher.report.smoke import served_lines, step_line
-    from patcher.smoke.server import KEY, smoke_server
+    from patcher.smoke.identity import KEY
+    from patcher.smoke.server import smoke_server
     from patcher.web.openai import open_server
 
     show = say if as_data else click.echo

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from patcher.errors import AccessDenied, Exit, Undecided, Unreadable
+from patcher.errors import Exit
 from patcher.smoke.cases import State
+from patcher.smoke.identity import identify
 from patcher.smoke.prefix import context_read, read_counters
-from patcher.web.http import NETWORK, TRUST, Fault
+from patcher.web.http import Fault
 from patcher.web.openai import Refused
 
 if TYPE_CHECKING:
-    from patcher.web.openai import Generation, Reply, Server
-
-KEY = "VLLM_API_KEY"
-"""The variable that vLLM itself reads a server's key from."""
+    from patcher.web.openai import Generation, Server
 
 # Tokens. vLLM's server reads 8192 at a time where nothing else was set, on small GPUs 2048.
 _LONG = 9216
@@ -38,16 +35,6 @@ _BUSY = (
     "context was read. Try again when nobody else uses the server, or start vLLM with "
     "--enable-prompt-tokens-details"
 )
-
-# No model's context comes near it, in tokens.
-_MOST_LENGTH = 10**9
-_WHERE_NOBODY_IS = {
-    NETWORK: "Start it, wait until it is ready, and check the address.",
-    TRUST: "Name its authority's certificate with SSL_CERT_FILE, if you trust it; a server without "
-    "TLS is at http://.",
-}
-_NEXT = "See the server's own log; `vllm-patcher verify` says whether its vLLM has the bug."
-
 
 Generate = Callable[[str, str, int], "Generation"]
 """Lets the server answer: for which step, the prompt, and how many tokens."""
@@ -98,8 +85,7 @@ class Served:
 def smoke_server(server: Server, say: Callable[[Step], None]) -> Served:
     """Health, models, a short and a long generation, one that shares its prefix, the speed.
 
-    It ends with the first step that fails. Raises `Unreadable` where nobody answers, `Undecided`
-    for a server that is not vLLM, `AccessDenied` where a key is wanted.
+    It ends with the first step that fails, or that the server refuses. Raises as `identify` does.
     """
     served = Served()
     for said in _steps(server, served):
@@ -115,11 +101,10 @@ def smoke_server(server: Server, say: Callable[[Step], None]) -> Served:
 
 
 def _steps(server: Server, served: Served) -> Iterator[Step]:
-    status = _health(server)
-    # A server of another kind may have no /health: what it is comes first.
-    models = _models(server)
-    yield _health_step(status, served)
-    served.vllm, served.model, served.max_model_len = _version(server), *models
+    # What it is comes first: a server of another kind may have no /health.
+    who = identify(server)
+    yield _health_step(who.health, served)
+    served.vllm, served.model, served.max_model_len = who.vllm, who.model, who.max_model_len
     length = f", {served.max_model_len} tokens" if served.max_model_len else ""
     yield Step("models", State.PASSED, f"{served.model}{length}")
     try:
@@ -130,7 +115,7 @@ def _steps(server: Server, served: Served) -> Iterator[Step]:
             said = f"{reason}: it was not taken, which says nothing about the engine"
             yield Step(failed.step, State.NOT_REACHED, said)
         else:
-            served.finding = _sentence(server, failed, was_green=status == 200)
+            served.finding = _sentence(server, failed, was_green=who.health == 200)
             yield Step(failed.step, State.FAILED, reason)
 
 
@@ -227,74 +212,3 @@ def _sentence(server: Server, failed: _Failed, *, was_green: bool) -> str:
     return (
         f"/health is green over a dead engine: HTTP 200 before and after the {failed.step} failed"
     )
-
-
-def _health(server: Server) -> int:
-    """The status of /health. Raises `Unreadable` where nobody answers."""
-    try:
-        return server.get("/health").status
-    except Fault as fault:
-        raise Unreadable(
-            f"{server.host}: no server to try: {fault.reason}",
-            next_step=_WHERE_NOBODY_IS.get(fault.next_step, fault.next_step),
-        ) from None
-
-
-def _models(server: Server) -> tuple[str, int | None]:
-    """The first model and the most tokens that it takes.
-
-    Raises `AccessDenied`, `Undecided` for a server that is not seen to be vLLM, `Unreadable`.
-    """
-    try:
-        reply = server.get("/v1/models")
-    except Fault as fault:
-        raise Unreadable(f"{server.host}: /v1/models: {fault.reason}", next_step=_NEXT) from None
-    if reply.status in (401, 403):
-        wants = f"does not take the key in {KEY}" if server.key else "wants a key"
-        raise AccessDenied(
-            f"{server.host} {wants} (HTTP {reply.status})",
-            next_step=f"Set {KEY} to the key that its vLLM was started with.",
-        )
-    if reply.leads_to:
-        raise Undecided(
-            f"{server.host} leads to {server.hide(reply.leads_to)} (HTTP {reply.status}), where "
-            "nothing is sent",
-            next_step="Give that address, if the vLLM that you mean is there.",
-        )
-    if reply.status >= 500:
-        raise Undecided(
-            f"{server.host}: /v1/models: HTTP {reply.status}: whether it is vLLM cannot be seen",
-            next_step="Wait until it is ready, or see its own log.",
-        )
-    return _model(server, reply)
-
-
-def _model(server: Server, reply: Reply) -> tuple[str, int | None]:
-    models = _document(reply.body).get("data") if reply.status == 200 else None
-    first = models[0] if isinstance(models, list) and models else None
-    owner = first.get("owned_by") if isinstance(first, dict) else None
-    if not isinstance(first, dict) or owner != "vllm" or not isinstance(first.get("id"), str):
-        lists = f"/v1/models lists no model of vLLM's (HTTP {reply.status})"
-        told = f"its models are owned by {owner!r}" if owner else lists
-        raise Undecided(
-            f"{server.host} is not a vLLM server: {server.hide(told)}",
-            next_step="Give the address of vLLM itself, not of what stands before it.",
-        )
-    most = first.get("max_model_len")
-    return first["id"], most if type(most) is int and 0 < most < _MOST_LENGTH else None
-
-
-def _version(server: Server) -> str | None:
-    try:
-        version = _document(server.get("/version").body).get("version")
-    except Fault:
-        return None
-    return version if isinstance(version, str) else None
-
-
-def _document(body: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
