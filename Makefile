@@ -32,6 +32,10 @@ landed: $(BIN)/vllm-patcher ## is upstream's fix in, per release of vLLM
 demo: $(BIN)/vllm-patcher ## the whole job on the real vLLM 0.23.0, without Docker
 	@$(BIN)/vllm-patcher demo
 
+# What is compiled is kept, also where Python is told not to, as in many containers: else each worker
+# compiles every test on every run, for 6 seconds.
+test quick: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(BIN)/.dev ## run the tests; what is missing here is skipped with the reason
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(if $(TESTS),$(TESTS),$(FLOOR))
 

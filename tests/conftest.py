@@ -7,6 +7,7 @@ Where a part is missing a test is skipped with the reason; with CI=true it fails
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import os
 import re
@@ -42,7 +43,8 @@ settings.load_profile("patient")
 
 
 # Whose coverage of the rules is counted. To count costs three times what is counted, so what runs
-# thousands of programs or every release goes without: the examples, snippets and faults reach it.
+# thousands of programs or whole files of vLLM goes without: the examples, snippets and faults
+# reach the same lines.
 COUNTED = (Path(__file__).parent / "rules", Path(__file__).parent / "patches")
 
 
@@ -52,15 +54,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     It is read off the names that a test's code uses, so that nobody keeps a list.
     """
     known: dict[object, bool] = {}
-    for item in items:
-        if not any(item.path.is_relative_to(folder) for folder in COUNTED):
-            item.add_marker(pytest.mark.no_cover)
-        # The fuzzer has a target of its own, and costs a tenth of all that is quick.
-        if isinstance(item, pytest.Function) and item.path.name != "test_fuzz.py":
-            fixtures = item._fixtureinfo.name2fixturedefs.values()
-            functions = [item.function, *(each.func for found in fixtures for each in found)]
-            if not any(_leaves_the_process(function, known) for function in functions):
-                item.add_marker(pytest.mark.quick)
+    for path, own in itertools.groupby(items, lambda item: item.path):
+        counted = any(path.is_relative_to(folder) for folder in COUNTED)
+        for item in own:
+            if not counted:
+                item.add_marker(pytest.mark.no_cover)
+            # The fuzzer has a target of its own, and costs a tenth of all that is quick.
+            if isinstance(item, pytest.Function) and path.name != "test_fuzz.py":
+                fixtures = item._fixtureinfo.name2fixturedefs.values()
+                functions = [item.function, *(each.func for found in fixtures for each in found)]
+                if not any(_leaves_the_process(function, known) for function in functions):
+                    item.add_marker(pytest.mark.quick)
 
 
 def _leaves_the_process(function: Any, known: dict[object, bool]) -> bool:

@@ -11,6 +11,9 @@ import pytest
 
 from tests.patches.wheels import ReleaseFile, files_of, patch_named, patched, run
 
+# In one worker, they patch each file once.
+pytestmark = [pytest.mark.no_cover, pytest.mark.xdist_group("patches")]
+
 LOGGER = logging.getLogger(__name__)
 
 

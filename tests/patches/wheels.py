@@ -42,10 +42,15 @@ def files_of(patch: Patch, version: str, release_file: ReleaseFile) -> dict[str,
 
 
 def patched(patch: Patch, files: dict[str, bytes | None]) -> dict[str, bytes]:
-    done = apply_files(patch, files)
+    return dict(_patched(patch, tuple(files.items())))
+
+
+@functools.cache
+def _patched(patch: Patch, files: tuple[tuple[str, bytes | None], ...]) -> dict[str, bytes]:
+    done = apply_files(patch, dict(files))
     return {
         target: done[target].data if target in done else data
-        for target, data in files.items()
+        for target, data in files
         if data is not None
     }
 

@@ -23,6 +23,7 @@ def test_the_verifier_agrees_with_execution(snippet: Snippet) -> None:
         assert not is_clean(snippet.source), f"seen as clean: drop the note {snippet.strict!r}"
 
 
+@pytest.mark.no_cover
 @every_snippet
 def test_a_rewrite_mends_every_read_and_changes_nothing_else(snippet: Snippet) -> None:
     assert_rewrite_is_sound(snippet.source)
@@ -33,6 +34,7 @@ def test_snippets_are_told_apart_by_name() -> None:
     assert len(names) == len(set(names))
 
 
+@pytest.mark.no_cover
 def test_every_path_of_every_snippet_is_taken() -> None:
     for snippet in SNIPPETS:
         program = Program(snippet.source)

@@ -21,6 +21,8 @@ from .claims import RULE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.no_cover
+
 # The file, is it patched by us, and how many guards it then holds.
 FILES = [
     ("0.17.1", True, 3),

@@ -98,6 +98,7 @@ def test_the_walk_takes_a_bounded_number_of_steps_for_each_node(
     source: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verifier, "STEPS", 30)
+    verify.cache_clear()
     verify(source, RULE)
 
 
@@ -105,6 +106,7 @@ def test_a_program_with_too_many_paths_is_an_error_with_its_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(verifier, "STEPS", -9999)
+    verify.cache_clear()
     with pytest.raises(NotPython, match="line 1: the code has too many paths"):
         verify(b"x = 1\ny = kv_b_proj.weight.dtype\n", RULE)
 

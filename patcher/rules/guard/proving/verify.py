@@ -36,6 +36,7 @@ the attribute alone, without the member, is not a read of the rule's chain.
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import re
 import tokenize
@@ -57,6 +58,8 @@ NEWLINE = re.compile(r"\r\n|\r|\n")
 STEPS = 200
 
 
+# A file is asked about before it is patched, in the proof, and afterwards.
+@functools.lru_cache(maxsize=8)
 def verify(source: bytes, rule: Chain) -> tuple[Read, ...]:
     """All reads of the rule's chain in a file's bytes, in file order.
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, fields
+from functools import cache, cached_property
 from itertools import takewhile
 from typing import TypeGuard
 
@@ -32,6 +32,11 @@ DISTURBING = (
 BLOCKS = (cst.IndentedBlock, cst.Module, cst.SimpleStatementLine, cst.SimpleStatementSuite)
 TERMINATING = (cst.Return, cst.Raise, cst.Continue, cst.Break)
 LEAVING = (cst.Return, cst.Break, cst.Continue)
+# How the names of those fields begin that hold no code.
+LAYOUT = (
+    "whitespace", "leading_lines", "lines_after", "header", "footer", "comma", "semicolon",
+    "lpar", "rpar", "lbrace", "rbrace", "lbracket", "rbracket",
+)  # fmt: skip
 # Code inside these runs at another time, or again after the rest of their body has run.
 BOUNDARIES = (
     cst.FunctionDef, cst.Lambda, cst.ClassDef, cst.GeneratorExp, cst.ListComp, cst.SetComp,
@@ -259,13 +264,23 @@ class Surroundings:
 
 
 def _edges(node: cst.CSTNode) -> Iterator[tuple[cst.CSTNode, cst.CSTNode]]:
-    """Every node below, with its parent."""
+    """Every node of code below, with its parent. `node.children` would take twice as long."""
     rest = [node]
     while rest:
         parent = rest.pop()
-        for child in parent.children:
-            yield parent, child
-            rest.append(child)
+        for name in _parts(type(parent)):
+            value = getattr(parent, name)
+            for child in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(child, cst.CSTNode):
+                    yield parent, child
+                    rest.append(child)
+
+
+@cache
+def _parts(kind: type[cst.CSTNode]) -> tuple[str, ...]:
+    """The fields that hold a node's code: not its spaces, comments, brackets and commas."""
+    names = (each.name for each in fields(kind))
+    return tuple(name for name in names if not name.startswith(LAYOUT))
 
 
 def _is_name(node: cst.CSTNode) -> TypeGuard[cst.Name]:
