@@ -340,7 +340,7 @@ def test_what_is_no_python_is_named_with_its_line(tmp_path: Path, command: list[
 def test_a_new_lock_hides_no_shipped_pin(tmp_path: Path) -> None:
     digest = "sha256:" + "0" * 64
     ran = run("lock", "add", "0.34.0", f"example.com/v@{digest}", "--offline", cwd=tmp_path)
-    assert "made images.lock, with the pins that came with the program" in ran.stderr
+    assert "created images.lock with the pins that came with the program" in ran.stderr
     assert len(json.loads(run("lock", "list", "--json", cwd=tmp_path).stdout)["images"]) == 48
     named = ["--offline", "--lock", "mine.lock"]
     run("lock", "add", "0.34.0", f"example.com/v@{digest}", *named, cwd=tmp_path)

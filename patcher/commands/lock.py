@@ -163,7 +163,7 @@ def lock_add(
     if locate:
         _say_located([entry])
     if is_new and start != path:
-        say(f"made {path}, with the pins that came with the program")
+        say(f"created {path} with the pins that came with the program")
     if Kind.NIGHTLY.has(entry.original.reference) and not entry.locked.version.is_devrelease:
         say(f"note: {version} sorts above all its nightlies; a nightly's own version has .devN")
     known = load(path)

@@ -105,7 +105,7 @@ def new(
     from patcher.sources.upstream import Releases
 
     if is_file(name):
-        raise UsageError(f"{name!r} is no name", next_step="Take letters, digits and -.")
+        raise UsageError(f"{name!r} is not a patch's name", next_step="Take letters, digits and -.")
     stem = name.replace("-", "_")
     path, beside = output / f"{stem}.py", output / f"{stem}.diff"
     there = next((each for each in (path, beside) if each.exists()), None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from patcher.errors import UsageError
 from patcher.landed.claims import check_lines
 from patcher.landed.timeline import evidence, notices, shown, span
-from patcher.report.sentences import history_sentence, sentence, step_words, tip_words
+from patcher.report.sentences import history_sentence, sentence, steps_told, tip_words
 from patcher.report.table import table
 from patcher.report.text import COLOURS
 from patcher.rules.verdict import Status
@@ -78,7 +78,7 @@ def text(answer: Answer, width: int | None = None) -> str:
         lines += [*_rows(line, width), ""]
         tell(sentence(line), *(f"elsewhere: {each}" for each in notices(line)))
     for found in answer.histories:
-        tell(*map(step_words, found.steps))
+        tell(*steps_told(found))
         tell(f"{found.patch.name}: {tip_words(found)}.", *history_notes(found))
     for check in answer.checks:
         tell(*check_lines(check))
@@ -109,7 +109,9 @@ def history_notes(found: History) -> list[str]:
     how = "bisected" if found.bisected else "walked"
     notes = [f"{how}: {found.touching} commits touch the file, {found.read} contents were judged"]
     if found.bisected:
-        notes.append("a fix and its loss between two commits that were read would not be seen")
+        notes.append(
+            "a fix that came and was lost again between two of these commits would be missed"
+        )
     if found.shallow:
         notes.append("the clone is shallow: what its oldest commit shows may be older")
     return notes

@@ -31,13 +31,19 @@ def sentence(line: Timeline) -> str:
 
 def story(transitions: Sequence[Transition]) -> list[str]:
     """Each turn in a few words: `landed again in 0.28.0`."""
-    seen: set[Turn] = set()
-    words = []
-    for each in transitions:
-        again = " again" if each.turn in seen and each.turn is not Turn.MOVED else ""
-        words.append(f"{_VERBS[each.turn]}{again} in {shown(each.finding)}{_hedge(each)}")
-        seen.add(each.turn)
-    return words
+    told = zip(_verbs(transitions), transitions, strict=True)
+    return [f"{verb} in {shown(each.finding)}{_hedge(each)}" for verb, each in told]
+
+
+def _verbs(transitions: Sequence[Transition]) -> list[str]:
+    """What each turn is called; one that was there before comes again."""
+    turns = [each.turn for each in transitions]
+    return [
+        f"{_VERBS[turn]} again"
+        if turn in turns[:place] and turn is not Turn.MOVED
+        else _VERBS[turn]
+        for place, turn in enumerate(turns)
+    ]
 
 
 _VERBS = {
@@ -60,11 +66,14 @@ def _hedge(transition: Transition) -> str:
 
 
 def today(line: Timeline) -> str:
-    """What the newest release says to do; a pre-release speaks only where it says otherwise."""
+    """What the newest release says to do; a pre-release speaks only where it says otherwise.
+
+    The newest that was read: whether there is a newer one, a bounded survey does not know.
+    """
     newest = newest_release(line.versioned)
     if newest is None:
         return "nothing that was read states a version"
-    said = f"today ({shown(newest)}) {_advice(line, newest)}"
+    said = f"{shown(newest)}, the newest that was read, {_advice(line, newest)}"
     preview = line.versioned[-1]
     if preview.verdict.status is not newest.verdict.status:
         said += f", but {shown(preview)} {_PREVIEW[preview.verdict.status]}"
@@ -89,28 +98,28 @@ def _advice(line: Timeline, newest: Finding) -> str:
     status = newest.verdict.status
     if status is Status.NEEDED and newest.verdict.outside:
         return (
-            "the fix is not there, and the patch is not for it: see whether another one took its "
-            "place before you claim it"
+            "lacks the fix, and the patch is not for it: see whether another fix took its place "
+            "before you claim it"
         )
     if status is Status.NEEDED:
-        return "it is needed: keep it"
+        return "needs the patch: keep it"
     had = last_clean(line, newest)
     known = f", and {shown(had)} is the last that has the fix" if had else ""
     if newest.verdict.without_claim:
-        return f"the code is another{known}; the patch is not for it: nothing calls for it"
+        return f"has other code{known}; the patch is not for it, and is not applied"
     if status is Status.UNKNOWN:
-        return f"cannot be judged{known}: keep it until it can"
+        return f"cannot be judged{known}: keep the patch until it can be"
     if status is Status.ABSENT:
         seen = line.newest_seen
         last = f", last seen in {shown(seen)}" if seen else ""
         it_is = (
             "has no such file" if not newest.verdict.files else f"lacks it: {gone(newest.verdict)}"
         )
-        return f"{it_is}{last}: find where the code went before dropping it"
+        return f"{it_is}{last}: find where the code went before you drop the patch"
     first, fixed = _clean_since(line.versioned[: line.versioned.index(newest) + 1])
     if not fixed:
-        return f"it is clean, as in all since {shown(first)}: nothing calls for it"
-    return f"it has landed: drop it from {shown(first)} on"
+        return f"is clean, like all since {shown(first)}: it does not need the patch"
+    return f"has the fix: drop the patch from {shown(first)} on"
 
 
 def _clean_since(ordered: Sequence[Finding]) -> tuple[Finding, bool]:
@@ -134,7 +143,7 @@ def listed(findings: Sequence[Finding]) -> str:
 
 def history_sentence(found: History) -> str:
     """What happened along a clone's branch, and what its tip says, as one sentence."""
-    told = ", ".join(step_words(step) for step in found.steps) or "no turn was seen"
+    told = ", ".join(steps_told(found)) or "no turn was seen"
     return f"{found.patch.name}: {told}; {tip_words(found)}."
 
 
@@ -145,17 +154,22 @@ def tip_words(found: History) -> str:
 
 
 _AT_TIP = {
-    Status.NEEDED: "it is needed: keep it",
+    Status.NEEDED: "the patch is needed: keep it",
     Status.CLEAN: "it is clean: builds of this commit need no patch",
-    Status.ABSENT: "there is no such file: find where the code went before dropping it",
-    Status.UNKNOWN: "it cannot be judged: keep it until it can",
+    Status.ABSENT: "there is no such file: find where the code went before you drop the patch",
+    Status.UNKNOWN: "it cannot be judged: keep the patch until it can be",
 }
 
 
-def step_words(step: Step) -> str:
-    """A step in a few words: the verb, the commit, its date and subject."""
+def steps_told(found: History) -> list[str]:
+    """Each step along a clone's branch in a few words: the verb, the commit, date and subject."""
+    verbs = _verbs([step.transition for step in found.steps])
+    return list(map(_step_words, verbs, found.steps))
+
+
+def _step_words(verb: str, step: Step) -> str:
     commit = step.commit
-    words = f"{_VERBS[step.transition.turn]} in {commit.sha[:12]}{_dated(commit)}"
+    words = f"{verb} in {commit.sha[:12]}{_dated(commit)}"
     words += f" “{printable(commit.subject, 100)}”"
     if step.merge:
         words += f", merged in {step.merge.sha[:12]}{_dated(step.merge)}"

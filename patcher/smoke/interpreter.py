@@ -29,7 +29,7 @@ def interpreter(path: Path) -> str:
     named = shutil.which(str(path)) if path.name == str(path) else None
     if named is None:
         raise UsageError(
-            f"{path} is no Python interpreter and no virtual environment",
+            f"{path} is neither a Python interpreter nor a virtual environment",
             next_step="Name one that has vLLM, as --python .venv/bin/python.",
         )
     return named

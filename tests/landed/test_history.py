@@ -14,7 +14,7 @@ from patcher.landed import Finding
 from patcher.landed.history import History, history, newest_transition
 from patcher.landed.timeline import Turn, transitions
 from patcher.report.landed import Answer, text
-from patcher.report.sentences import history_sentence, step_words
+from patcher.report.sentences import history_sentence, steps_told
 from patcher.rules.catalogue import select
 from patcher.rules.patch import Patch
 from patcher.rules.replace import Change, Replace
@@ -225,7 +225,7 @@ def test_a_step_is_told_with_all_that_is_known_of_it(
 ) -> None:
     path, ids = upstream
     found = walk(path)
-    assert step_words(found.steps[-1]) == (
+    assert steps_told(found)[-1] == (
         f"landed in {ids['second fix'][:12]} (2026-01-13) “Ask params_dtype”, "
         f"merged in {ids['merge'][:12]} (2026-01-16)"
     )
@@ -237,7 +237,7 @@ def test_a_step_is_told_with_all_that_is_known_of_it(
     made.commit("Broken", b"(" + NEEDED * 20)
     made.git("mv", TARGET, "vllm/elsewhere.py")
     made.commit("Move it away")
-    assert step_words(walk(tmp_path).steps[-1]).endswith(
+    assert steps_told(walk(tmp_path))[-1].endswith(
         "“Move it away”, moved to vllm/elsewhere.py or in one of 1 before it that could not be "
         "judged"
     )
@@ -251,9 +251,9 @@ def test_a_table_tells_how_the_clone_was_walked(
     made.git("clone", "-q", "--depth", "2", f"file://{path}", str(tmp_path / "shallow"))
     shown = text(Answer(histories=(walk(tmp_path / "shallow", bisect=True),)))
     assert "bisected: 2 commits touch the file" in shown
-    assert "would not be seen" in shown
+    assert "would be missed" in shown
     assert "the clone is shallow" in shown
-    assert "would not be seen" not in text(Answer(histories=(walk(path),)))
+    assert "would be missed" not in text(Answer(histories=(walk(path),)))
 
 
 def test_a_file_that_never_was_there_has_no_turn(tmp_path: Path) -> None:

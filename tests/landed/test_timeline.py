@@ -60,8 +60,8 @@ def test_the_real_sentence_says_from_where_to_drop_the_patch(
 ) -> None:
     assert sentence(timeline(PATCH, real(release_file))) == (
         "kv-b-proj-dtype: needed in 0.15.0 (the oldest that was read), landed in 0.18.0, "
-        "regressed in 0.20.0, landed again in 0.28.0; today (0.33.0) it has landed: drop it "
-        "from 0.28.0 on."
+        "regressed in 0.20.0, landed again in 0.28.0; 0.33.0, the newest that was read, has "
+        "the fix: drop the patch from 0.28.0 on."
     )
 
 
@@ -174,37 +174,40 @@ def test_reads_elsewhere_are_told_a_line_for_each_file_with_their_releases() -> 
     assert notices(line) == ("vllm/m.py:5: unguarded in 0.2.0 - 0.3.0, 0.5.0",)
 
 
+OLDEST = "in 0.1.0 (the oldest that was read)"
+NEWEST = "the newest that was read"
+
+
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "told", "advice"),
     [
-        ("", "no turn was seen; nothing that was read states a version"),
-        ("n", "needed in 0.1.0 (the oldest that was read); today (0.1.0) it is needed: keep it"),
-        ("c", "no turn was seen; today (0.1.0) it is clean, as in all since 0.1.0: "
-              "nothing calls for it"),
-        ("nc", "needed in 0.1.0 (the oldest that was read), landed in 0.2.0; today (0.2.0) it has "
-               "landed: drop it from 0.2.0 on"),
-        ("ncn", "needed in 0.1.0 (the oldest that was read), landed in 0.2.0, regressed in 0.3.0; "
-                "today (0.3.0) it is needed: keep it"),
-        ("nuc", "needed in 0.1.0 (the oldest that was read), landed in 0.3.0 (or already in 0.2.0, "
-                "not read); today (0.3.0) it has landed: drop it from 0.3.0 on (not read: 0.2.0)"),
-        ("ncu", "needed in 0.1.0 (the oldest that was read), landed in 0.2.0; today (0.3.0) cannot "
-                "be judged: keep it until it can (not read: 0.3.0)"),
-        ("nca", "needed in 0.1.0 (the oldest that was read), landed in 0.2.0, its code gone in "
-                "0.3.0; today (0.3.0) has no such file, last seen in 0.2.0: find where the code "
-                "went before dropping it"),
-        ("nuuuuu", "needed in 0.1.0 (the oldest that was read); today (0.6.0) cannot be judged: "
-                   "keep it until it can (not read: 0.2.0, 0.3.0, 0.4.0 and 2 more)"),
+        ("", "no turn was seen", "nothing that was read states a version"),
+        ("n", f"needed {OLDEST}", f"0.1.0, {NEWEST}, needs the patch: keep it"),
+        ("c", "no turn was seen", f"0.1.0, {NEWEST}, is clean, like all since 0.1.0: it does not "
+              "need the patch"),
+        ("nc", f"needed {OLDEST}, landed in 0.2.0", f"0.2.0, {NEWEST}, has the fix: drop the patch "
+               "from 0.2.0 on"),
+        ("ncn", f"needed {OLDEST}, landed in 0.2.0, regressed in 0.3.0",
+                f"0.3.0, {NEWEST}, needs the patch: keep it"),
+        ("nuc", f"needed {OLDEST}, landed in 0.3.0 (or already in 0.2.0, not read)",
+                f"0.3.0, {NEWEST}, has the fix: drop the patch from 0.3.0 on (not read: 0.2.0)"),
+        ("ncu", f"needed {OLDEST}, landed in 0.2.0", f"0.3.0, {NEWEST}, cannot be judged: keep the "
+                "patch until it can be (not read: 0.3.0)"),
+        ("nca", f"needed {OLDEST}, landed in 0.2.0, its code gone in 0.3.0",
+                f"0.3.0, {NEWEST}, has no such file, last seen in 0.2.0: find where the code went "
+                "before you drop the patch"),
+        ("nuuuuu", f"needed {OLDEST}", f"0.6.0, {NEWEST}, cannot be judged: keep the patch until "
+                   "it can be (not read: 0.2.0, 0.3.0, 0.4.0 and 2 more)"),
     ],
 )  # fmt: skip
-def test_a_sentence_says_what_happened_and_what_to_do(text: str, said: str) -> None:
-    assert sentence(timeline(PATCH, story(text))) == f"{PATCH.name}: {said}."
+def test_a_sentence_says_what_happened_and_what_to_do(text: str, told: str, advice: str) -> None:
+    assert sentence(timeline(PATCH, story(text))) == f"{PATCH.name}: {told}; {advice}."
 
 
 def test_a_pre_release_speaks_only_where_it_says_otherwise() -> None:
     clean = [*story("nc"), made("0.3.0rc1", Status.NEEDED)]
-    assert "today (0.2.0) it has landed: drop it from 0.2.0 on, but 0.3.0rc1 needs it" in sentence(
-        timeline(PATCH, clean)
-    )
+    advice = f"0.2.0, {NEWEST}, has the fix: drop the patch from 0.2.0 on, but 0.3.0rc1 needs it"
+    assert advice in sentence(timeline(PATCH, clean))
     same = [*story("nc"), made("0.3.0rc1", Status.CLEAN)]
     assert "0.3.0rc1" not in sentence(timeline(PATCH, same))
 
@@ -212,7 +215,7 @@ def test_a_pre_release_speaks_only_where_it_says_otherwise() -> None:
 @given(stories.filter(lambda text: "n" in text or "u" in text))
 def test_dropping_is_advised_only_where_all_after_is_known_clean(text: str) -> None:
     said = sentence(timeline(PATCH, story(text)))
-    assert ("drop it from" in said) <= (text[-1] == "c")
+    assert ("drop the patch from" in said) <= (text[-1] == "c")
 
 
 def rewritten(at: int, findings: list[Finding], *, outside: bool = False) -> list[Finding]:
@@ -225,9 +228,9 @@ def rewritten(at: int, findings: list[Finding], *, outside: bool = False) -> lis
 def test_code_that_was_rewritten_names_the_last_that_has_the_fix() -> None:
     line = timeline(PATCH, rewritten(2, story("ncu")))
     assert evidence(line, line.findings[2]) == ("conflict; the last that has the fix: 0.2.0",)
-    assert "cannot be judged, and 0.2.0 is the last that has the fix: keep it" in sentence(line)
+    assert "cannot be judged, and 0.2.0 is the last that has the fix: keep the" in sentence(line)
     without = timeline(PATCH, rewritten(2, story("ncu"), outside=True))
-    said = "the code is another, and 0.2.0 is the last that has the fix; the patch is not for it"
+    said = "has other code, and 0.2.0 is the last that has the fix; the patch is not for it"
     assert said in sentence(without)
     for before in ("nnu", "cnu", "uuu"):
         line = timeline(PATCH, rewritten(2, story(before)))
@@ -237,9 +240,8 @@ def test_code_that_was_rewritten_names_the_last_that_has_the_fix() -> None:
 def test_what_is_needed_again_and_not_claimed_is_not_to_be_kept() -> None:
     bounded = replace(PATCH, rule=Replace(()))  # the guard's rule holds in any version
     line = claiming(timeline(bounded, story("ncn")), (">=0.1,<0.2",))
-    assert "regressed in 0.3.0; today (0.3.0) the fix is not there, and the patch is not for" in (
-        sentence(line)
-    )
+    said = f"regressed in 0.3.0; 0.3.0, {NEWEST}, lacks the fix, and the patch is not for it"
+    assert said in sentence(line)
     assert [each.verdict.outside for each in line.findings] == [False, True, True]
 
 
@@ -247,4 +249,4 @@ def test_a_function_that_is_gone_is_not_called_a_file() -> None:
     found = rewritten(2, story("nca"))
     line = timeline(PATCH, found)
     assert evidence(line, found[2]) == ("conflict; newest with it: 0.2.0",)
-    assert "today (0.3.0) lacks it: conflict, last seen in 0.2.0" in sentence(line)
+    assert f"0.3.0, {NEWEST}, lacks it: conflict, last seen in 0.2.0" in sentence(line)

@@ -94,7 +94,7 @@ def test_what_is_not_an_interpreter(tmp_path: Path, path: str) -> None:
     (tmp_path / "file").touch()
     done = run("smoke", "--python", tmp_path / path, cwd=tmp_path)
     assert done.returncode == 2
-    assert "is no Python interpreter and no virtual environment" in done.stderr
+    assert "is neither a Python interpreter nor a virtual environment" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [(), ("image", "--python", sys.executable)])

@@ -54,7 +54,7 @@ def of_releases(functions: Sequence[str], before: str, after: str, upstream: Ups
     for each in functions:
         path, colon, name = each.rpartition(":")
         if not (path and colon and name):
-            raise UsageError(f"{each!r} is no FILE:NAME", next_step="vllm/a/b.py:Class.method")
+            raise UsageError(f"{each!r} is not FILE:NAME", next_step="vllm/a/b.py:Class.method")
         files = [_file(upstream, version, path) for version in (before, after)]
         sides = read_sides(path, name, *files)
         if sides.before is None and sides.after is None:

@@ -39,7 +39,7 @@ def _check_tree(original: bytes, rewritten: Rewritten, rule: Chain) -> None:
             warnings.simplefilter("ignore")
             before, after = ast.parse(original), ast.parse(rewritten.data)
     except (SyntaxError, ValueError) as error:
-        raise proof_failed(f"the result is no Python source: {error}") from error
+        raise proof_failed(f"the result is not Python source: {error}") from error
     comparison = _Comparison(rule)
     declared = Counter(edit.shape for edit in rewritten.edits)
     if not comparison.same(before, after) or comparison.put_back != declared:

@@ -274,7 +274,7 @@ def test_two_releases_leave_no_line_of_either_in_the_patch() -> None:
     assert "return 10" not in text
     assert 'name="A.one"' in text or '"A.one",' in text
     for functions, problem in (
-        (["A.one"], "is no FILE:NAME"),
+        (["A.one"], "is not FILE:NAME"),
         ([f"{PATH}:A.none"], "neither 1.0 nor 2.0 has one A.none"),
         ([f"{PATH}:three"], "three in vllm/a.py is the same in 1.0 and 2.0"),
     ):

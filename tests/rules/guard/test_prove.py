@@ -86,7 +86,7 @@ def test_an_edit_that_declares_another_shape_fails() -> None:
 
 
 def test_a_result_that_is_no_python_fails() -> None:
-    with pytest.raises(ProofFailed, match="no Python source"):
+    with pytest.raises(ProofFailed, match="not Python source"):
         prove(SOURCE, replaced(b" else ", b" els "), RULE)
 
 

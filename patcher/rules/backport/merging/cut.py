@@ -62,7 +62,7 @@ class Cut:
                 tree = ast.parse(source)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise NotPython(
-                f"it is no Python source: {error}", next_step="Check the file."
+                f"it is not Python source: {error}", next_step="Check the file."
             ) from error
         self._collect(tree.body, MODULE)
         self.first_statement = _first_statement(tree)
