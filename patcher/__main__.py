@@ -15,13 +15,20 @@ import os
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+from patcher.answer import hand_over
 from patcher.errors import Exit, PatcherError, Undecided, Unwritable, UsageError
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     import click
     from _typeshed import ReadableBuffer
 
-INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+    from patcher.answer import Document
+
+# Each ends the program as Ctrl-C does, which takes back what it began: a job that is cancelled gets
+# SIGTERM, one whose terminal is closed SIGHUP.
+_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class OutputLost(Unwritable):
@@ -55,15 +62,31 @@ class _Talk(io.FileIO):
 
 def main() -> None:
     """Run `vllm-patcher`. No traceback ever reaches the user."""
-    code: int = INTERRUPTED
+    code = None
     with contextlib.suppress(KeyboardInterrupt):
-        # A job that is cancelled is asked to end by SIGTERM: it takes back what it began, too.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in _ENDINGS:
+            if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
+                signal.signal(number, _end)
         _open_streams()
         code = _run(sys.argv[1:])
-    sys.exit(code)
+    sys.exit(_interrupted() if code is None else code)
+
+
+# The number of each signal that came to end the program.
+_came: list[int] = []
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    _came.append(number)
+    # They come in pairs, from the terminal and from its shell. Only Ctrl-C can be meant twice.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _interrupted() -> int:
+    """The exit code as a shell reports it: 128 and the signal's number."""
+    return 128 + (_came[0] if _came else int(signal.SIGINT))
 
 
 def _open_streams() -> None:
@@ -110,8 +133,10 @@ def _run(arguments: list[str]) -> int:
     except PatcherError as error:
         return _tell(error, arguments)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: no file, image or tag was left half-done", err=True)
-        return INTERRUPTED
+        from patcher.talk import complain
+
+        complain("interrupted: no file, image or tag was left half-done")
+        return _interrupted()
     except Exception as error:
         return _tell(_unexpected(error), arguments)
 
@@ -142,13 +167,13 @@ def _answer(error: PatcherError, arguments: list[str], code: int) -> int:
     """The error as the answer, for a caller that asked for JSON; the exit code."""
     if "--json" in arguments and not isinstance(error, OutputLost):
         try:
-            print(_as_json(error, arguments), flush=True)
+            hand_over(_as_json(error, arguments))
         except OutputLost as lost:
             return _tell(lost, arguments)
     return code
 
 
-def _as_json(error: PatcherError, arguments: list[str]) -> str:
+def _as_json(error: PatcherError, arguments: list[str]) -> Document:
     from patcher.report.text import error_json
 
     return error_json(error, arguments)

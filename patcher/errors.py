@@ -13,8 +13,8 @@ code  name       meaning
                  not Python, a broken lock
 ====  =========  ==========================================================
 
-Ctrl-C ends a command with 130, as a shell has it. Every error says what is wrong, where, and ends
-with the next step.
+Ctrl-C, SIGTERM and SIGHUP end a command with 130, 143 and 129, as a shell has it. Every error says
+what is wrong, where, and ends with the next step.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ import shutil
 import sys
 from typing import TextIO
 
+from patcher.errors import printable
+
 
 def width_of(stream: TextIO) -> int | None:
     """The columns of the terminal that reads a stream; None where none does."""
@@ -41,4 +43,7 @@ def fitted(text: str, width: int | None) -> list[str]:
         return [text]
     import textwrap
 
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    # What stood within a line may be a command where it begins one: a runner's log can be of a
+    # terminal.
+    return [printable(line, len(text)) for line in lines]

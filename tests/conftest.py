@@ -95,9 +95,12 @@ def _names(code: CodeType) -> set[str]:
     return set(code.co_names).union(*map(_names, inner))
 
 
-# A job in a shell's background ignores Ctrl-C, and its children with it; some tests press it.
+# A job in a shell's background ignores Ctrl-C, one under nohup SIGHUP, and their children with
+# them; some tests send them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 TARGET = "vllm/model_executor/layers/attention/mla_attention.py"
 

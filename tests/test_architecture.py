@@ -25,6 +25,7 @@ FLOORS = [
         "threads",
         "versions",
         "terminal",
+        "answer",
         "talk",
         "progress",
         "bars",

@@ -95,7 +95,7 @@ def test_what_cannot_be_meant_is_told_with_its_file(own: Path) -> None:
     assert twice.returncode == 3
     assert "other.py names its patch 'mine', as another does" in twice.stderr
     for text, problem in (
-        ("raise ValueError('no')", "other.py cannot be loaded: ValueError: no"),
+        ("raise ValueError('no')", "other.py:1: cannot be loaded: ValueError: no"),
         ("PATCH = 1", "other.py binds no PATCH"),
         (MINE.format(name="two words"), "other.py: the name 'two words' is not of letters"),
         (MINE.format(name="b").replace('("vllm/one.py",)', '("../one.py",)'), "'../one.py'"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
+from patcher.answer import hand_over, show
 from patcher.commands.command import Group
 from patcher.commands.options import EPILOG, json_option
-from patcher.errors import counted, printable
+from patcher.errors import counted
 from patcher.report.text import as_json
 from patcher.talk import say
 
@@ -30,12 +31,12 @@ def cache_info(as_data: bool) -> None:
     found = kept()
     folder = default_folder()
     if as_data:
-        click.echo(as_json("cache info", path=folder, kinds=found))
+        hand_over(as_json("cache info", path=folder, kinds=found))
         return
-    click.echo(printable(str(folder)))
+    show([str(folder)])
     for kind in found:
         entries = counted(kind.entries, "entry", "entries")
-        click.echo(f"  {printable(kind.kind)}: {entries}, {kind.bytes / 1e3:,.0f} KB")
+        show([f"  {kind.kind}: {entries}, {kind.bytes / 1e3:,.0f} KB"])
 
 
 @cache_group.command(
@@ -50,7 +51,10 @@ def cache_dir(as_data: bool) -> None:
     from patcher.cache import default_folder
 
     folder = default_folder()
-    click.echo(as_json("cache dir", path=folder) if as_data else printable(str(folder), 5000))
+    if as_data:
+        hand_over(as_json("cache dir", path=folder))
+    else:
+        show([str(folder)])
 
 
 @cache_group.command(
@@ -66,5 +70,5 @@ def cache_clear(as_data: bool) -> None:
 
     gone = clear()
     if as_data:
-        click.echo(as_json("cache clear", cleared=gone))
+        hand_over(as_json("cache clear", cleared=gone))
     say(f"{counted(gone, 'entry', 'entries')} cleared")

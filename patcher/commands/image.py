@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from patcher.answer import hand_over, show
 from patcher.commands.command import Command
 from patcher.commands.completion import complete_name, complete_platform
 from patcher.commands.options import (
@@ -23,7 +24,7 @@ from patcher.commands.options import (
     root_option,
     say_of_version,
 )
-from patcher.errors import UsageError, printable
+from patcher.errors import UsageError
 from patcher.lock import lock_path
 from patcher.report.text import as_json
 from patcher.talk import say, say_command
@@ -122,10 +123,10 @@ def patch(
     say_of_version(open_path(path))
     done = patch_path(path, chosen(patches, folders), output, backup=backup)
     if as_data:
-        click.echo(as_json("patch", files=done))
+        hand_over(as_json("patch", files=done))
     for file in done:
         if not as_data:
-            click.echo(printable(str(file.path), 5000))
+            show([str(file.path)])
         for line in file.lines:
             say(line)
     if backup and any(file.edits for file in done):
@@ -151,10 +152,10 @@ def revert(path: Path, as_data: bool) -> None:
 
     done = revert_path(path)
     if as_data:
-        click.echo(as_json("revert", files=done))
+        hand_over(as_json("revert", files=done))
     for file in done:
         if not as_data:
-            click.echo(printable(str(file.path), 5000))
+            show([str(file.path)])
         for line in file.lines:
             say(line)
 
@@ -246,9 +247,9 @@ def image(
         place = repository or _REPOSITORY
         report = daemon_job(name, place, lock_path(lock), order, settings, say, root)
     if as_data:
-        click.echo(as_json("image", **image_json(report)))
+        hand_over(as_json("image", **image_json(report)))
     else:
-        click.echo("\n".join(image_lines(report)))
+        show(image_lines(report))
     reaching = ["--ca-file", str(ca_file)] if ca_file else []
     reaching += [word for host in plain_http for word in ("--plain-http", host)]
     in_daemon = to is None and not name.startswith("oci:")
@@ -280,9 +281,9 @@ def demo(version: str, output: Path, as_data: bool) -> None:
 
     result = run(version, output, say)
     if as_data:
-        click.echo(as_json("demo", **demo_json(result)))
+        hand_over(as_json("demo", **demo_json(result)))
     else:
-        click.echo("\n".join(demo_lines(result)))
+        show(demo_lines(result))
     _show(demo_steps(result))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from patcher.answer import ended, hand_over
 from patcher.commands.command import Command
 from patcher.commands.completion import complete_source
 from patcher.commands.options import (
@@ -37,6 +38,7 @@ from patcher.web.http import HttpSettings
 if TYPE_CHECKING:
     from packaging.version import Version
 
+    from patcher.answer import Document
     from patcher.report.landed import Answer
 
 EPILOG = """\
@@ -213,18 +215,18 @@ def _exit(answer: Answer) -> Exit:
 def _write(answer: Answer, style: str, output: Path | None) -> None:
     text = _rendered(answer, style, output is None)
     if output is None:
-        click.echo(text, nl=False)
+        hand_over(text)
     else:
-        write_atomically(output, text.encode())
+        write_atomically(output, ended(text).encode())
         say(f"wrote {output}")
 
 
-def _rendered(answer: Answer, style: str, to_stdout: bool) -> str:
+def _rendered(answer: Answer, style: str, to_stdout: bool) -> Document:
     """The answer's text; a table fits the terminal, if one reads it."""
     from patcher.report import landed, markdown, page
 
     if style == "json":
-        return f"{as_json('landed', **landed.data(answer))}\n"
+        return as_json("landed", **landed.data(answer))
     if style == "markdown":
         return markdown.markdown(answer)
     if style == "html":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from patcher.answer import hand_over, show
 from patcher.commands.command import Group
 from patcher.commands.completion import complete_name, complete_repository
 from patcher.commands.options import (
@@ -19,7 +20,7 @@ from patcher.commands.options import (
     lock_option,
     plain_http_option,
 )
-from patcher.errors import Exit, counted, printable
+from patcher.errors import Exit, counted
 from patcher.lock import lock_path
 from patcher.progress import counting
 from patcher.report.text import as_json
@@ -114,9 +115,9 @@ def lock_list(lock: Path | None, as_data: bool) -> None:
 
     entries = load(lock_path(lock)).entries
     if as_data:
-        click.echo(as_json("lock list", images=[entry_json(entry) for entry in entries]))
+        hand_over(as_json("lock list", images=[entry_json(entry) for entry in entries]))
     elif entries:
-        click.echo("\n".join(lock_table(entries, width_of(sys.stdout))))
+        show(lock_table(entries, width_of(sys.stdout)))
 
 
 @lock_group.command(
@@ -178,9 +179,9 @@ def lock_add(
         if meant is not None:
             say(f"note: {version} means {meant.original.reference}; name a reference for another")
     if as_data:
-        click.echo(as_json("lock add", image=entry_json(entry)))
+        hand_over(as_json("lock add", image=entry_json(entry)))
     else:
-        click.echo("\n".join(lock_table([entry], width_of(sys.stdout))))
+        show(lock_table([entry], width_of(sys.stdout)))
 
 
 def _say_located(entries: Sequence[Entry]) -> None:
@@ -213,9 +214,9 @@ def lock_remove(names: Sequence[str], lock: Path | None, as_data: bool) -> None:
     path, start = _own(lock)
     gone = remove_from_lock(path, start, names)
     if as_data:
-        click.echo(as_json("lock remove", removed=[entry_json(entry) for entry in gone]))
+        hand_over(as_json("lock remove", removed=[entry_json(entry) for entry in gone]))
     else:
-        click.echo("\n".join(lock_table(gone, width_of(sys.stdout))))
+        show(lock_table(gone, width_of(sys.stdout)))
     say(f"removed {len(gone)} of {path}")
 
 
@@ -266,11 +267,11 @@ def lock_check(
             drifts = list(check_pins(found, open_at, watch))
     if as_data:
         entries = len(found.entries)
-        click.echo(as_json("lock check", entries=entries, flaws=flaws, drifts=drifts))
+        hand_over(as_json("lock check", entries=entries, flaws=flaws, drifts=drifts))
     else:
         said = [(one.image, one.problem) for one in flaws] + [(d.image, d.problem) for d in drifts]
         for image, problem in said:
-            click.echo(f"{printable(image)}: {printable(problem)}")
+            show([f"{image}: {problem}"])
     unknown = [drift for drift in drifts if drift.drift is Drift.UNKNOWN]
     asked = f"{len(drifts) - len(unknown)} drifted, {len(unknown)} not reached"
     registries = "no registry was asked" if offline else asked
@@ -330,9 +331,9 @@ def lock_update(
     if as_data:
         added = [entry_json(entry) for entry in done.added]
         said = {"repositories": done.repositories, "added": added, "unread": done.unread}
-        click.echo(as_json("lock update", **said))
+        hand_over(as_json("lock update", **said))
     else:
-        click.echo(update_markdown(done), nl=False)
+        hand_over(update_markdown(done))
     context.exit(Exit.UNDECIDED if done.unread else Exit.OK)
 
 
@@ -379,7 +380,7 @@ def lock_prune(
             }
             for each in done.gone
         ]
-        click.echo(as_json("lock prune", gone=gone, unread=done.unread))
+        hand_over(as_json("lock prune", gone=gone, unread=done.unread))
     else:
-        click.echo(prune_markdown(done), nl=False)
+        hand_over(prune_markdown(done))
     context.exit(Exit.UNDECIDED if done.unread else Exit.OK)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from patcher.answer import hand_over
 from patcher.commands.command import Command
 from patcher.commands.options import ca_file_option, http_settings, json_option
 from patcher.errors import Finding, UsageError
@@ -144,7 +145,7 @@ def new(
         affected = needed_around(line, base)
         line = claiming(line, affected)
         if not as_data:
-            click.echo(report.text(report.Answer((line,)), width_of(sys.stdout)), nl=False)
+            hand_over(report.text(report.Answer((line,)), width_of(sys.stdout)))
         if not affected:
             raise _not_needed(line, base)
         write_atomically(path, patch_file(name, draft, affected, about, kept).encode())
@@ -156,7 +157,7 @@ def new(
     if as_data:
         taken = [str(each.scope) for each in draft.sides]
         said = {"path": path, "affected": affected, "functions": taken, "dropped": draft.dropped}
-        click.echo(as_json("new", **said))
+        hand_over(as_json("new", **said))
     say(f"wrote {path}: it claims {' or '.join(affected)}. Fill in its title and why; then")
     say(f"vllm-patcher diff --patch {shlex.quote(named)} pypi:{base}")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from patcher.answer import hand_over, show
 from patcher.commands.command import Command
 from patcher.commands.completion import complete_patch
 from patcher.commands.options import folders_option, json_option
@@ -48,9 +49,10 @@ def patches(names: Sequence[str], folders: Sequence[Path], as_data: bool) -> Non
 
     chosen = select(names, folders=folders)
     if as_data:
-        click.echo(as_json("patches", patches=[data(patch) for patch in chosen]))
+        hand_over(as_json("patches", patches=[data(patch) for patch in chosen]))
     elif names:
         width = width_of(sys.stdout)
-        click.echo("\n\n".join("\n".join(explained(patch, width)) for patch in chosen))
+        for patch in chosen:
+            show([*([] if patch is chosen[0] else [""]), *explained(patch, width)])
     else:
-        click.echo("\n".join(catalogue_table(chosen, width_of(sys.stdout))))
+        show(catalogue_table(chosen, width_of(sys.stdout)))

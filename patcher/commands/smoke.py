@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from patcher.answer import hand_over, show
 from patcher.commands.command import Command
 from patcher.commands.completion import complete_case
 from patcher.commands.options import json_option
@@ -124,14 +125,18 @@ def _server(context: click.Context, url: str, timeout: float, as_data: bool) -> 
     from patcher.smoke.server import smoke_server
     from patcher.web.openai import open_server
 
-    show = say if as_data else click.echo
+    tell = say if as_data else _show
     server = open_server(url, os.environ.get(KEY), timeout)
-    served = smoke_server(server, lambda step: show(step_line(step)))
+    served = smoke_server(server, lambda step: tell(step_line(step)))
     if as_data:
-        click.echo(as_json("smoke", target=server.url, server=served))
+        hand_over(as_json("smoke", target=server.url, server=served))
     for line in served_lines(served):
         say(line)
     context.exit(served.exit)
+
+
+def _show(line: str) -> None:
+    show([line])
 
 
 def _cases(
@@ -156,8 +161,8 @@ def _cases(
         if as_data:
             say(case_line(outcome))
         else:
-            click.echo(case_line(outcome))
+            show([case_line(outcome)])
     if as_data:
-        click.echo(as_json("smoke", target=target, cases=outcomes))
+        hand_over(as_json("smoke", target=target, cases=outcomes))
     say(cases_summary(outcomes))
     context.exit(exit_of(outcomes))

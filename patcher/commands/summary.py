@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from patcher.answer import hand_over
 from patcher.commands.command import Command
 from patcher.errors import Exit, UsageError
 from patcher.talk import complain
@@ -55,7 +56,7 @@ def summary(context: click.Context, reports: Sequence[Path], bases: Path | None,
         raise UsageError("outputs are those of one report", next_step="Give one REPORT.")
     rows = [load(path) for path in reports_of(reports)]
     rows += unreported(bases, rows) if bases else []
-    click.echo(outputs(rows[0]) if form == "outputs" else image_markdown(rows), nl=False)
+    hand_over(outputs(rows[0]) if form == "outputs" else image_markdown(rows))
     failed = [row for row in rows if row.outcome == FAILED]
     for row in failed:
         complain(f"failed: {row.base}: {row.reason}")

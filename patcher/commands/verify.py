@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from patcher.answer import hand_over, pass_on, show
 from patcher.commands.command import Command
 from patcher.commands.completion import complete_source
 from patcher.commands.options import (
@@ -185,13 +186,12 @@ def verify(
     verdicts = [verdict for verdict, _ in told]
     if as_data:
         notices = [notice for (_, notice), _ in elsewhere]
-        click.echo(
+        hand_over(
             as_json("verify", verdicts=verdicts, elsewhere=notices, copies=told_copies, idle=idle)
         )
     for verdict, locate in told:
         if not as_data:
-            for line in verdict_lines(verdict, locate):
-                click.echo(line)
+            show(verdict_lines(verdict, locate))
         # What could not be judged is an error to whoever wants no talk.
         tell = say if verdict.status in {Status.NEEDED, Status.CLEAN} else complain
         tell(verdict_summary(verdict), None if verdict.outside else COLOURS[verdict.status])
@@ -266,13 +266,12 @@ def _verify_proofs(
     after = [verdict for each in checked for verdict in each.after]
     if as_data:
         proofs = [proof_json(each) for each in checked]
-        click.echo(
+        hand_over(
             as_json("verify", verdicts=after, elsewhere=[], copies=[], idle=[], proofs=proofs)
         )
     for each in checked:
         if not as_data:
-            for difference in each.differences:
-                click.echo(difference_line(each, difference))
+            show(difference_line(each, difference) for difference in each.differences)
         for line in proof_summary(each):
             say(line)
     code = Exit.FINDING if any(each.differences for each in checked) else exit_for(after)
@@ -364,11 +363,10 @@ def diff(
     if not any(texts):
         say(f"{found.label}: nothing to patch")
     if as_data:
-        click.echo(as_json("diff", source=found.label, diff="".join(texts)))
+        hand_over(as_json("diff", source=found.label, diff="".join(texts)))
     elif sys.stdout.isatty():
-        for line in shown_diff("".join(texts)):
-            click.echo(line)
+        show(shown_diff("".join(texts)))
     else:
         # To a file or a pipe as it is: it must apply again.
-        click.echo("".join(texts).encode(errors="surrogateescape"), nl=False)
+        pass_on("".join(texts).encode(errors="surrogateescape"))
     context.exit(Exit.OK if any(texts) else Exit.FINDING)

@@ -134,27 +134,30 @@ def progress_of(event: dict[str, Any]) -> Progress | None:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hold a Ctrl-C back until the daemon has answered: for calls that make something, and short.
+    """Hold a Ctrl-C, SIGTERM or SIGHUP back until the daemon has answered: for calls that make
+    something, and short.
 
-    A call that is cut off leaves something in the daemon whose id nobody has. Who presses
-    twice means it, and is obeyed at once.
+    A call that is cut off leaves something in the daemon whose id nobody has. Who presses Ctrl-C
+    after another means it, and is obeyed at once.
     """
-    handler = signal.getsignal(signal.SIGINT)
+    endings = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     # Signals reach the main thread alone, and only a handler of Python's can be put off.
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield
-        return
-    pressed: list[FrameType | None] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    found = {number: signal.getsignal(number) for number in endings if is_main}
+    handlers = {number: each for number, each in found.items() if callable(each)}
+    came: list[tuple[int, FrameType | None]] = []
 
     def hold(number: int, frame: FrameType | None) -> None:
-        if pressed:
-            handler(number, frame)
-        pressed.append(frame)
+        if came and number == signal.SIGINT:
+            handlers[signal.SIGINT](number, frame)
+        came.append((number, frame))
 
-    signal.signal(signal.SIGINT, hold)
+    for number in handlers:
+        signal.signal(number, hold)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
-        if pressed:
-            handler(signal.SIGINT, pressed[0])
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            handlers[signal.Signals(came[0][0])](*came[0])

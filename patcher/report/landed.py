@@ -6,7 +6,8 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from patcher.errors import UsageError
+from patcher.answer import Document
+from patcher.errors import UsageError, printable
 from patcher.landed.claims import check_lines
 from patcher.landed.timeline import evidence, notices, shown, span
 from patcher.report.sentences import history_sentence, sentence, steps_told, tip_words
@@ -65,13 +66,13 @@ def format_of(path: Path) -> Format:
     return found
 
 
-def text(answer: Answer, width: int | None = None) -> str:
+def text(answer: Answer, width: int | None = None) -> Document:
     """Text for a terminal of `width` characters; None leaves every line as long as it is."""
     lines: list[str] = []
 
     def tell(*sentences: str) -> None:
         for each in sentences:
-            lines.extend(fitted(each, width))
+            lines.extend(fitted(printable(each, 5000), width))
         lines.append("")
 
     for line in answer.timelines:
@@ -82,7 +83,7 @@ def text(answer: Answer, width: int | None = None) -> str:
         tell(f"{found.patch.name}: {tip_words(found)}.", *history_notes(found))
     for check in answer.checks:
         tell(*check_lines(check))
-    return "\n".join(lines[:-1]) + "\n" if lines else ""
+    return Document("\n".join(lines[:-1]))
 
 
 def headings(line: Timeline) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from patcher.answer import Document
 from patcher.errors import printable
 from patcher.landed.claims import check_lines
 from patcher.landed.timeline import evidence, notices, span
@@ -30,7 +31,7 @@ LIMIT = 60_000
 _ROWS = 60
 
 
-def markdown(answer: Answer) -> str:
+def markdown(answer: Answer) -> Document:
     """The whole comment, at most `LIMIT` characters; what is left out is counted in it."""
     lines: list[str] = []
     for check in answer.checks:
@@ -39,7 +40,7 @@ def markdown(answer: Answer) -> str:
         lines += _timeline(line)
     for found in answer.histories:
         lines += _history(found)
-    return _bounded(lines)
+    return Document(_bounded(lines))
 
 
 def code(text: str) -> str:
@@ -82,7 +83,7 @@ def _timeline(line: Timeline) -> list[str]:
         "",
         prose(sentence(line)),
         "",
-        f"| {' | '.join(headings(line))} |",
+        f"| {' | '.join(map(prose, headings(line)))} |",
         "|---|---|---:|---:|---|",
         *rows[-_ROWS:],
         "",
@@ -116,7 +117,7 @@ def _folded(title: str, texts: Iterable[str]) -> list[str]:
     items = [f"- {code(text)}" for text in texts]
     if not items:
         return []
-    return [f"<details><summary>{title}</summary>", "", *items[:_ROWS], "", "</details>", ""]
+    return [f"<details><summary>{prose(title)}</summary>", "", *items[:_ROWS], "", "</details>", ""]
 
 
 def _bounded(lines: list[str]) -> str:

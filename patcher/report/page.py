@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from patcher.answer import Document
 from patcher.errors import printable
 from patcher.landed.claims import check_lines
 from patcher.landed.timeline import Band, evidence, notices, span
@@ -70,7 +71,7 @@ class Row:
     notices: tuple[str, ...]
 
 
-def page(answer: Answer) -> str:
+def page(answer: Answer) -> Document:
     """The whole page, complete in itself."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -83,12 +84,13 @@ def page(answer: Answer) -> str:
         lstrip_blocks=True,
     )
     columns = _columns(answer.timelines)
-    return environment.get_template("landed.html.j2").render(
+    page = environment.get_template("landed.html.j2").render(
         columns=[Column(span(Band(column)), len(column)) for column in columns],
         rows=[_row(line, columns) for line in answer.timelines],
         checks=[(check, check_lines(check)) for check in answer.checks],
         histories=[(each, tip_words(each), history_notes(each)) for each in answer.histories],
     )
+    return Document(page)
 
 
 def _safe(value: object) -> object:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from patcher.errors import printable
 from patcher.report.table import table
 from patcher.rules.affected import landings, quoted
+from patcher.rules.fault import blaming
 from patcher.rules.rule import Explains
 from patcher.terminal import fitted
 from patcher.web.github import VLLM
@@ -59,7 +60,8 @@ def _listed(heading: str, items: Sequence[str], width: int | None) -> list[str]:
 
 def _places(patch: Patch) -> tuple[str, ...]:
     rule = patch.rule
-    return rule.explain() if isinstance(rule, Explains) else ()
+    with blaming(patch.name):
+        return tuple(map(str, rule.explain())) if isinstance(rule, Explains) else ()
 
 
 def link(number: int, note: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from patcher.answer import Document
 from patcher.errors import Unreadable, counted
 from patcher.report.markdown import code, prose
 
@@ -144,7 +145,7 @@ def _distinct(texts: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(str, texts)))
 
 
-def image_markdown(rows: Sequence[Row]) -> str:
+def image_markdown(rows: Sequence[Row]) -> Document:
     """One table of what is in the registry now, then what is not, with the reason."""
     counts = Counter(row.outcome for row in rows)
     said = [f"{counts[outcome]} {outcome}" for outcome in _OUTCOMES if counts[outcome]]
@@ -163,7 +164,7 @@ def image_markdown(rows: Sequence[Row]) -> str:
         lines.append("")
     for outcome, title in ((FAILED, "Failed"), (CLEAN, "No patch needed")):
         lines += _reasons(title, [row for row in rows if row.outcome == outcome])
-    return "\n".join(lines).rstrip("\n") + "\n"
+    return Document("\n".join(lines).rstrip("\n") + "\n")
 
 
 def _cells(row: Row) -> str:
@@ -188,7 +189,7 @@ def _reasons(title: str, rows: Sequence[Row]) -> list[str]:
     return [f"### {title}", "", *items, ""]
 
 
-def outputs(row: Row) -> str:
+def outputs(row: Row) -> Document:
     """`name=value` lines, as a workflow's step gives them to the steps after it."""
     said = {
         "outcome": row.outcome,
@@ -196,10 +197,10 @@ def outputs(row: Row) -> str:
         "repository": row.repository,
         "digest": row.digest,
     }
-    return "".join(f"{name}={value}\n" for name, value in said.items())
+    return Document("".join(f"{name}={value}\n" for name, value in said.items()))
 
 
-def update_markdown(update: Update) -> str:
+def update_markdown(update: Update) -> Document:
     """What `lock update` added, from where, and what it could not read."""
     looked = ", ".join(map(code, update.repositories)) or "nothing"
     lines = [f"## images.lock: {len(update.added)} newer", "", f"Looked in {looked}.", ""]
@@ -218,7 +219,7 @@ def _added(entry: Entry) -> str:
     return f"| {' | '.join(said)} | {kind} {code(pin.digest)} |"
 
 
-def prune_markdown(pruned: Pruned) -> str:
+def prune_markdown(pruned: Pruned) -> Document:
     """What `lock prune` dropped, and what it could not ask after."""
     whole = sum(each.whole for each in pruned.gone)
     title = f"## images.lock: {whole} gone upstream"
@@ -239,5 +240,5 @@ def _unread(unread: Sequence[Unread]) -> list[str]:
     return ["### Could not be read, and stays as it was", "", *items, ""]
 
 
-def _end(lines: Sequence[str]) -> str:
-    return "\n".join(lines).rstrip("\n") + "\n\n"
+def _end(lines: Sequence[str]) -> Document:
+    return Document("\n".join(lines).rstrip("\n") + "\n\n")

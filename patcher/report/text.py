@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from patcher.answer import Document
 from patcher.errors import Exit, PatcherError, counted, printable
 from patcher.report.table import table
 from patcher.rules.verdict import Status, Verdict
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
 SCHEMA = 2
 
 
-def as_json(command: str, **content: Any) -> str:
+def as_json(command: str, **content: Any) -> Document:
     """A command's whole output as one JSON document."""
     document = {"schema": SCHEMA, "command": command, **content}
     text = json.dumps(document, default=_plain, indent=2, ensure_ascii=True)
     # The same text to whoever reads JSON, and no command to a CI runner: see `printable`.
-    return text.replace("##", r"#\u0023")
+    return Document(text.replace("##", r"#\u0023"))
 
 
 def _plain(value: Any) -> Any:
@@ -69,7 +70,7 @@ def copy_json(source: str, copy: Copy) -> dict[str, Any]:
     return {"source": source, "root": copy.root, "state": copy.state, "why": why}
 
 
-def error_json(error: PatcherError, arguments: Sequence[str]) -> str:
+def error_json(error: PatcherError, arguments: Sequence[str]) -> Document:
     """An error as a JSON document, for a caller that asked for JSON; and what was called."""
     said = {
         "kind": type(error).__name__,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patcher.errors import FileAbsent, PatcherError, ProofFailed, Undecided
+from patcher.rules.fault import as_rewritten, blaming
 from patcher.rules.patch import Patch, covers
 from patcher.rules.rule import Files, Rewritten
 from patcher.rules.verdict import Status, found_in, judge_files
@@ -27,10 +28,11 @@ def apply_files(patch: Patch, files: Files) -> Mapping[str, Rewritten]:
         raise FileAbsent(found.absent, next_step="This vLLM keeps the code elsewhere.")
     if not any(place.needed for place in found.places):
         return {}
-    rewritten = patch.rule.rewrite(files)
-    patch.rule.prove(files, rewritten)
+    with blaming(patch.name):
+        rewritten = as_rewritten(patch.name, patch.rule.rewrite(files), files)
+        patch.rule.prove(files, rewritten)
     after = {**files, **{target: each.data for target, each in rewritten.items()}}
-    left = patch.rule.find(after)
+    left = found_in(patch, after)
     if left.unknown or left.absent or any(place.needed for place in left.places):
         raise ProofFailed(
             f"after the rewrite {patch.name} is still needed",

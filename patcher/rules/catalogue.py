@@ -12,15 +12,15 @@ import functools
 import hashlib
 import importlib.util
 import os
-import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from patcher.errors import BrokenCatalogue, UnknownPatch
-from patcher.files import data_path
+from patcher.files import data_path, read_file
+from patcher.rules.fault import MODULES, NAME, SEAM, cannot_load, fault
 from patcher.rules.patch import Patch
-from patcher.rules.rule import METHODS, NeedsUpstream, Words
+from patcher.rules.rule import NeedsUpstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,15 +30,22 @@ if TYPE_CHECKING:
 # Folders with patches of one's own, beside the program's; several are separated as in PATH.
 PATCHES_VARIABLE = "VLLM_PATCHER_PATCHES"
 
-# It is in labels, whose parts dots and commas separate, and is told from a file by its form.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+# The catalogue's largest has 5 KB; a draft may hold a diff.
+_MOST_PATCH = 4 << 20
 
 
 def load_patch(path: Path) -> Patch:
     """The PATCH that a file binds. Runs the file. Raises `BrokenCatalogue`."""
+    try:
+        data = read_file(path, _MOST_PATCH)
+    except OSError as error:
+        raise BrokenCatalogue(
+            f"{path} cannot be read: {error.strerror}",
+            next_step="Name the file of a patch; a folder of them goes with --patches.",
+        ) from error
     # Two files of one name, in two folders, are two modules.
     unlike = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:12]
-    name = f"patches.{path.stem}_{unlike}"
+    name = f"{MODULES}{path.stem}_{unlike}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise BrokenCatalogue(f"{path} is not a Python file", next_step="Name it *.py.")
@@ -47,61 +54,29 @@ def load_patch(path: Path) -> Patch:
     try:
         spec.loader.exec_module(module)
         patch = getattr(module, "PATCH", None)
-        fault = _fault(patch)
-    except Exception as error:
-        raise BrokenCatalogue(
-            f"{path} cannot be loaded: {type(error).__name__}: {error}",
-            next_step="Mend the file; docs/writing-a-patch.md shows how one is made.",
-        ) from error
+        wrong = fault(patch) if isinstance(patch, Patch) else None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # it may well call sys.exit
+        raise cannot_load(path, error) from error
     if not isinstance(patch, Patch):
         raise BrokenCatalogue(
             f"{path} binds no PATCH", next_step="Bind PATCH = Patch(...) at the file's top level."
         )
-    if fault:
-        raise BrokenCatalogue(
-            f"{path}: {fault}", next_step="patcher/rules/rule.py says what a rule offers."
-        )
-    return dataclasses.replace(patch, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    if wrong:
+        raise BrokenCatalogue(f"{path}: {wrong}", next_step=SEAM)
+    if path.parent != data_path("patches"):  # those have tests, and what reads a claim comes slowly
+        _check_claim(path, patch)
+    return dataclasses.replace(patch, sha256=hashlib.sha256(data).hexdigest())
 
 
-def _fault(patch: object) -> str | None:
-    """What is wrong with a patch's fields, which may be anything; None for nothing."""
-    if not isinstance(patch, Patch):
-        return None
-    rule: Any = patch.rule
-    targets: Any = patch.targets
-    if not _NAME.fullmatch(patch.name):
-        return f"the name {patch.name!r} is not of letters, digits, - and _"
-    if not (isinstance(targets, tuple) and targets):
-        return f"the targets of {patch.name} are not a tuple of paths"
-    if outside := next((each for each in targets if not _is_below(each)), None):
-        return f"{outside!r}, a target of {patch.name}, is not a path under site-packages"
-    affected: Any = patch.affected
-    if not (isinstance(affected, tuple) and all(isinstance(each, str) for each in affected)):
-        return f'affected of {patch.name} is not a tuple of texts, as (">=0.25.0,<0.27.0",)'
-    kind = type(rule).__qualname__
-    if isinstance(rule, type):
-        return f"the rule of {patch.name} is a class, {rule.__qualname__}, and not one made of it"
-    lacking = [name for name in METHODS if not callable(getattr(rule, name, None))]
-    lacking += [] if isinstance(getattr(rule, "words", None), Words) else ["words"]
-    if lacking:
-        return f"the rule of {patch.name}, {kind}, is not a rule: it lacks {', '.join(lacking)}"
-    if not dataclasses.is_dataclass(rule) or not _hashes(rule):
-        return f"the rule of {patch.name}, {kind}, is not a frozen dataclass"
-    return None
+def _check_claim(path: Path, patch: Patch) -> None:
+    from patcher.rules.affected import specifiers
 
-
-def _is_below(target: str) -> bool:
-    parts = target.split("/")
-    return len(parts) > 1 and not {"", ".", ".."} & set(parts)
-
-
-def _hashes(rule: object) -> bool:
     try:
-        hash(rule)
-    except TypeError:
-        return False
-    return True
+        specifiers(patch)
+    except BrokenCatalogue as error:
+        raise error.at(str(path)) from error
 
 
 def catalogue(folders: Iterable[Path] = ()) -> tuple[Patch, ...]:
@@ -175,12 +150,12 @@ def select(
 
 def is_file(name: str) -> bool:
     """Whether what a person typed for a patch is the path of its file."""
-    return _NAME.fullmatch(name) is None
+    return NAME.fullmatch(name) is None
 
 
 def _load_file(name: str) -> Patch:
     path = Path(name)
-    if not path.is_file():
+    if not path.exists():
         raise UnknownPatch(f"there is no file {path}", next_step="Check the path.")
     return load_patch(path)
 

@@ -1,4 +1,4 @@
-"""Ctrl-C held back, against real signals; the steps that a daemon tells."""
+"""Ctrl-C and other ends held back, against real signals; the steps that a daemon tells."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def press() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def call(presses: int, done: list[str]) -> None:
+def call(presses: int, done: list[str], ending: signal.Signals = signal.SIGINT) -> None:
     with undisturbed():
         for _ in range(presses):
-            press()
+            os.kill(os.getpid(), ending)
         done.append("call")
 
 
@@ -41,6 +41,18 @@ def test_ctrl_c_twice_is_obeyed_at_once() -> None:
         call(2, done)
     assert done == []
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
+def test_another_end_comes_after_the_call_too(ending: signal.Signals) -> None:
+    done: list[str] = []
+    before = signal.signal(ending, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            call(2, done, ending)
+    finally:
+        signal.signal(ending, before)
+    assert done == ["call"]
 
 
 def test_ctrl_c_is_not_lost_behind_an_error_of_the_call() -> None:
