@@ -7,6 +7,7 @@ that a name never leads to something that is not all there. The same inputs give
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -52,10 +53,9 @@ def append(base: Family, changes: Mapping[str, Change], annotations: Mapping[str
     the index: a patched name must not lead to an unpatched image. `annotations` are set on each
     new manifest and on the index. Raises `BrokenImage`. Nothing is written.
     """
-    listed = [image.digest for image in base.index.images] if base.index else []
-    twice = next((digest for digest in listed if listed.count(digest) > 1), None)
-    if twice in changes:
-        raise broken(f"the index lists {twice} more than once")
+    listed = Counter(image.digest for image in base.index.images) if base.index else Counter()
+    if twice := [digest for digest in changes if listed[digest] > 1]:
+        raise broken(f"the index lists {twice[0]} more than once")
     made = {
         image.digest: _parts(image, changes[image.digest], annotations)
         for image in base.images

@@ -196,9 +196,11 @@ def load_family(blobs: Blobs, root: Descriptor) -> Family:
     index = load_index(blobs, root) if root.media_type in INDEXES else None
     descriptors = index.images if index else (root,)
     images: list[Image] = []
+    size = 0
     for each in descriptors:
         images.append(load_image(blobs, each))
-        if sum(map(documents_of, images)) > MOST_DOCUMENTS:
+        size += documents_of(images[-1])
+        if size > MOST_DOCUMENTS:
             raise broken(f"the documents of {root.digest} have over {MOST_DOCUMENTS >> 20} MiB")
     return Family(root, index, tuple(images))
 

@@ -213,11 +213,12 @@ def open_image(folder: Path, name: str | None, platform: Platform | None) -> Sto
     layout = existing_layout(folder)
     every: list[tuple[Descriptor, Image]] = []
     families: dict[str, Family] = {}
+    size = 0
     for root in layout.entries():
         if root.digest not in families:
             families[root.digest] = load_family(layout, root)
-            images = [image for family in families.values() for image in family.images]
-            if sum(map(documents_of, images)) > _MOST_DOCUMENTS:
+            size += sum(map(documents_of, families[root.digest].images))
+            if size > _MOST_DOCUMENTS:
                 raise broken(f"the documents of {folder} have over {_MOST_DOCUMENTS >> 20} MiB")
         every += [(root, image) for image in families[root.digest].images]
     fitting = {

@@ -8,7 +8,7 @@ tag is as it was, and a second run sends only what is still missing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from patcher.errors import TagRefused
@@ -135,7 +135,7 @@ def _unchanged(base: Stored, draft: Draft) -> _Whole:
     roots = {image.digest: image.descriptor for image in base.family.images}
     alone = len(draft.images) == 1 and len(roots) > 1
     root = _document(base.blobs, roots[draft.images[0]] if alone else base.family.root)
-    items = _once(_walk(base.blobs, root, {}))
+    items = _once(_walk(base.blobs, root, _Seen()))
     return _Whole(root, items, {digest: digest for digest in draft.images})
 
 
@@ -150,8 +150,16 @@ def _once(
 _MOST_DEPTH = 8
 
 
+@dataclass(slots=True)
+class _Seen:
+    """The documents that were met, and their bytes in all."""
+
+    digests: set[str] = field(default_factory=set)
+    size: int = 0
+
+
 def _walk(
-    source: Blobs, document: Part, seen: dict[str, int], depth: int = 0
+    source: Blobs, document: Part, seen: _Seen, depth: int = 0
 ) -> Iterator[Part | Descriptor]:
     """Everything that a document leads to, what is led to first; each document is read once."""
     if depth > _MOST_DEPTH:
@@ -159,9 +167,10 @@ def _walk(
     for child in _references(document):
         if child.media_type not in _DOCUMENTS:
             yield child
-        elif child.digest not in seen:
-            seen[child.digest] = child.size
-            if sum(seen.values()) > MOST_DOCUMENTS:
+        elif child.digest not in seen.digests:
+            seen.digests.add(child.digest)
+            seen.size += child.size
+            if seen.size > MOST_DOCUMENTS:
                 raise broken(f"the documents below it have over {MOST_DOCUMENTS >> 20} MiB")
             yield from _walk(source, _document(source, child), seen, depth + 1)
     yield document
