@@ -275,7 +275,7 @@ def _verify_proofs(
         for line in proof_summary(each):
             say(line)
     code = Exit.FINDING if any(each.differences for each in checked) else exit_for(after)
-    is_open = any(each.undecided for each in checked)
+    is_open = any(each.undecided or each.problem for each in checked)
     context.exit(Exit.UNDECIDED if code is Exit.OK and is_open else code)
 
 

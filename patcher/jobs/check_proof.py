@@ -13,8 +13,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from patcher.cache import LayerCache
-from patcher.errors import BadReference, BadSource, BrokenImage, FileAbsent, NotInRegistry
+from patcher.errors import (
+    BadReference,
+    BadSource,
+    BrokenImage,
+    FileAbsent,
+    NotInRegistry,
+    RegistryFailed,
+    Unreadable,
+)
 from patcher.jobs.base import judge_all
+from patcher.jobs.held_base import held_base
 from patcher.jobs.naming import PATCHES_LABEL, base_of
 from patcher.jobs.proof import (
     DIFF,
@@ -25,6 +34,7 @@ from patcher.jobs.proof import (
     content_json,
     diff,
     file_digest,
+    program_digest,
     removed_bytecode,
 )
 from patcher.oci.image import Image, StoredImage, load_family
@@ -33,7 +43,7 @@ from patcher.oci.layout import existing_layout, only_named, split_spec
 from patcher.oci.model import broken, expect, parse_json
 from patcher.oci.reference import parse_reference
 from patcher.oci.referrer import Referred, read_artifact
-from patcher.oci.validate import check_layer
+from patcher.oci.validate import check_base, check_layer
 from patcher.places.layout import PREFIX
 from patcher.places.registry import RepositoryStore
 from patcher.registry.repository import open_registry
@@ -67,18 +77,20 @@ class CheckedProof:
     """One proof of an image: what differs, and what the image's content says today.
 
     `notes` are for a person: what could not be compared. `undecided`: for one of them it is open
-    whether the image is clean.
+    whether the image is clean. `problem` is why the proof itself cannot be read; then nothing was
+    compared.
     """
 
     image: str
     digest: str
     proof: str
-    program: str
-    differences: tuple[Difference, ...]
-    before: tuple[Verdict, ...]
-    after: tuple[Verdict, ...]
-    notes: tuple[str, ...]
-    undecided: bool
+    program: str | None = None
+    differences: tuple[Difference, ...] = ()
+    before: tuple[Verdict, ...] = ()
+    after: tuple[Verdict, ...] = ()
+    notes: tuple[str, ...] = ()
+    undecided: bool = False
+    problem: str | None = None
 
 
 def check_proofs(
@@ -87,7 +99,8 @@ def check_proofs(
     """Every proof of the image that `name` means, in a registry or a layout (`oci:DIR[:NAME]`).
 
     `known` are the patches to judge by, by name: those that a proof names are looked up there.
-    Raises `FileAbsent` where there is none, `BadReference`, and what reading and judging raise.
+    One that is broken does not hide the others. Raises `FileAbsent` where there is none,
+    `BadReference`, and what reading the image and judging raise.
     """
     store, root = _open(name, settings)
     proofs = store.referrers(root.digest, KIND)
@@ -97,8 +110,31 @@ def check_proofs(
             next_step="Name the tag that 'image' printed; or make it again, which adds the proof.",
         )
     family = load_family(store, root)
+    base, why = held_base(store, *base_of(family.images[0].labels), settings)
+    held = _Held(name, store, family, base, why)
     unlike = {each.digest: each for each in proofs}.values()
-    return [_checked(name, store, family, each, known) for each in unlike]
+    return [_told(held, each, known) for each in unlike]
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What proofs are held against: an image, and its base; `why` that is not known."""
+
+    name: str
+    store: Referred
+    family: Family
+    base: Family | None
+    why: str
+
+
+def _told(held: _Held, proof: Descriptor, known: Mapping[str, Patch]) -> CheckedProof:
+    try:
+        return _checked(held, proof, known)
+    except (BrokenImage, Unreadable) as error:
+        if isinstance(error, RegistryFailed) and not isinstance(error, NotInRegistry):
+            raise  # the others would fail in the same way
+        digest = held.family.root.digest
+        return CheckedProof(held.name, digest, proof.digest, problem=error.problem)
 
 
 def _open(name: str, settings: HttpSettings | None) -> tuple[Referred, Descriptor]:
@@ -121,9 +157,8 @@ def _open(name: str, settings: HttpSettings | None) -> tuple[Referred, Descripto
         raise FileAbsent(error.problem, next_step=error.next_step) from error
 
 
-def _checked(
-    name: str, store: Referred, family: Family, proof: Descriptor, known: Mapping[str, Patch]
-) -> CheckedProof:
+def _checked(held: _Held, proof: Descriptor, known: Mapping[str, Patch]) -> CheckedProof:
+    store, family = held.store, held.family
     files = read_artifact(store, proof, KIND, family.root.digest)
     if sorted(file.media_type for file in files) != sorted((KIND, DIFF)):
         raise broken(f"proof {proof.digest}: it is not one document and one diff")
@@ -136,7 +171,7 @@ def _checked(
     patches, notes, undecided = _patches(said, known)
     platforms = _by_platform(said)
     looked = [
-        _look(store, image, patches, platforms.get(str(image.platform))) for image in family.images
+        _look(held, image, patches, platforms.get(str(image.platform))) for image in family.images
     ]
     contents = [each.content for each in looked]
     for each in looked:
@@ -147,23 +182,32 @@ def _checked(
         "platforms": [content_json(each) for each in contents],
     }
     differences = list(_differences({key: said.get(key) for key in found}, found, ""))
-    differences += [each.layer for each in looked if each.layer is not None]
+    differences += [each for image in looked for each in image.wrong]
     differences += _unnamed(said, family)
     if lines != diff(contents):
         differences.append(Difference("diff", "other lines", "what the image's content gives"))
-    program = said.get("program")
-    version = program.get("version") if isinstance(program, Mapping) else None
+    program = expect(said.get("program"), dict, "proof: program")
+    notes += _claims(held, program)
     return CheckedProof(
-        image=name,
+        image=held.name,
         digest=family.root.digest,
         proof=proof.digest,
-        program=str(version),
+        program=str(program.get("version")),
         differences=tuple(differences),
         before=tuple(each for content in contents for each in content.before),
         after=tuple(each for content in contents for each in content.after),
         notes=tuple(notes),
         undecided=undecided or any(each.beside for each in looked),
     )
+
+
+def _claims(held: _Held, program: Mapping[str, Any]) -> Iterator[str]:
+    """What the proof or the image says, and nothing here shows."""
+    if program.get("digest") != program_digest():
+        made_by = f"{program.get('name')} {program.get('version')}"
+        yield f"only claimed: that it was made by {made_by}; this is another program"
+    if held.base is None:
+        yield f"only claimed: that all below its top layer is the base that it names: {held.why}"
 
 
 def _patches(
@@ -209,25 +253,28 @@ def _by_platform(said: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class _Looked:
-    """One image of the result: what it is, what its uppermost layer has that it should not, and
-    the roots of vLLMs beside those that the proof is about.
+    """One image of the result: what it is, what its uppermost layer and what is below it have that
+    they should not, and the roots of vLLMs beside those that the proof is about.
     """
 
     content: Content
-    layer: Difference | None
+    wrong: tuple[Difference, ...]
     beside: tuple[str, ...]
 
 
 def _look(
-    store: Referred, image: Image, patches: list[Patch], said: Mapping[str, Any] | None
+    held: _Held, image: Image, patches: list[Patch], said: Mapping[str, Any] | None
 ) -> _Looked:
     """What an image of the result is, and was before its uppermost layer."""
+    store = held.store
+    base = _base_image(held.base, image)
     after, every = _found(store, image, patches, said)
     before, _ = _found(store, _below(image), patches, said)
     content = Content(
         platform=str(image.platform),
         image=image.digest,
-        base=(said or {}).get("base"),  # the base's own manifest is not in the image
+        # The base's own manifest is not in the image.
+        base=(said or {}).get("base") if held.base is None else base.digest if base else None,
         roots=tuple(each.root for each in after.all),
         vllm=after.version,
         commit=after.commit,
@@ -236,9 +283,29 @@ def _look(
         changes=changed_files(before, after),
         removed=removed_bytecode(before, after),
     )
-    layer = _beyond(store, image, before, after, content)
+    wrong = [_beyond(store, image, before, after, content), _unlike_base(held, base, image)]
     beside = tuple(root for root in every if root not in content.roots)
-    return _Looked(content, layer, beside)
+    return _Looked(content, tuple(each for each in wrong if each), beside)
+
+
+def _base_image(base: Family | None, image: Image) -> Image | None:
+    """The base for the image's platform."""
+    images = base.images if base else ()
+    return next((each for each in images if each.platform == image.platform), None)
+
+
+def _unlike_base(held: _Held, base: Image | None, image: Image) -> Difference | None:
+    """Whether an image is another base than the one it names, or was given other settings."""
+    where = f"base of {image.platform}"
+    if base_of(image.labels) != base_of(held.family.images[0].labels):
+        return Difference(where, "the same for all platforms", str(base_of(image.labels)))
+    if base is None:
+        return Difference(where, "an image for it", None) if held.base else None
+    try:
+        check_base(base, image)
+    except BrokenImage as error:
+        return Difference(where, "the base, and one layer", error.problem)
+    return None
 
 
 def _found(

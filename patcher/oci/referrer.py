@@ -132,11 +132,11 @@ def referrers_tag(subject: str) -> str:
 def listed(index: Json, kind: str) -> list[Descriptor]:
     """Those of one type in a list of referrers. Raises `BrokenImage`."""
     entries = expect(index.get("manifests"), list, "list of referrers: manifests")
-    found = [read_descriptor(entry, "list of referrers") for entry in entries]
-    wanted = [each for each in found if each.document.get("artifactType") == kind]
+    whole = [expect(entry, dict, "list of referrers") for entry in entries]
+    wanted = [entry for entry in whole if entry.get("artifactType") == kind]
     if len(wanted) > _MOST:
         raise broken(f"the list of referrers has {len(wanted)} entries of {kind}")
-    return wanted
+    return [read_descriptor(entry, "list of referrers") for entry in wanted]
 
 
 def with_artifact(index: Mapping[str, Any] | None, artifact: Artifact) -> Part:

@@ -92,6 +92,9 @@ def check_layer(blobs: Blobs, new: Image, change: Change) -> tuple[ImageFile, ..
     )
 
 
+_NOT_BELOW = "its layers do not begin with the base's"
+
+
 def _check_entry(old: Descriptor, new: Descriptor) -> None:
     _expect(
         (new.media_type, new.platform, new.annotations)
@@ -103,7 +106,7 @@ def _check_entry(old: Descriptor, new: Descriptor) -> None:
 def _check_manifest(base: Image, new: Image) -> None:
     old, manifest = base.manifest, new.manifest
     _expect(_rest(manifest.document) == _rest(old.document), "its manifest has other fields")
-    _expect(manifest.layers[:-1] == old.layers, "its layers do not begin with the base's")
+    _expect(manifest.layers[:-1] == old.layers, _NOT_BELOW)
     _expect(manifest.config.media_type == old.config.media_type, "its config's media type changed")
     packed = DOCKER_LAYER_GZIP if manifest.media_type == DOCKER_MANIFEST else OCI_LAYER_GZIP
     added = manifest.layers[-1].media_type
@@ -122,6 +125,17 @@ def _check_annotations(
     inherited = {key: labels.get(key, text) for key, text in (old.get("annotations") or {}).items()}
     wanted = {**inherited, **extra}
     _expect((new.get("annotations") or {}) == wanted, "its annotations are not those declared")
+
+
+def check_base(base: Image, new: Image) -> None:
+    """Raise `BrokenImage` unless an image is its base with one layer more: all layers below are the
+    base's, and so is what it runs with. Labels and annotations are not looked at.
+    """
+    layers, below = base.manifest.layers, new.manifest.layers[:-1]
+    _expect([each.digest for each in below] == [each.digest for each in layers], _NOT_BELOW)
+    old, config = base.config, new.config
+    _expect(config.diff_ids[:-1] == old.diff_ids, _NOT_BELOW)
+    _expect(_settings(config.document) == _settings(old.document), "its config's settings changed")
 
 
 def _check_config(base: Image, new: Image, change: Change) -> None:

@@ -170,6 +170,9 @@ def difference_line(checked: CheckedProof, difference: Difference) -> str:
 def proof_summary(checked: CheckedProof) -> list[str]:
     """What came of holding a proof against its image."""
     name = printable(checked.image)
+    if checked.problem is not None:
+        problem = printable(checked.problem)
+        return [f"{name}: the proof {checked.proof} cannot be held against it: {problem}"]
     lines = [f"{name}: note: {note}" for note in checked.notes]
     earlier = {(each.artifact, each.patch): each for each in checked.before}
     for after in checked.after:
@@ -188,7 +191,7 @@ def proof_summary(checked: CheckedProof) -> list[str]:
 
 def proof_json(checked: CheckedProof) -> dict[str, Any]:
     """A proof that was held against its image, as plain data; its verdicts are told beside it."""
-    names = ("image", "digest", "proof", "program", "differences", "notes")
+    names = ("image", "digest", "proof", "program", "differences", "notes", "problem")
     return {name: getattr(checked, name) for name in names}
 
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from patcher.errors import BrokenImage
-from patcher.jobs.check_proof import check_proofs
+from patcher.jobs.naming import BASE_LABELS
 from patcher.jobs.proof import DIFF, KIND
+from patcher.oci.blobs import read_blob
 from patcher.oci.image import StoredImage, load_family
 from patcher.oci.installation import ImageFile
 from patcher.oci.layer import write_tar
 from patcher.oci.layout import existing_layout
-from patcher.oci.model import Descriptor
+from patcher.oci.model import Descriptor, part, read_descriptor
 from patcher.oci.reference import parse_reference
 from patcher.oci.referrer import (
     File,
@@ -29,7 +29,7 @@ from patcher.oci.referrer import (
 )
 from patcher.places.registry import RepositoryStore
 from patcher.registry.repository import open_registry
-from patcher.web.http import Http, HttpSettings
+from patcher.web.http import Http
 from tests.bases import Base, write_lock
 from tests.commands import ONE, run
 from tests.conftest import TARGET
@@ -107,6 +107,8 @@ def altered(said: dict[str, Any], field: str) -> None:
         said["base"]["name"] = "docker.io/somebody/else:1"
     elif field == "path":
         first["files"][0]["path"] = "/elsewhere.py"
+    elif field == "base of a platform":
+        first["base"] = f"sha256:{'0' * 64}"
     elif field == "image":
         said["image"] = f"sha256:{'0' * 64}"
 
@@ -116,6 +118,7 @@ WHERE = {
     "verdict": "platforms[linux/amd64].before[kv-b-proj-dtype ",
     "platform": "platforms[linux/amd64]",
     "base": "base.name",
+    "base of a platform": "platforms[linux/amd64].base",
     "path": "/elsewhere.py",
     "image": "image",
     "diff": "diff",
@@ -144,18 +147,23 @@ def test_what_differs_from_the_image_is_named(made: dict[str, Any]) -> None:
             assert any(WHERE[lies[each["proof"]]] in one for one in named), each
 
 
-def test_a_document_that_is_no_proof_is_one_error(made: dict[str, Any]) -> None:
+def test_what_is_no_proof_is_named_and_hides_no_other(made: dict[str, Any]) -> None:
     store = opened(made)
     subject = store.registry.manifest(made["digest"]).descriptor
-    tag = referrers_tag(made["digest"])
-    for data in (b"", b"[]", b"{}", b'{"patches": 1}', b'{"patches": [], "platforms": [1]}'):
-        bad = make_artifact(KIND, subject, [File("proof.json", KIND, data)])
-        for blob in bad.blobs:
-            store.put(blob.descriptor, blob.data)
-        store.registry.put_manifest(bad.digest, bad.manifest)
-        store.registry.put_manifest(tag, with_artifact(None, bad))
-        with pytest.raises(BrokenImage):
-            check_proofs(made["tags"][0], HttpSettings(), {})
+    bad = [
+        make_artifact(KIND, subject, [File("proof.json", KIND, data), File("x", DIFF, b"")])
+        for data in (b"", b"[]", b"{}", b'{"schema": 1, "patches": 1}', b"[" * 100_000)
+    ]
+    for each in bad:
+        store.attach(each)
+    ran = run("verify", "--proof", made["tags"][0])
+    assert ran.returncode == 3, ran.stderr
+    assert f"the proof {made['proof']} holds: the image is as it says" in ran.stderr
+    for each in bad:
+        assert f"the proof {each.digest} cannot be held against it: " in ran.stderr
+    document = check(run("verify", "--proof", made["tags"][0], "--json").stdout, 3, 3)
+    problems = {each["proof"]: each["problem"] for each in document["proofs"]}
+    assert {proof for proof, problem in problems.items() if not problem} == {made["proof"]}
 
 
 def alone(made: dict[str, Any], said: Any, *more: File) -> Any:
@@ -171,6 +179,66 @@ def alone(made: dict[str, Any], said: Any, *more: File) -> Any:
     tag = referrers_tag(made["digest"])
     store.registry.put_manifest(tag, with_artifact(None, artifact))
     return run("verify", "--proof", made["tags"][0])
+
+
+NOWHERE = f"sha256:{'0' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("alter", "told"),
+    [
+        (lambda config: config["config"].update(Entrypoint=["/evil"]), "config's settings changed"),
+        (lambda config: config["config"].update(User="root"), "config's settings changed"),
+        (
+            lambda config: config["config"]["Labels"].update({BASE_LABELS[1]: NOWHERE}),
+            "base of linux/arm64",
+        ),
+    ],
+)
+def test_an_image_that_is_another_base_and_layer_is_told(
+    made: dict[str, Any], alter: Callable[[dict[str, Any]], None], told: str
+) -> None:
+    """The same layers, and the proof says which image it is; only the config is another."""
+    store = opened(made)
+    root = store.registry.manifest(made["digest"])
+    index = json.loads(root.data)
+    entry = next(each for each in index["manifests"] if each["platform"]["architecture"] == "arm64")
+    manifest = json.loads(store.registry.manifest(entry["digest"]).data)
+    config = json.loads(read_blob(store, read_descriptor(manifest["config"], "config")))
+    alter(config)
+    new = part(json.dumps(config).encode(), manifest["config"]["mediaType"])
+    store.put(new.descriptor, new.data)
+    manifest["config"] = dict(new.descriptor.document)
+    image = part(json.dumps(manifest).encode(), manifest["mediaType"])
+    was = entry["digest"]
+    entry |= {"digest": image.descriptor.digest, "size": image.descriptor.size}
+    top = part(json.dumps(index).encode(), root.descriptor.media_type)
+    store.registry.put_manifest(image.descriptor.digest, image)
+    store.registry.put_manifest("forged", top)
+    files = documents(made)
+    lie = files[KIND].replace(was.encode(), image.descriptor.digest.encode())
+    lie = lie.replace(made["digest"].encode(), top.descriptor.digest.encode())
+    proof = [File("proof.json", KIND, lie), File("proof.diff", DIFF, files[DIFF])]
+    store.attach(make_artifact(KIND, top.descriptor, proof))
+    ran = run("verify", "--proof", f"{made['repository']}:forged")
+    assert ran.returncode == 1, ran.stderr
+    assert told in ran.stdout
+    assert ran.stdout.count("\n") == 1
+
+
+def test_what_is_only_claimed_is_said(made: dict[str, Any], tmp_path: Path) -> None:
+    """The base's own documents are in the registry, and not in a layout of the image alone."""
+    ran = run("verify", "--proof", made["tags"][0])
+    assert "only claimed" not in ran.stderr
+    to = f"oci:{tmp_path / 'out'}:x"
+    assert run("image", "0.23.0", *ONE, "--to", to, cwd=tmp_path).returncode == 0
+    ran = run("verify", "--proof", to)
+    assert ran.returncode == 0, ran.stderr
+    said = "only claimed: that all below its top layer is the base that it names: it is not in this"
+    assert said in ran.stderr
+    said = json.loads(documents(made)[KIND])
+    said["program"]["digest"] = f"sha256:{'0' * 64}"
+    assert "only claimed: that it was made by vllm-patcher" in alone(made, said).stderr
 
 
 def emptied(said: dict[str, Any]) -> None:
