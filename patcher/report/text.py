@@ -123,7 +123,7 @@ def _place_line(verdict: Verdict, place: Place, locate: Locate | None) -> str:
     file = printable(str(locate(place.target))) if locate else _file(verdict, place)
     inside = f" in {printable(place.function)}" if place.function else ""
     where = styled(f"{file}:{place.line}:{place.column}:", bold=True)
-    what = styled(f"{words.needed} {words.place}", COLOURS[Status.NEEDED])
+    what = styled(words.told or f"{words.needed} {words.place}", COLOURS[Status.NEEDED])
     return f"{where} {what} {printable(place.text)}{inside}: {words.why} [{verdict.patch}]"
 
 

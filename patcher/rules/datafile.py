@@ -20,6 +20,7 @@ _WORDS = Words(
     places="files",
     why="is not there, or is the one to be replaced",
     none="the file is another",
+    told="file of",
 )
 
 

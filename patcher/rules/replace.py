@@ -27,8 +27,9 @@ _WORDS = Words(
     clean="replaced",
     place="place",
     places="places",
-    why="is the code that fails",
+    why="this is what fails",
     none="the code is another",
+    told="to be replaced:",
 )
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _Block = list[ast.stmt]
@@ -111,8 +112,8 @@ class Replace:
     def explain(self) -> tuple[str, ...]:
         """Each change, and upstream's other fixes."""
         changes = (
-            f"{each.path}: {each.function}: `{_line(each.old)}` becomes `{_line(each.new)}`"
-            + (f", {each.times} times" if each.times > 1 else "")
+            f"{each.path}: {each.function}: `{_line(each.old, 400)}` becomes "
+            f"`{_line(each.new, 400)}`" + (f", {each.times} times" if each.times > 1 else "")
             for each in self.changes
         )
         return (*changes, *explained(self.instead))
@@ -198,8 +199,9 @@ def _unlike(change: Change, old: int, new: int) -> str:
     )
 
 
-def _line(code: str) -> str:
-    return " ".join(textwrap.dedent(code).split())[:100]
+def _line(code: str, limit: int = 100) -> str:
+    text = " ".join(textwrap.dedent(code).split())
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 # ---- finding, and the proof's own reading, by trees

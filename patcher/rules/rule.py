@@ -39,8 +39,8 @@ class Words:
 
     `needed` and `clean` say what a place is that needs the patch or does not; they are also
     headings (`unguarded`, `guarded`). `place` and `places` are the noun (`read`, `reads`). `why`
-    ends the line about a place that needs the patch: what goes wrong there. `none` is why a file
-    without any place is clean.
+    ends the line about a place that needs the patch: what goes wrong there; `told` begins it where
+    `unguarded read` is no pattern for it. `none` is why a file without any place is clean.
     """
 
     needed: str = "needed"
@@ -49,6 +49,7 @@ class Words:
     places: str = "places"
     why: str = "needs the patch"
     none: str = "the file has no such place"
+    told: str = ""
 
     def state(self, needed: bool) -> str:
         """The word for a place of that kind."""

@@ -160,3 +160,13 @@ def test_the_proof_catches_every_mutation(rule: Replace) -> None:
         except ProofFailed:
             continue
         pytest.fail(f"{kind}: {mutant.decode()}")
+
+
+def test_code_that_is_too_long_to_show_says_so() -> None:
+    long = "x = " + " + ".join(["1"] * 200)
+    (place,) = (
+        Replace((Change(PATH, "f", long, "x = 1"),))
+        .find({PATH: f"def f():\n    {long}\n".encode()})
+        .places
+    )
+    assert (len(place.text), place.text[-1]) == (100, "…")

@@ -37,6 +37,8 @@ def source(**returned: int) -> bytes:
         # A form of one of the two places would call it clean.
         (FORMS, source(one=2, two=1), None),
         (FirstOf(FORMS.forms[::-1]), source(one=2, two=1), None),
+        # And a form of the other would call it needed, and make it whole on a guess.
+        (FORMS, source(one=1, two=2), None),
         # The first form is another file's, and made; the second has its place left.
         (FILES, source(one=1), source(two=2)),
         (PARTS, source(one=2), source(two=1)),

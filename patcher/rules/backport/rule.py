@@ -32,6 +32,7 @@ _WORDS = Words(
     places="functions",
     why="lacks upstream's fix",
     none="the fix is in",
+    told="function",
 )
 
 
@@ -153,7 +154,8 @@ class Backport:
         if verdict.state is State.ABSENT:
             return Found(absent=verdict.reason)
         if verdict.state is State.UNKNOWN:
-            return Found(places, unknown=f"{verdict.scope.path}: {verdict.reason}")
+            known = f"; vLLM {self.after} has the fix" if self.after else ""
+            return Found(places, unknown=f"{verdict.scope.path}: {verdict.reason}{known}")
         if verdict.state is State.LANDED and (lost := imports.not_imported(present, sides)):
             return Found(places, unknown=lost)
         if verdict.state is State.NEEDED:
