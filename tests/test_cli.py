@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from patcher.cli import cli
 from patcher.rules.catalogue import select
-from tests.commands import ONE, run
+from tests.commands import ONE, run, start
 from tests.conftest import TARGET
 from tests.one_file import apply
 
@@ -348,14 +348,19 @@ def test_a_new_lock_hides_no_shipped_pin(tmp_path: Path) -> None:
 
 
 def test_locks_that_are_added_to_at_once_lose_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "patcher", "lock", "add", "--offline", "--lock", "x.lock"]
+    named = ["--offline", "--lock", "x.lock"]
     running = [
-        subprocess.Popen(
-            [*command, f"0.23.{number}", f"example.com/v@sha256:{number:064}"], cwd=tmp_path
+        start(
+            "lock",
+            "add",
+            f"0.23.{number}",
+            f"example.com/v@sha256:{number:064}",
+            *named,
+            cwd=tmp_path,
         )
         for number in range(6)
     ]
-    assert [each.wait(60) for each in running] == [0] * 6
+    assert [each.wait().returncode for each in running] == [0] * 6
     assert (tmp_path / "x.lock").read_text().count("[[image]]") == 6
 
 

@@ -1,9 +1,9 @@
 """README and docs/: their commands run, what they show is what is printed, their tables hold.
 
 A fenced block marked `console` is run, the blocks of a page one after another in one folder. A line
-after `$` is a command, which exits 0 or as a comment at its end says (`# exits 1`); the lines below
-are its whole output, both streams, in which `...` stands for anything. Other commands need a
-daemon, a registry or a login: they are parsed.
+after `$` is a call of the program, which exits 0 or as a comment at its end says (`# exits 1`); the
+lines below are its whole output, both streams, in which `...` stands for anything. Other commands
+need a daemon, a registry or a login: they are parsed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import pytest
 from patcher.cli import cli
 from patcher.rules.catalogue import catalogue
 from patcher.rules.patch import Patch
+from tests.commands import start
 from tests.conftest import missing
 
 ROOT = Path(__file__).parents[1]
@@ -50,35 +51,18 @@ def fits(output: str, wanted: str) -> bool:
     return re.fullmatch(pattern, output, re.DOTALL) is not None
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """An empty folder for a page's commands, and the program on the path."""
-    program = tmp_path / "bin" / "vllm-patcher"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec "{sys.executable}" -m patcher "$@"\n')
-    program.chmod(0o755)
-    (tmp_path / "page").mkdir()
-    return tmp_path / "page"
-
-
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if shown(page.read_text())], ids=lambda page: page.name
 )
 def test_a_page_shows_what_its_commands_print(
-    page: Path, folder: Path, release_file: Callable[[str], bytes]
+    page: Path, tmp_path: Path, release_file: Callable[[str], bytes]
 ) -> None:
     release_file("0.23.0")  # PyPI is there, or the test is skipped
-    path = f"{folder.parent / 'bin'}{os.pathsep}{os.environ['PATH']}"
     for command, code, wanted in shown(page.read_text()):
-        ran = subprocess.run(
-            ["bash", "-c", command],
-            cwd=folder,
-            env={**os.environ, "PATH": path, "COLUMNS": "200", "NO_COLOR": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+        program, *words = shlex.split(command, comments=True)
+        assert program == "vllm-patcher", command
+        terminal = {"COLUMNS": "200", "NO_COLOR": "1"}
+        ran = start(*words, cwd=tmp_path, environment=terminal, as_one=True).wait()
         assert ran.returncode == code, f"{command}\n{ran.stdout}"
         assert not wanted or fits(ran.stdout.strip("\n"), wanted), f"{command}\n{ran.stdout}"
 

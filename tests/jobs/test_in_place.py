@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import py_compile
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ import pytest
 from patcher.errors import Unwritable
 from patcher.jobs.in_place import Edit, patch_path, replace_sources
 from patcher.rules.catalogue import select
-from tests.commands import ONE
+from tests.commands import ONE, start
 from tests.conftest import TARGET
 
 NEEDED = b"class MLA:\n    def dtype(self):\n        return self.kv_b_proj.weight.dtype\n"
@@ -33,12 +31,9 @@ def tree_of(folder: Path) -> tuple[Path, Path]:
 
 def test_ten_runs_at_once_patch_a_tree_once_and_leave_no_bytecode(tmp_path: Path) -> None:
     source, stale = tree_of(tmp_path / "tree")
-    command = [sys.executable, "-m", "patcher", "patch", str(source.parents[4]), "--in-place", *ONE]
-    runs = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for _ in range(10)
-    ]
-    said = [run.communicate()[0] for run in runs]
+    command: list[str | Path] = ["patch", source.parents[4], "--in-place", *ONE]
+    runs = [run.wait() for run in [start(*command, as_one=True) for _ in range(10)]]
+    said = [run.stdout for run in runs]
     assert [run.returncode for run in runs] == [0] * 10, said
     assert sum("patched 1 place" in each for each in said) == 1
     assert sum("nothing to patch" in each for each in said) == 9
