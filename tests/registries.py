@@ -83,6 +83,14 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
+    def setup(self) -> None:
+        super().setup()
+        self.upstream = http.client.HTTPConnection(self.front.upstream, timeout=_WAIT)
+
+    def finish(self) -> None:
+        self.upstream.close()
+        super().finish()
+
     def handle_one_request(self) -> None:
         with suppress(ConnectionError):
             super().handle_one_request()
@@ -100,22 +108,18 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "PUT" and self.path.endswith(self.front.immutable):
             self._refuse()
             return
-        upstream = http.client.HTTPConnection(self.front.upstream, timeout=_WAIT)
-        try:
-            path = self.path
-            if self.front.refuse_mounts and self.command == "POST":
-                path = path.partition("?")[0]
-            headers = {k: v for k, v in self.headers.items() if k.lower() not in _HOP_BY_HOP}
-            headers["Content-Length"] = str(len(body))
-            upstream.request(self.command, path, body, headers)
-            answer = upstream.getresponse()
-            if fate == LOSE_ANSWER:
-                answer.read()
-                self._hang_up()
-                return
-            self._pass_on(answer)
-        finally:
-            upstream.close()
+        path = self.path
+        if self.front.refuse_mounts and self.command == "POST":
+            path = path.partition("?")[0]
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in _HOP_BY_HOP}
+        headers["Content-Length"] = str(len(body))
+        self.upstream.request(self.command, path, body, headers)
+        answer = self.upstream.getresponse()
+        if fate == LOSE_ANSWER:
+            answer.read()
+            self._hang_up()
+            return
+        self._pass_on(answer)
 
     def _refuse(self) -> None:
         said = b'{"errors": [{"code": "TAG_INVALID", "message": "the tag is immutable"}]}'
