@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
+import pytest
 from packaging.version import Version
 
 from patcher.landed import Finding, Notice
@@ -27,6 +28,9 @@ TABLE = (
     (("0.25.0", "0.25.1", "0.26.0", "0.27.0", "0.27.1"), 1, 3),
     (("0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0", "0.33.0"), 0, 1),
 )
+
+# They share the verdicts on all releases, which take seconds.
+all_releases = pytest.mark.xdist_group("releases")
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from patcher.landed.claims import check, check_lines, exit_for, oldest_claimed
 from patcher.landed.timeline import Turn, timeline
 from patcher.report.sentences import sentence
 from patcher.rules.verdict import Judged, Status, Verdict
-from tests.landed.findings import PATCH, made, real, story
+from tests.landed.findings import PATCH, all_releases, made, real, story
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,6 +34,7 @@ def refuted(found: Check) -> list[tuple[Turn, list[str]]]:
     ]
 
 
+@all_releases
 def test_the_shipped_claim_holds_in_all_releases(release_file: Callable[..., bytes]) -> None:
     found = check(timeline(PATCH, real(release_file)))
     assert (found.held, found.refutations, found.unread) == (28, (), ())
@@ -62,6 +63,7 @@ def test_what_the_content_leaves_open_where_nothing_is_claimed_is_no_alarm() -> 
         assert exit_for([there]) is Exit.UNDECIDED
 
 
+@all_releases
 def test_a_claim_by_version_threshold_is_refuted_in_both_directions(
     release_file: Callable[..., bytes],
 ) -> None:

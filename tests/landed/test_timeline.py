@@ -25,7 +25,7 @@ from patcher.landed.timeline import (
 from patcher.report.sentences import sentence
 from patcher.rules.replace import Replace
 from patcher.rules.verdict import Judged, Status
-from tests.landed.findings import PATCH, TABLE, made, real, story
+from tests.landed.findings import PATCH, TABLE, all_releases, made, real, story
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,6 +37,7 @@ def turns(findings: Sequence[Finding]) -> list[tuple[Turn, str]]:
     return [(each.turn, str(each.finding.version)) for each in transitions(findings)]
 
 
+@all_releases
 def test_the_real_releases_give_the_designs_table(release_file: Callable[..., bytes]) -> None:
     line = timeline(PATCH, real(release_file))
     shown = [
@@ -46,6 +47,7 @@ def test_the_real_releases_give_the_designs_table(release_file: Callable[..., by
     assert tuple(shown) == TABLE
 
 
+@all_releases
 def test_0_20_0_is_marked_as_the_regression(release_file: Callable[..., bytes]) -> None:
     assert turns(real(release_file)) == [
         (Turn.NEEDED, "0.15.0"),
@@ -55,6 +57,7 @@ def test_0_20_0_is_marked_as_the_regression(release_file: Callable[..., bytes]) 
     ]
 
 
+@all_releases
 def test_the_real_sentence_says_from_where_to_drop_the_patch(
     release_file: Callable[..., bytes],
 ) -> None:
@@ -65,6 +68,7 @@ def test_the_real_sentence_says_from_where_to_drop_the_patch(
     )
 
 
+@all_releases
 def test_the_first_line_of_evidence_is_the_read_that_decides(
     release_file: Callable[..., bytes],
 ) -> None:

@@ -25,7 +25,7 @@ from patcher.report.text import as_json
 from patcher.rules.rule import Place
 from patcher.rules.verdict import Status
 from patcher.sources.git import Commit
-from tests.landed.findings import PATCH, made, real, story
+from tests.landed.findings import PATCH, all_releases, made, real, story
 from tests.terminals import terminal
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def hostile_answer() -> Answer:
     return Answer((line,), (check(line),), (walked,))
 
 
+@all_releases
 def test_the_table_of_the_real_releases(release_file: Callable[..., bytes]) -> None:
     rows = text(Answer((timeline(PATCH, real(release_file)),))).splitlines()
     assert [row.split("  line")[0].split() for row in rows[1:7]] == [
@@ -73,6 +74,7 @@ def test_the_table_of_the_real_releases(release_file: Callable[..., bytes]) -> N
     assert rows[8].startswith("kv-b-proj-dtype: needed in 0.15.0")
 
 
+@all_releases
 def test_the_answer_fits_the_terminal_and_breaks_no_version(
     release_file: Callable[..., bytes],
 ) -> None:
@@ -117,6 +119,7 @@ def test_no_terminal_escape_comes_through() -> None:
     assert all(character.isprintable() or character == "\n" for character in shown)
 
 
+@all_releases
 def test_data_is_json_and_holds_every_finding(release_file: Callable[..., bytes]) -> None:
     line = timeline(PATCH, real(release_file))
     said = json.loads(as_json("landed", **data(Answer((line,), (check(line),)))))
@@ -172,6 +175,7 @@ def raw_html(parts: Iterable[Token]) -> set[str]:
     }
 
 
+@all_releases
 def test_markdown_has_a_row_for_each_band(release_file: Callable[..., bytes]) -> None:
     line = timeline(PATCH, real(release_file))
     parts = tokens(markdown(Answer((line,), (check(line),))))

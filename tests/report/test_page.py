@@ -19,7 +19,7 @@ from patcher.report.landed import Answer
 from patcher.report.page import page
 from patcher.rules.verdict import Status
 from tests.conftest import missing
-from tests.landed.findings import PATCH, made, real, story
+from tests.landed.findings import PATCH, all_releases, made, real, story
 from tests.report.test_landed import hostile_answer
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def two_patches(findings: Sequence[Finding]) -> Answer:
     return Answer((first, second), (check(first), check(second)))
 
 
+@all_releases
 @pytest.mark.parametrize("flags", [(), (DARK,)], ids=["light", "dark"])
 @pytest.mark.parametrize("size", ["1280,900", "500,900"], ids=["desk", "phone"])
 def test_the_page_is_readable(
@@ -143,6 +144,7 @@ def test_the_page_is_readable(
     assert seen["head"] == [not narrow]
 
 
+@all_releases
 def test_the_evidence_is_one_click_away(
     browser: Callable[..., str], release_file: Callable[..., bytes], tmp_path: Path
 ) -> None:
@@ -170,6 +172,7 @@ def test_the_page_asks_for_nothing() -> None:
     assert not re.search(r"src=|href=|url\(|@import|<script|https?:", text)
 
 
+@all_releases
 def test_columns_are_the_runs_over_which_no_patch_changes(
     release_file: Callable[..., bytes],
 ) -> None:
@@ -183,6 +186,7 @@ def test_columns_are_the_runs_over_which_no_patch_changes(
     assert [sum(map(int, row)) for row in rows] == [9, 9]
 
 
+@all_releases
 def test_releases_with_the_same_lines_share_their_evidence(
     release_file: Callable[..., bytes],
 ) -> None:

@@ -82,13 +82,13 @@ def test_a_file_that_is_not_there_has_no_point(sources: list[Path]) -> None:
     assert find_point(of_blob, 0, len(blob), os.urandom(500)) is None
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def proxy(registry: str) -> Iterator[Proxy]:
     with proxy_of(registry) as front:
         yield front
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def base(release_file: Callable[[str], bytes], sources: list[Path]) -> bytes:
     """The layer of an installation: other packages before vLLM, and after it."""
     files = [
@@ -117,6 +117,13 @@ def located(
     done = run("lock", "add", "0.23.0", where, "--locate", *ALONE, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(scope="module")
+def entry(proxy: Proxy, base: bytes, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The text of such a lock, for tests that alter it."""
+    folder = located(proxy, tmp_path_factory.mktemp("located") / "a", noise(300_000), base)
+    return (folder / "images.lock").read_text()
 
 
 def verify(folder: Path, proxy: Proxy, *more: str) -> tuple[int, str, int]:
@@ -171,14 +178,12 @@ def test_who_uses_the_lock_reads_a_range(proxy: Proxy, tmp_path: Path, base: byt
     ],
 )
 def test_what_does_not_fit_is_read_from_the_layers(
-    proxy: Proxy, tmp_path: Path, base: bytes, what: str, instead: str
+    proxy: Proxy, tmp_path: Path, entry: str, what: str, instead: str
 ) -> None:
-    folder = located(proxy, tmp_path / "a", noise(300_000), base)
-    lock = folder / "images.lock"
-    altered = re.sub(what, instead, lock.read_text())
-    assert altered != lock.read_text()
-    lock.write_text(altered)
-    code, said, received = verify(folder, proxy)
+    altered = re.sub(what, instead, entry)
+    assert altered != entry
+    (tmp_path / "images.lock").write_text(altered)
+    code, said, received = verify(tmp_path, proxy)
     assert (code, said) == (1, NEEDED)
     assert received > 600_000
     asked = [request for request in proxy.methods("GET") if "/blobs/" in request]
@@ -224,12 +229,10 @@ def test_what_gzip_did_not_pack_is_not_located(
     ],
 )
 def test_a_lock_that_is_none_is_told_by_line(
-    proxy: Proxy, tmp_path: Path, base: bytes, what: str, instead: str, said: str
+    tmp_path: Path, entry: str, what: str, instead: str, said: str
 ) -> None:
-    folder = located(proxy, tmp_path / "a", base)
-    lock = folder / "images.lock"
-    lock.write_text(re.sub(what, instead, lock.read_text()))
-    done = run("lock", "list", *ALONE, cwd=folder)
+    (tmp_path / "images.lock").write_text(re.sub(what, instead, entry))
+    done = run("lock", "list", *ALONE, cwd=tmp_path)
     assert done.returncode == 3
     assert "images.lock, line " in done.stderr
     assert said in done.stderr
@@ -249,18 +252,16 @@ def test_a_lock_that_is_none_is_told_by_line(
     ],
 )
 def test_a_lock_that_reaches_beyond_vllm_is_refused(
-    proxy: Proxy, tmp_path: Path, base: bytes, what: str, instead: str, said: str
+    tmp_path: Path, entry: str, what: str, instead: str, said: str
 ) -> None:
     """Else our layer would replace or hide what is not vLLM's."""
-    folder = located(proxy, tmp_path / "a", base)
-    lock = folder / "images.lock"
-    altered = re.sub(what, instead, lock.read_text())
-    assert altered != lock.read_text()
-    lock.write_text(altered)
-    done = run("image", "0.23.0", *ONE, *ALONE, "--to", f"oci:{folder / 'out'}", cwd=folder)
+    altered = re.sub(what, instead, entry)
+    assert altered != entry
+    (tmp_path / "images.lock").write_text(altered)
+    done = run("image", "0.23.0", *ONE, *ALONE, "--to", f"oci:{tmp_path / 'out'}", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (3, "")
     assert said in done.stderr
-    assert not (folder / "out").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_zeros_are_not_inflated_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
