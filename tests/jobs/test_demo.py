@@ -37,10 +37,10 @@ def test_the_demo_shows_diff_verdicts_digests_and_what_to_do_next(tmp_path: Path
         '+                    if hasattr(self.kv_b_proj, "weight")',
         "needed (1 unguarded, 2 guarded), now clean (0 unguarded, 3 guarded)",
         f"tag      oci:{tmp_path / 'a'}:0.23.0-patched",
-        "skopeo copy",
     ):
         assert shown in ran.stdout
-    [command] = [line for line in ran.stdout.splitlines() if "vllm-patcher verify" in line]
+    assert "skopeo copy" in ran.stderr
+    [command] = [line for line in ran.stderr.splitlines() if "vllm-patcher verify" in line]
     assert run(*command.split()[1:]).returncode == 0
 
 
