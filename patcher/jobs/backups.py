@@ -62,7 +62,7 @@ def backups_in(source: PathSource) -> tuple[Backup, ...]:
     """Every original that is kept of a file or a tree."""
     if isinstance(source, FileSource):
         return _backups_of(source.path)
-    homes = {Path(folder).parent for folder in source.folders}
+    homes = {Path(folder).resolve().parent for folder in source.folders}
     return tuple(each for home in sorted(homes) for each in _listed(home))
 
 
@@ -129,11 +129,16 @@ def _backups_of(path: Path) -> tuple[Backup, ...]:
 
 
 def _listed(home: Path) -> Iterator[Backup]:
+    """What is kept of the files below a folder. A link on the way, to an original or to its file,
+    is followed by nobody: another's originals would be dropped, or another's file overwritten.
+    """
     kept = home / FOLDER
     for each in sorted(kept.rglob("*")):
         if (found := _NAME.fullmatch(each.name)) and each.is_file():
             inside = each.relative_to(kept).with_name(found["file"])
-            yield Backup(each, home / inside, found["after"])
+            path = home / inside
+            if _real(each) == each and not each.is_symlink() and _real(path) == path:
+                yield Backup(each, path, found["after"])
 
 
 def _home(path: Path) -> Path:

