@@ -35,6 +35,9 @@ vllm-patcher new fix-it --before 0.27.1 --after 0.28.0 \\
   --function vllm/a/b.py:Class.method -o patches
 """
 
+# That of a pull request has some 100 KB.
+_MOST_DIFF = 16 << 20
+
 
 @click.command(
     cls=Command, examples=_EXAMPLES, epilog=EPILOG, short_help="Draft a patch from upstream's fix."
@@ -209,8 +212,15 @@ def _read(path: Path) -> str:
     from patcher.errors import Unreadable
 
     try:
-        return path.read_text("utf-8")
+        with path.open("rb") as file:  # a pipe will do: <(git diff ...)
+            data = file.read(_MOST_DIFF + 1)
+        text = data.decode()
     except (OSError, ValueError) as error:
         raise Unreadable(
             f"{path} cannot be read: {type(error).__name__}", next_step="Check it."
         ) from error
+    if len(data) > _MOST_DIFF:
+        raise Unreadable(
+            f"{path} has more than {_MOST_DIFF >> 20} MiB", next_step="Give the diff of one fix."
+        )
+    return text

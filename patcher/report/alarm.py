@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from patcher.errors import Exit, Unreadable
+from patcher.files import read_file
 from patcher.report.markdown import code
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ TITLE = "A patch claims what upstream's releases refute"
 
 # All that is unread where no report came about at all.
 _ALL = "everything"
+
+_MOST_REPORT = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ def judge(report: Path, state: Path, today: datetime.date) -> Day:
     """
     day = today.isoformat()
     try:
-        document = json.loads(report.read_bytes())
+        document = json.loads(read_file(report, _MOST_REPORT))
         checks = [] if document["command"] == "error" else document["checks"]
         names = [name for check in checks for name in _unread(check)]
         refuted = tuple(line for check in checks for line in _refuted(check))
@@ -86,7 +89,7 @@ def _refuted(check: Mapping[str, Any]) -> list[str]:
 
 def _before(state: Path) -> dict[str, str]:
     try:
-        known = json.loads(state.read_bytes())["unread"]
+        known = json.loads(read_file(state, _MOST_REPORT))["unread"]
         # A day as this writes it; anything else would stand in the issue's text.
         days = {name: datetime.date.fromisoformat(since) for name, since in known.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from patcher.answer import Document
 from patcher.errors import Unreadable, counted
+from patcher.files import read_file
 from patcher.report.markdown import code, prose
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ FAILED = "failed"
 _OUTCOMES = (FAILED, PUBLISHED, THERE, DRY_RUN, CLEAN)
 
 _NONE = "-"
+
+# Another job wrote it; one of eight patches and two platforms has 100 KB.
+_MOST_REPORT = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ class Row:
 def load(path: Path) -> Row:
     """The row of a report. A file that holds none, or a part of one, is a failure too."""
     try:
-        return _row(json.loads(path.read_bytes()))
+        return _row(json.loads(read_file(path, _MOST_REPORT)))
     except OSError as error:
         return Row(str(path), FAILED, reason=f"its report cannot be read: {error.strerror}")
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -80,7 +84,7 @@ def unreported(bases: Path, rows: Sequence[Row]) -> list[Row]:
     Raises `Unreadable` where the file is not such a list.
     """
     try:
-        images = json.loads(bases.read_bytes())["images"]
+        images = json.loads(read_file(bases, _MOST_REPORT))["images"]
         wanted = [str(image["original"]["reference"]) for image in images]
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise Unreadable(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +182,14 @@ def test_no_report_sets_an_output_of_its_own(tmp_path: Path, name: str, text: ob
         "repository=",
         "digest=",
     ]
+
+
+def test_a_report_without_end_and_a_pipe_are_failures(tmp_path: Path) -> None:
+    (tmp_path / "zero.json").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.json")
+    with (tmp_path / "large.json").open("wb") as large:
+        large.truncate(65 << 20)
+    rows = [load(path) for path in sorted(tmp_path.iterdir())]
+    assert [row.outcome for row in rows] == [FAILED] * 3
+    assert "it has more than 64 MiB" in rows[0].reason
+    assert "it is not a regular file" in rows[1].reason
