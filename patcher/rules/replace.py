@@ -71,8 +71,7 @@ def standing(files: Files, shapes: Sequence[Shape]) -> Place | None:
 def explained(shapes: Sequence[Shape]) -> tuple[str, ...]:
     """A line for each of upstream's other fixes."""
     return tuple(
-        f"instead, upstream has its own fix where {each.function} in {each.path} "
-        f"holds `{_line(each.code)}`: then nothing is needed"
+        f"{each.path}: nothing is needed where {each.function} has `{_line(each.code)}`"
         for each in shapes
     )
 

@@ -136,8 +136,9 @@ class FirstOf:
         self._choose(before)[0].prove(before, after)
 
     def explain(self) -> tuple[str, ...]:
-        """What each form does."""
-        return (*_explained(self.forms), "the first of these that finds its place")
+        """What each form does. Several may look alike: long code is cut."""
+        forms = dict.fromkeys(_explained(self.forms))
+        return (*forms, "of these, the first whose code is there")
 
 
 def _lacks(found: Found) -> bool:
