@@ -7,7 +7,7 @@ from __future__ import annotations
 import enum
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import click
 
@@ -64,6 +64,14 @@ def say(text: str, colour: str | None = None) -> None:
 def say_command(command: str) -> None:
     """Show a command that a person may copy: on a line of its own, which is never broken."""
     _print(Volume.USUAL, f"  {command}", whole=True)
+
+
+def say_steps(commands: Sequence[str]) -> None:
+    """Show what a person may go on with; nothing where there is nothing."""
+    if commands:
+        say("next:")
+    for command in commands:
+        say_command(command)
 
 
 def detail(text: str) -> None:

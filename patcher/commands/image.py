@@ -1,8 +1,7 @@
-"""`vllm-patcher patch`, `revert`, `image` and `demo`: what makes something new, and its undo."""
+"""`vllm-patcher image`: a patched image on a pinned base, in a daemon, a registry or a layout."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,43 +21,19 @@ from patcher.commands.options import (
     patch_options,
     plain_http_option,
     root_option,
-    say_of_version,
 )
 from patcher.errors import UsageError
 from patcher.lock import lock_path
 from patcher.report.text import as_json
-from patcher.talk import say, say_command
+from patcher.talk import say, say_steps
 
 _REPOSITORY = "vllm-openai-patched"
 
-_PATCH_EPILOG = """\
-Exit codes: 0 patched, or nothing is there to patch; 1 a place is refused;
-2 a wrong call; 3 could not decide or reach."""
-
-_REVERT_EPILOG = """\
-Exit codes: 0 as wanted; 1 no original is kept, or a file was changed since;
-2 a wrong call; 3 could not read or write."""
-
-_PATCH_EXAMPLES = """
-vllm-patcher patch .venv --in-place                 # an installed vLLM
-vllm-patcher patch .venv --in-place --backup        # and keep the originals
-vllm-patcher patch mla_attention.py -o patched.py   # one file, into another
-"""
-
-_REVERT_EXAMPLES = """
-vllm-patcher revert .venv
-"""
-
-_IMAGE_EXAMPLES = """
+_EXAMPLES = """
 vllm-patcher image 0.23.0                           # in your Docker daemon
 vllm-patcher image 0.23.0 --to ghcr.io/you/vllm     # in a registry, no daemon
 vllm-patcher image 0.23.0 --to oci:out --platform linux/arm64
 vllm-patcher image 0.23.0 --to ghcr.io/you/vllm --dry-run
-"""
-
-_DEMO_EXAMPLES = """
-vllm-patcher demo
-vllm-patcher demo 0.24.0 -o /tmp/demo
 """
 
 to_option = click.option(
@@ -80,90 +55,8 @@ dry_run_option = click.option(
 
 @click.command(
     cls=Command,
-    epilog=_PATCH_EPILOG,
-    examples=_PATCH_EXAMPLES,
-    short_help="Patch an installed vLLM, or one file of it.",
-)
-@click.argument("path", type=click.Path(path_type=Path), metavar="FILE|TREE")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="OUT",
-    help="Write here: a file for FILE, a folder for TREE.",
-)
-@click.option("--in-place", is_flag=True, help="Replace the file; remove its stale bytecode.")
-@click.option(
-    "--backup", is_flag=True, help="With --in-place: keep the originals, for `revert` to put back."
-)
-@patch_options
-@json_option
-def patch(
-    path: Path,
-    output: Path | None,
-    in_place: bool,
-    backup: bool,
-    patches: Sequence[str],
-    folders: Sequence[Path],
-    as_data: bool,
-) -> None:
-    """Patch a vLLM that is not in an image: one file, or a tree that holds the package.
-
-    TREE is a site-packages folder or a virtual environment. Nothing is written unless the result
-    has passed every proof; a failure leaves every byte as it was. A second run finds nothing to
-    do and says so.
-    """
-    from patcher.jobs.in_place import patch_path
-    from patcher.sources.path import open_path
-
-    if (output is None) is not in_place:
-        raise UsageError("say where the result goes", next_step="Give either -o OUT or --in-place.")
-    if backup and not in_place:
-        raise UsageError("-o OUT leaves the originals alone", next_step="Leave --backup out.")
-    say_of_version(open_path(path))
-    done = patch_path(path, chosen(patches, folders), output, backup=backup)
-    if as_data:
-        hand_over(as_json("patch", files=done))
-    for file in done:
-        if not as_data:
-            show([str(file.path)])
-        for line in file.lines:
-            say(line)
-    if backup and any(file.edits for file in done):
-        say("the originals are kept; this puts them back:")
-        say_command(f"vllm-patcher revert {shlex.quote(str(path))}")
-
-
-@click.command(
-    cls=Command,
-    epilog=_REVERT_EPILOG,
-    examples=_REVERT_EXAMPLES,
-    short_help="Put back what patch --backup kept.",
-)
-@click.argument("path", type=click.Path(path_type=Path), metavar="FILE|TREE")
-@json_option
-def revert(path: Path, as_data: bool) -> None:
-    """Put back the originals that `patch --in-place --backup` kept: all of them, or none.
-
-    A file that was changed since it was patched is named, and then nothing is touched. Mode,
-    owner and ACL stay, and bytecode of the patched source goes.
-    """
-    from patcher.jobs.revert import revert_path
-
-    done = revert_path(path)
-    if as_data:
-        hand_over(as_json("revert", files=done))
-    for file in done:
-        if not as_data:
-            show([str(file.path)])
-        for line in file.lines:
-            say(line)
-
-
-@click.command(
-    cls=Command,
     epilog=EPILOG,
-    examples=_IMAGE_EXAMPLES,
+    examples=_EXAMPLES,
     short_help="Bake a patched image, prove it, and tag it.",
 )
 @click.argument("name", shell_complete=complete_name)
@@ -254,42 +147,4 @@ def image(
     reaching += [word for host in plain_http for word in ("--plain-http", host)]
     in_daemon = to is None and not name.startswith("oci:")
     folder = context_folder and context_folder.absolute()
-    _show(image_steps(report, in_daemon=in_daemon, context=folder, options=reaching))
-
-
-@click.command(cls=Command, epilog=EPILOG, examples=_DEMO_EXAMPLES)
-@click.argument("version", default="0.23.0")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=Path("out/demo"),
-    show_default=True,
-    metavar="DIR",
-    help="Where the OCI layout is written.",
-)
-@json_option
-def demo(version: str, output: Path, as_data: bool) -> None:
-    """Show the whole job on a real vLLM release, without Docker.
-
-    Takes the files out of VERSION's wheel on PyPI by range requests, makes a small base image of
-    them, patches, verifies, appends, tags, and reads it all back. The same digest on every run.
-    """
-    from patcher.jobs.demo import run
-    from patcher.report.steps import demo_steps
-    from patcher.report.text import demo_json, demo_lines
-
-    result = run(version, output, say)
-    if as_data:
-        hand_over(as_json("demo", **demo_json(result)))
-    else:
-        show(demo_lines(result))
-    _show(demo_steps(result))
-
-
-def _show(steps: Sequence[str]) -> None:
-    """What to do next."""
-    if steps:
-        say("next:")
-    for step in steps:
-        say_command(step)
+    say_steps(image_steps(report, in_daemon=in_daemon, context=folder, options=reaching))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,16 +11,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from patcher.commands.completion import complete_patch, complete_platform
-from patcher.errors import PatcherError
+from patcher.errors import PatcherError, UsageError
 from patcher.talk import say
 
 if TYPE_CHECKING:
     from patcher.oci.reference import Platform
     from patcher.rules.patch import Patch
     from patcher.rules.source import Source
+    from patcher.sources.path import FileSource
     from patcher.web.http import HttpSettings
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+# The SOURCE that is the file on standard input.
+STDIN = "-"
 
 EPILOG = """\
 Exit codes: 0 as wanted; 1 a finding (a patch is needed, or nothing is there
@@ -79,6 +84,13 @@ plain_http_option = click.option(
     help="Speak to this registry without TLS; loopback needs no asking. May be repeated.",
 )
 
+stdin_option = click.option(
+    "--stdin-filename",
+    "named",
+    metavar="PATH",
+    help="What the file on standard input is called in vLLM, where SOURCE is -.",
+)
+
 
 def say_of_version(source: Source) -> None:
     """Say it where a source states a version that has no place among vLLM's releases."""
@@ -114,3 +126,23 @@ def http_settings(ca_file: Path | None, plain_http: Sequence[str]) -> HttpSettin
     from patcher.web.http import HttpSettings
 
     return HttpSettings(ca_file, frozenset(plain_http))
+
+
+def given_source(sources: Sequence[str], named: str | None) -> FileSource | None:
+    """The file on standard input, where a SOURCE is -. Raises `UsageError`, `Unreadable`."""
+    from patcher.sources.path import given_file
+
+    count = list(sources).count(STDIN)
+    if count and named is None:
+        raise UsageError(
+            "the file on standard input has no name",
+            next_step="Say what it is called in vLLM: --stdin-filename vllm/.../name.py.",
+        )
+    if named is None:
+        return None
+    if count != 1 or sys.stdin is None:
+        raise UsageError(
+            "--stdin-filename names the one SOURCE that is -, standard input",
+            next_step="Give - once, and a file to read there.",
+        )
+    return given_file(named, sys.stdin.buffer)

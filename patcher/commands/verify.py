@@ -1,8 +1,7 @@
-"""`vllm-patcher verify` and `vllm-patcher diff`: what a vLLM needs; nothing is changed."""
+"""`vllm-patcher verify`: what a vLLM needs; nothing is changed."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,13 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from patcher.answer import hand_over, pass_on, show
+from patcher.answer import hand_over, show
 from patcher.commands.command import Command
 from patcher.commands.completion import complete_source
 from patcher.commands.options import (
     EPILOG,
+    STDIN,
     ca_file_option,
     chosen,
+    given_source,
     http_settings,
     json_option,
     lock_option,
@@ -26,60 +27,38 @@ from patcher.commands.options import (
     platform_option,
     root_option,
     say_of_version,
+    stdin_option,
 )
-from patcher.errors import Exit, FileAbsent, PatcherError, Unreadable, UsageError, printable
+from patcher.errors import Exit, PatcherError, UsageError
 from patcher.lock import lock_path
 from patcher.report.text import (
     COLOURS,
     as_json,
-    copy_json,
     exit_for,
     notice_line,
-    shown_diff,
     verdict_lines,
     verdict_summary,
+    verify_json,
 )
-from patcher.rules.apply import apply_all
-from patcher.rules.verdict import Status, Verdict, judge
+from patcher.rules.verdict import Status
 from patcher.talk import complain, say
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from patcher.oci.installation import Installation
-    from patcher.report.text import Locate
-    from patcher.rules.patch import Patch
-    from patcher.rules.source import Source
-    from patcher.sources.everywhere import Notice
-    from patcher.sources.path import FileSource
+    from patcher.jobs.verify import SourceReport
     from patcher.web.http import HttpSettings
 
-_STDIN = "-"
-
-stdin_option = click.option(
-    "--stdin-filename",
-    "named",
-    metavar="PATH",
-    help="What the file on standard input is called in vLLM, where SOURCE is -.",
-)
-
-_VERIFY_EXAMPLES = """
+_EXAMPLES = """
 vllm-patcher verify pypi:0.23.0                     # a release on PyPI
 vllm-patcher verify .venv --patch kv-b-proj-dtype   # an installed vLLM
 vllm-patcher verify vllm/vllm-openai:v0.23.0        # an image, without a pull
 vllm-patcher verify git:vllm@main                   # a commit of a clone
 """
 
-_DIFF_EXAMPLES = """
-vllm-patcher diff pypi:0.23.0
-vllm-patcher diff .venv --patch kv-b-proj-dtype > fix.diff
-"""
-
 
 @click.command(
     cls=Command,
     epilog=EPILOG,
-    examples=_VERIFY_EXAMPLES,
+    examples=_EXAMPLES,
     short_help="Name every place that needs a patch.",
 )
 @click.argument(
@@ -128,11 +107,10 @@ def verify(
     Python of it could import is judged. One SOURCE that cannot be read is unknown; the others are
     judged all the same.
     """
-    from patcher.sources.images import CopySource, ImageSource
-    from patcher.sources.path import PathSource, concerned
+    from patcher.jobs.verify import unread, verify_source
     from patcher.sources.spec import open_source
 
-    given = _given(sources, named)
+    given = given_source(sources, named)
     if proof:
         if patches or platform or root or everywhere or given:
             raise UsageError(
@@ -141,112 +119,64 @@ def verify(
             )
         _verify_proofs(context, sources, http_settings(ca_file, plain_http), folders, as_data)
         return
-    wanted, place = chosen(patches, folders), parsed_platform(platform)
-    settings = partial(http_settings, ca_file, plain_http)
+    wanted = chosen(patches, folders)
     opened = partial(
         open_source,
         lock=lock_path(lock),
-        platform=place,
-        settings=settings,
+        platform=parsed_platform(platform),
+        settings=partial(http_settings, ca_file, plain_http),
         root=root,
         whole=everywhere,
     )
-    told: list[tuple[Verdict, Locate | None]] = []
-    elsewhere, idle, told_copies = [], [], []
-    lost: list[tuple[str, PatcherError]] = []
-    is_open = False
+    reports = []
     for spec in sources:
         try:
-            source = given if given and spec == _STDIN else opened(spec)
-            source, own = concerned(source, wanted)
-            copies, others = _copies(source, own, everywhere)
-            here = source.locate if isinstance(source, PathSource) else None
-            judged = [(judge(patch, copy), here) for copy in copies for patch in own]
-            if isinstance(source, ImageSource) and isinstance(copies[0], CopySource):
-                found = copies[0].installation
-                beside = {
-                    each.installation.root: [judge(patch, each) for patch in wanted]
-                    for each in source.idle(found)
-                }
-                idle += [verdict for each in beside.values() for verdict in each]
-                is_open = _is_open(source.label, found, beside) or is_open
-                told_copies += [copy_json(source.label, copy) for copy in found.copies]
+            source = given if given and spec == STDIN else opened(spec)
+            report = verify_source(source, wanted, elsewhere=everywhere)
         except PatcherError as error:
-            lost.append((spec, error))
-            name = printable(spec, 5000)
-            unread = partial(Verdict, artifact=name, status=Status.UNKNOWN, reason=error.problem)
-            told += [(unread(patch.name), None) for patch in wanted]
-        else:
-            for copy in copies:
-                say_of_version(copy)
-            told += judged
-            elsewhere += [(each, _root(source)) for each in others]
-    if len(lost) == len(sources):
-        raise lost[0][1]
-    verdicts = [verdict for verdict, _ in told]
+            report = unread(spec, wanted, error)
+        _say_what_it_is(report)
+        reports.append(report)
+    lost = [report.error for report in reports if report.error]
+    if len(lost) == len(reports):
+        raise lost[0]
     if as_data:
-        notices = [notice for (_, notice), _ in elsewhere]
-        hand_over(
-            as_json("verify", verdicts=verdicts, elsewhere=notices, copies=told_copies, idle=idle)
-        )
-    for verdict, locate in told:
-        if not as_data:
-            show(verdict_lines(verdict, locate))
-        # What could not be judged is an error to whoever wants no talk.
-        tell = say if verdict.status in {Status.NEEDED, Status.CLEAN} else complain
-        tell(verdict_summary(verdict), None if verdict.outside else COLOURS[verdict.status])
-    for (patch, notice), root_here in elsewhere:
-        say(notice_line(notice, patch.rule.words, root_here))
-    for verdict in idle:
-        say(f"{verdict_summary(verdict)}: no Python is seen to import it")
-    for spec, why in lost:
-        complain(f"{spec}: next: {why.next_step}")
-    code = exit_for(verdicts)
+        hand_over(verify_json(reports))
+    _tell(reports, places=not as_data)
+    code = exit_for(verdict for report in reports for verdict in report.verdicts)
+    is_open = any(report.question for report in reports)
     context.exit(Exit.UNDECIDED if code is Exit.OK and is_open else code)
 
 
-def _root(source: Source) -> Path | None:
-    """The folder that an installed tree has its packages in; None for what is no such tree."""
-    from patcher.sources.path import TreeSource
-
-    return source.root if isinstance(source, TreeSource) else None
-
-
-def _given(sources: Sequence[str], named: str | None) -> FileSource | None:
-    """The file on standard input, where a SOURCE is -. Raises `UsageError`, `Unreadable`."""
-    from patcher.sources.path import given_file
-
-    count = list(sources).count(_STDIN)
-    if count and named is None:
-        raise UsageError(
-            "the file on standard input has no name",
-            next_step="Say what it is called in vLLM: --stdin-filename vllm/.../name.py.",
-        )
-    if named is None:
-        return None
-    if count != 1 or sys.stdin is None:
-        raise UsageError(
-            "--stdin-filename names the one SOURCE that is -, standard input",
-            next_step="Give - once, and a file to read there.",
-        )
-    return given_file(named, sys.stdin.buffer)
+def _say_what_it_is(report: SourceReport) -> None:
+    """As each source is read, since the next one may take minutes."""
+    for note in report.notes:
+        say(note)
+    if report.question:
+        complain(f"{report.label}: {report.question}")
+    for copy in report.judged:
+        say_of_version(copy)
 
 
-def _is_open(label: str, found: Installation, idle: Mapping[str, Sequence[Verdict]]) -> bool:
-    """Is it open whether what was judged is what runs? Then it is said, with what to do."""
-    from patcher.sources.images import open_question
-
-    status = {
-        root: {verdict.status for verdict in each if not verdict.outside}
-        for root, each in idle.items()
-    }
-    unknown = [root for root, each in status.items() if Status.UNKNOWN in each]
-    problem = open_question(found, [root for root, each in status.items() if Status.NEEDED in each])
-    if problem is None and unknown:
-        problem = f"the vLLM in {unknown[0]} cannot be judged"
-    if problem is not None:
-        complain(f"{label}: undecided: {problem}. Say which is run: --root {found.root}")
-    return problem is not None
+def _tell(reports: Sequence[SourceReport], *, places: bool) -> None:
+    """The verdicts; with `places` each place that needs a patch, on stdout."""
+    for report in reports:
+        locate = report.path.locate if report.path else None
+        for verdict in report.verdicts:
+            if places:
+                show(verdict_lines(verdict, locate))
+            # What could not be judged is an error to whoever wants no talk.
+            tell = say if verdict.status in {Status.NEEDED, Status.CLEAN} else complain
+            tell(verdict_summary(verdict), None if verdict.outside else COLOURS[verdict.status])
+    for report in reports:
+        for words, notice in report.elsewhere:
+            say(notice_line(notice, words, report.root))
+    for report in reports:
+        for verdict in report.idle:
+            say(f"{verdict_summary(verdict)}: no Python is seen to import it")
+    for report in reports:
+        if report.error:
+            complain(f"{report.label}: next: {report.error.next_step}")
 
 
 def _verify_proofs(
@@ -277,96 +207,3 @@ def _verify_proofs(
     code = Exit.FINDING if any(each.differences for each in checked) else exit_for(after)
     is_open = any(each.undecided or each.problem for each in checked)
     context.exit(Exit.UNDECIDED if code is Exit.OK and is_open else code)
-
-
-def _copies(
-    source: Source, patches: Sequence[Patch], everywhere: bool
-) -> tuple[Sequence[Source], list[tuple[Patch, Notice]]]:
-    """What is to be judged, and the rules' places elsewhere: a source is mostly one vLLM."""
-    from patcher.sources.everywhere import in_image, searched_for
-    from patcher.sources.images import ImageSource, NoCopy, told
-
-    if not isinstance(source, ImageSource):
-        return [source], _elsewhere(source, patches) if everywhere else []
-    targets = sorted({target for patch in patches for target in patch.targets})
-    try:
-        copies = source.copies(targets, searched_for(patches))
-    except (FileAbsent, Unreadable) as error:
-        # It is told as a verdict, with its reason.
-        return [NoCopy(source.label, error)], []
-    found = copies[0].installation
-    for line in told(found):
-        say(f"{source.label}: {line}")
-    notices = [(patch, in_image(found, patch, whole=everywhere)) for patch in patches]
-    return copies, [(patch, notice) for patch, each in notices for notice in each]
-
-
-def _elsewhere(source: Source, patches: Sequence[Patch]) -> list[tuple[Patch, Notice]]:
-    """The rules' places in other files of a tree; of anything else only the targets are read."""
-    from patcher.sources.everywhere import everywhere
-    from patcher.sources.path import TreeSource
-
-    if not isinstance(source, TreeSource):
-        raise UsageError(
-            f"{source.label} is neither an installed tree nor an image",
-            next_step="Leave --everywhere out for it.",
-        )
-    return [(patch, each) for patch in patches for each in everywhere(source.root, patch)]
-
-
-@click.command(
-    cls=Command,
-    epilog=EPILOG,
-    examples=_DIFF_EXAMPLES,
-    short_help="Show what the patches would change, as a diff.",
-)
-@click.argument("source", shell_complete=complete_source)
-@patch_options
-@platform_option
-@root_option
-@lock_option
-@ca_file_option
-@plain_http_option
-@stdin_option
-@json_option
-@click.pass_context
-def diff(
-    context: click.Context,
-    source: str,
-    patches: Sequence[str],
-    folders: Sequence[Path],
-    platform: str | None,
-    root: str | None,
-    lock: Path | None,
-    ca_file: Path | None,
-    plain_http: Sequence[str],
-    named: str | None,
-    as_data: bool,
-) -> None:
-    """Show what the patches would change in SOURCE, as a unified diff. Changes nothing.
-
-    SOURCE is what `verify` takes. The shown result has passed every proof. Exits 1 where there
-    is nothing to patch, as there is then no diff.
-    """
-    from patcher.diff import unified_diff
-    from patcher.sources.path import concerned
-    from patcher.sources.spec import open_source
-
-    settings = partial(http_settings, ca_file, plain_http)
-    found = _given((source,), named) or open_source(
-        source, lock_path(lock), parsed_platform(platform), settings, root
-    )
-    found, wanted = concerned(found, chosen(patches, folders))
-    say_of_version(found)
-    outcomes = apply_all(wanted, found.read, lambda _: found.label, found.version())
-    texts = [unified_diff(each.before or b"", each.after, each.target) for each in outcomes]
-    if not any(texts):
-        say(f"{found.label}: nothing to patch")
-    if as_data:
-        hand_over(as_json("diff", source=found.label, diff="".join(texts)))
-    elif sys.stdout.isatty():
-        show(shown_diff("".join(texts)))
-    else:
-        # To a file or a pipe as it is: it must apply again.
-        pass_on("".join(texts).encode(errors="surrogateescape"))
-    context.exit(Exit.OK if any(texts) else Exit.FINDING)

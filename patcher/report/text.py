@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from patcher.jobs.check_proof import CheckedProof, Difference
     from patcher.jobs.demo import Demo
     from patcher.jobs.image import ImageReport, Report
+    from patcher.jobs.verify import SourceReport
     from patcher.lock.entries import Entry
     from patcher.oci.installation import Copy
     from patcher.rules.rule import Place, Words
@@ -68,6 +69,17 @@ def copy_json(source: str, copy: Copy) -> dict[str, Any]:
     """A vLLM of an image as plain data: which it is, and why."""
     why = copy.problem or copy.why
     return {"source": source, "root": copy.root, "state": copy.state, "why": why}
+
+
+def verify_json(reports: Sequence[SourceReport]) -> Document:
+    """What `verify` prints as JSON."""
+    return as_json(
+        "verify",
+        verdicts=[verdict for report in reports for verdict in report.verdicts],
+        elsewhere=[notice for report in reports for _, notice in report.elsewhere],
+        copies=[copy_json(report.label, copy) for report in reports for copy in report.copies],
+        idle=[verdict for report in reports for verdict in report.idle],
+    )
 
 
 def error_json(error: PatcherError, arguments: Sequence[str]) -> Document:
