@@ -58,8 +58,9 @@ NEWLINE = re.compile(r"\r\n|\r|\n")
 STEPS = 200
 
 
-# A file is asked about before it is patched, in the proof, and afterwards.
-@functools.lru_cache(maxsize=8)
+# A file is asked about before it is patched, in the proof, and afterwards; a dozen, by each walk
+# through a history.
+@functools.lru_cache(maxsize=32)
 def verify(source: bytes, rule: Chain) -> tuple[Read, ...]:
     """All reads of the rule's chain in a file's bytes, in file order.
 
