@@ -226,7 +226,7 @@ def test_a_step_is_told_with_all_that_is_known_of_it(
     path, ids = upstream
     found = walk(path)
     assert steps_told(found)[-1] == (
-        f"landed in {ids['second fix'][:12]} (2026-01-13) “Ask params_dtype”, "
+        f"landed again in {ids['second fix'][:12]} (2026-01-13) “Ask params_dtype”, "
         f"merged in {ids['merge'][:12]} (2026-01-16)"
     )
     assert history_sentence(found).endswith(
