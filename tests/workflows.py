@@ -55,7 +55,11 @@ def checkout(to: Path) -> Path:
         other = Path(name).parent == Path("patches") and name != ONE_PATCH
         if (ROOT / name).is_file() and not other:
             (to / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, to / name)
+            shutil.copy2(ROOT / name, to / name)
+    # What an installer compiles, a job's first call need not.
+    for compiled in (ROOT / "patcher").rglob("__pycache__/*.pyc"):
+        (to / compiled.relative_to(ROOT)).parent.mkdir(exist_ok=True)
+        shutil.copy2(compiled, to / compiled.relative_to(ROOT))
     programs = to / ".venv" / "bin"
     programs.mkdir(parents=True)
     for name, module in (("vllm-patcher", "patcher"), ("mkdocs", "mkdocs")):
