@@ -180,6 +180,8 @@ def _half(seen: Sequence[Found]) -> str | None:
     lacks = next((place for place in places if place.needed), None)
     if has is None or lacks is None:
         return None
+    if has.function != lacks.function:
+        return f"half of the change: {has.function} has it, {lacks.function} lacks it"
     made = f"{has.function} holds `{has.text}`"
     return f"half of the change is made: {made}, and {lacks.function} still `{lacks.text}`"
 
