@@ -86,17 +86,28 @@ def survey(patches: Sequence[Patch], scope: Scope, say: Say, watch: Watch) -> tu
     if scope.cached:
         memory = Memory(Cache(default_folder() / "verdicts", say), scope.everywhere)
     findings: list[Finding] = []
+    known = 0
     http = Http(scope.settings, say=say)
     jobs = _jobs(scope, http, say)
-    read = functools.partial(_read, patches, scope.everywhere, memory, _once())
+    received: list[int] = []
+    read = functools.partial(_read, patches, scope.everywhere, memory, _once(), received)
     watch(0, len(jobs))
     for done, (job, said) in enumerate(zip(jobs, in_order(read, jobs, _THREADS), strict=True)):
         # Here, not where it was read: an interrupt then leaves no half-written entry.
         _keep(memory, job, patches, said)
         findings += [finding for finding, _ in said]
+        known += not any(fresh for _, fresh in said)
         watch(done + 1, len(jobs))
+    say(_told(len(jobs), known, received))
     findings.sort(key=lambda each: (each.version is None, each.version or Version("0")))
     return tuple(_with_newest(finding, findings, patches) for finding in findings)
+
+
+def _told(artifacts: int, known: int, received: Sequence[int]) -> str:
+    """What the answer cost: `received` are the bytes of each wheel that was read."""
+    said = counted(artifacts, "artifact")
+    said += f", {known} of them known from before" if known else ""
+    return said + (f"; {sum(received) / 1e6:.1f} MB of wheels read" if received else "")
 
 
 def survey_around(patch: Patch, version: str, say: Say) -> Timeline:
@@ -229,7 +240,12 @@ def _once() -> Find:
 
 
 def _read(
-    patches: Sequence[Patch], wide: bool, memory: Memory | None, find: Find, job: _Job
+    patches: Sequence[Patch],
+    wide: bool,
+    memory: Memory | None,
+    find: Find,
+    received: list[int],
+    job: _Job,
 ) -> _Said:
     """What one artifact says, of each patch. Raises `UsageError`: somebody named it wrongly."""
     known = {}
@@ -243,11 +259,15 @@ def _read(
         version = placed(source.version()) or job.version
         source = _one_copy(source, patches)
         job = replace(job, label=source.label, version=version)
-        return [(_judged(job, patch, source, wide, find), True) for patch in patches]
+        said = [(_judged(job, patch, source, wide, find), True) for patch in patches]
+        if isinstance(source, WheelSource):
+            received.append(source.bytes_read)
     except UsageError:
         raise
     except PatcherError as error:
         return [(_unknown(job, patch, error), True) for patch in patches]
+    else:
+        return said
 
 
 def _one_copy(source: Source, patches: Sequence[Patch]) -> Source:

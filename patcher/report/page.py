@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,7 @@ def page(answer: Answer) -> Document:
     )
     columns = _columns(answer.timelines)
     page = environment.get_template("landed.html.j2").render(
+        today=f"{datetime.now(UTC):%Y-%m-%d}",
         columns=[Column(span(Band(column)), len(column)) for column in columns],
         rows=[_row(line, columns) for line in answer.timelines],
         checks=[(check, check_lines(check)) for check in answer.checks],

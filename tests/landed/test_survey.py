@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -59,6 +60,7 @@ def index(site: Site) -> Iterator[str]:
 def found(scope: Scope, *patches: Patch, said: list[str] | None = None) -> tuple[Finding, ...]:
     talk: list[str] = [] if said is None else said
     findings = survey(patches or (PATCH,), scope, talk.append, lambda *_: None)
+    assert re.match(r"\d+ artifacts?\b", talk.pop())
     if said is None:
         assert talk == []
     return findings
@@ -135,6 +137,15 @@ def test_the_bounds_are_inclusive_and_the_order_is_pep_440s(site: Site, index: s
     everything = list(verdicts(found(Scope(index=index, pre=True, wheels=(address,)))))
     ordered = ["0.2.0", "0.9.0", "0.9.1", "0.10.0", "0.10.0+cu129", "0.10.1rc1", "0.10.1"]
     assert everything == ordered
+
+
+def test_what_an_answer_cost_is_said(site: Site, index: str) -> None:
+    site.put_json([site.put_wheel("0.1.0"), site.put_wheel("0.2.0")])
+    said: list[str] = []
+    for _ in range(2):
+        survey((PATCH,), Scope(index=index, cached=True), said.append, lambda *_: None)
+    assert re.fullmatch(r"2 artifacts; \d\.\d MB of wheels read", said[0])
+    assert said[1:] == ["2 artifacts, 2 of them known from before"]
 
 
 def without_its_end(data: bytes) -> bytes:
@@ -314,7 +325,9 @@ def test_two_surveys_at_once_agree(site: Site, index: str) -> None:
     site.put_json([site.put_wheel(version, NEEDED) for version in versions])
     both = [process(index) for _ in range(2)]
     expected = "".join(f"{version} needed\n" for version in versions)
-    assert [each.communicate() for each in both] == [(expected, "")] * 2
+    said = [each.communicate() for each in both]
+    # The first line says what it cost, which depends on who was first.
+    assert [(out.partition("\n")[2], errors) for out, errors in said] == [(expected, "")] * 2
     assert len(list((default_folder() / "verdicts").iterdir())) == 12
 
 

@@ -169,6 +169,7 @@ def test_hostile_text_makes_no_element_and_runs_nothing(
 def test_the_page_asks_for_nothing() -> None:
     text = page(Answer((timeline(PATCH, story("ncau")),)))
     assert "default-src 'none'" in text
+    assert f"Read on {datetime.now(UTC):%Y-%m-%d} (UTC)." in text
     assert not re.search(r"src=|href=|url\(|@import|<script|https?:", text)
 
 
