@@ -33,9 +33,9 @@ steady = settings(
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-# `make quick` loads a profile with a fifth of the examples, `make fuzz` draws new ones, and more.
+# `make quick` loads a profile with a tenth of the examples, `make fuzz` draws new ones, and more.
 SHARE = settings().max_examples / 100
-every_program = settings(steady, max_examples=round(1200 * SHARE))
+every_program = settings(steady, max_examples=round(400 * SHARE))
 fewer_programs = settings(steady, max_examples=round(150 * SHARE))
 
 
@@ -109,7 +109,7 @@ def test_newlines_tabs_marks_and_encodings_stay(source: bytes) -> None:
     assert rewrite(rewritten.data, RULE).data == rewritten.data
 
 
-@settings(every_program, max_examples=round(300 * SHARE))
+@settings(every_program, max_examples=round(100 * SHARE))
 @given(dressed_programs())
 def test_the_verifier_reads_through_newlines_tabs_marks_and_encodings(source: bytes) -> None:
     assume(compiles(source))
