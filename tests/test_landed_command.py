@@ -59,11 +59,11 @@ def test_a_clone_that_never_held_the_file_is_undecided(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["md", "html", "json", "txt"])
-def test_a_file_is_written_in_the_format_that_it_names(
-    clone: Workshop, tmp_path: Path, suffix: str
-) -> None:
+def test_a_file_is_written_in_the_format_that_it_names(tmp_path: Path, suffix: str) -> None:
+    made = workshop(tmp_path / "clone")
+    made.commit("Read it", b"x = kv_b_proj.weight.dtype\n")
     out = tmp_path / f"answer.{suffix}"
-    done = run("landed", *ONE, "--git", clone.path, "-o", out)
+    done = run("landed", *ONE, "--git", made.path, "-o", out)
     assert (done.returncode, done.stdout) == (Exit.OK, "")
     start = {"md": "## ", "html": "<!doctype html>", "json": "{", "txt": "needed in"}[suffix]
     assert out.read_text().startswith(start)

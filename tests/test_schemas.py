@@ -54,7 +54,7 @@ def check(output: str, code: int, *expected: int) -> Any:
 
 def said(*arguments: str | Path, cwd: Path, codes: tuple[int, ...] = (0,)) -> Any:
     one = ONE if arguments[0] in ("verify", "diff", "patch", "image", "landed") else ()
-    done = run(*arguments, *one, "--json", cwd=cwd, PYTHONPATH=str(FOLDER.parents[1]))
+    done = run(*arguments, *one, "--json", cwd=cwd)
     document = check(done.stdout, done.returncode, *codes)
     wanted = " ".join(map(str, arguments[: document["command"].count(" ") + 1]))
     assert document["command"] in {"error", wanted}
