@@ -47,7 +47,7 @@ from collections.abc import Iterator
 from patcher.errors import NotFollowed, NotPython
 from patcher.rules.guard.chain import Chain, Read
 from patcher.rules.guard.proving.facts import OTHER
-from patcher.rules.guard.proving.names import scan
+from patcher.rules.guard.proving.names import parts_of, scan
 from patcher.rules.guard.proving.walk import Intricate, Later, Walk
 from patcher.threads import PARSING
 
@@ -234,6 +234,4 @@ def _functions(tree: ast.Module, reads: dict[ast.expr, bool]) -> Iterator[tuple[
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             inner = f"{name}.{node.name}" if name else node.name
             decorators = {*node.decorator_list}
-        rest += [
-            (child, name if child in decorators else inner) for child in ast.iter_child_nodes(node)
-        ]
+        rest += [(child, name if child in decorators else inner) for child in parts_of(node)]

@@ -31,7 +31,7 @@ from patcher.rules.guard.proving.facts import (
     Value,
     join_all,
 )
-from patcher.rules.guard.proving.names import ModuleNames, bound_by, own_names
+from patcher.rules.guard.proving.names import ModuleNames, bound_by, own_names, walked
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
@@ -876,7 +876,7 @@ class Walk(ast.NodeVisitor):
             self.visit(part)
         self.lose_paths()
         before, outer, self.in_class = self.facts, self.in_class, True
-        own = {name for child in node.body for part in ast.walk(child) for name in bound_by(part)}
+        own = {name for child in node.body for part in walked(child) for name in bound_by(part)}
         for name in own:
             # Until the body binds it, the name is the module's, and not the function's.
             self.facts = self.facts.with_name(name, self._outside(name))
