@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 import ast
 import collections
+import contextlib
+import itertools
 import json
 import os
 import platform
@@ -22,6 +24,7 @@ import random
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -29,7 +32,7 @@ from pathlib import Path
 
 from bench.mutations import KINDS, mutants
 from bench.releases import DATES, release_file
-from bench.upstream import History, git
+from bench.upstream import History, content_of, git
 from patcher.errors import NotPython, ProofFailed
 from patcher.rules.backport.changed import changed_scopes
 from patcher.rules.backport.imports import missing, modules, not_imported, used
@@ -81,8 +84,8 @@ def read_fix(clone: str, pr: int, commit: str, time: float) -> Fix | str:
     if any(not c[-1].endswith(".py") for c in code):
         return "a file that is not Python"
     for _, path in code:
-        fix.before[path] = git(clone, "show", f"{commit}^:{path}")
-        fix.after[path] = git(clone, "show", f"{commit}:{path}")
+        fix.before[path] = content_of(clone, f"{commit}^:{path}")
+        fix.after[path] = content_of(clone, f"{commit}:{path}")
         try:
             sides = changed_scopes(path, fix.before[path], fix.after[path])
         except NotPython:
@@ -235,7 +238,10 @@ def _lost(fix: Fix, path: str, original: bytes, result: bytes) -> set[bytes]:
 
 def _unresolved(version: str, path: str, results: dict[str, bytes]) -> set[str]:
     """What comes from a module of vLLM's that does not have it: `module: name`."""
-    came = _from_vllm(path, results[path]) - _from_vllm(path, release_file(version, path) or b"")
+    original = release_file(version, path) or b""
+    if b"import" not in b"".join({*results[path].splitlines()} - {*original.splitlines()}):
+        return set()
+    came = _from_vllm(path, results[path]) - _from_vllm(path, original)
     lost = set()
     for stem, name in came:
         files = [f"{stem}.py", f"{stem}/__init__.py"]
@@ -252,21 +258,17 @@ def _unresolved(version: str, path: str, results: dict[str, bytes]) -> set[str]:
 def _from_vllm(path: str, source: bytes) -> set[tuple[str, str]]:
     """Module, as a path without its ending, and name; not what only type checkers read."""
     found: set[tuple[str, str]] = set()
-
-    def walk(node: ast.AST) -> None:
-        if isinstance(node, ast.Try) or (
-            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        ):
-            return
+    pending: list[ast.AST] = [ast.parse(source)]
+    while pending:
+        node = pending.pop()
         if isinstance(node, ast.ImportFrom):
             around = path.split("/")[: -node.level] if node.level else []
             stem = "/".join([*around, *(node.module or "").split(".")]).rstrip("/")
             if stem.split("/")[0] == "vllm":
                 found.update((stem, alias.name) for alias in node.names)
-        for child in ast.iter_child_nodes(node):
-            walk(child)
-
-    walk(ast.parse(source))
+        is_typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if not isinstance(node, ast.expr | ast.Try) and not is_typing:
+            pending += ast.iter_child_nodes(node)
     return found
 
 
@@ -519,12 +521,19 @@ def main() -> None:
         print(f"  left out: {count:4} {why}")
     _SHARED.append(History(wanted.clone, (path for fix in fixes for path in fix.before)))
     with ProcessPoolExecutor(wanted.jobs) as pool:
-        rows = [row for some in pool.map(_measured, fixes, chunksize=4) for row in some]
-    if wanted.log:
-        wanted.log.write_text("".join(json.dumps(vars(row)) + "\n" for row in rows))
+        rows = list(_logged(pool.map(_measured, fixes, chunksize=4), wanted.log))
     report(rows)
     if wanted.mutations:
         report_mutations(fixes, rows, wanted.mutations, wanted.jobs)
+
+
+def _logged(measured: Iterable[list[Row]], log: Path | None) -> Iterator[Row]:
+    """Every row, written down as it comes."""
+    with log.open("w") if log else contextlib.nullcontext() as file:
+        for row in itertools.chain.from_iterable(measured):
+            if file:
+                print(json.dumps(vars(row)), file=file, flush=True)
+            yield row
 
 
 OUTCOMES = ("merged", "landed", "no-op", "refused", "wrong", "silent", "falsely landed")
