@@ -30,7 +30,8 @@ SEEN = {
         "0.26.0": NEEDED,
         "0.27.0": CLEAN,
         "0.28.0": CLEAN,
-        "0.29.0": UNKNOWN,  # rewritten
+        "0.29.0": CLEAN,  # with lines changed beside it
+        "0.30.0": UNKNOWN,  # rewritten
     },
     "cooperative-topk-sm12x": {
         "0.23.0": UNKNOWN,  # no such kernel
