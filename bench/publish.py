@@ -255,6 +255,8 @@ def ours(lock: Path, name: str, to: str) -> list[str]:
         "patcher",
         "image",
         name,
+        "--patch",
+        PATCH.name,
         "--lock",
         str(lock),
         "--to",
@@ -295,7 +297,7 @@ def by_skopeo(counted: Relay, base: str, work: Path) -> Cost:
     layout, to = f"{work}/layout", f"docker://{counted.address}/by-skopeo:patched"
     copy = ["skopeo", "copy", "--quiet"]
     platform = ["--override-os", "linux", "--override-arch", "amd64"]
-    patch = [sys.executable, "-m", "patcher", "image", f"oci:{layout}:base"]
+    patch = [sys.executable, "-m", "patcher", "image", f"oci:{layout}:base", "--patch", PATCH.name]
     commands = [
         [
             "skopeo",

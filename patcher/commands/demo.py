@@ -46,6 +46,6 @@ def demo(version: str, output: Path, as_data: bool) -> None:
     result = run(version, output, say)
     if as_data:
         hand_over(as_json("demo", **demo_json(result)))
-    else:
-        show(demo_lines(result))
+        return
+    show(demo_lines(result))
     say_steps(demo_steps(result))

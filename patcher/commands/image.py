@@ -141,8 +141,8 @@ def image(
         report = daemon_job(name, place, lock_path(lock), order, settings, say, root)
     if as_data:
         hand_over(as_json("image", **image_json(report)))
-    else:
-        show(image_lines(report))
+        return
+    show(image_lines(report))
     reaching = ["--ca-file", str(ca_file)] if ca_file else []
     reaching += [word for host in plain_http for word in ("--plain-http", host)]
     in_daemon = to is None and not name.startswith("oci:")

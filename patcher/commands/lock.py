@@ -25,7 +25,7 @@ from patcher.lock import lock_path
 from patcher.progress import counting
 from patcher.report.text import as_json
 from patcher.talk import say
-from patcher.terminal import width_of
+from patcher.terminal import fitted, width_of
 
 if TYPE_CHECKING:
     from patcher.lock.entries import Entry
@@ -271,7 +271,7 @@ def lock_check(
     else:
         said = [(one.image, one.problem) for one in flaws] + [(d.image, d.problem) for d in drifts]
         for image, problem in said:
-            show([f"{image}: {problem}"])
+            show(fitted(f"{image}: {problem}", width_of(sys.stdout)))
     unknown = [drift for drift in drifts if drift.drift is Drift.UNKNOWN]
     asked = f"{len(drifts) - len(unknown)} drifted, {len(unknown)} not reached"
     registries = "no registry was asked" if offline else asked

@@ -2,7 +2,7 @@
 
 A column is a run of artifacts over which no patch changes its verdict, so a page of one patch has
 a handful of columns and not one for each release. No script, no font, no request: the page's own
-policy forbids them. Jinja escapes every value.
+policy forbids them. It links to upstream's issues alone. Jinja escapes every value.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from patcher.errors import printable
 from patcher.landed.claims import check_lines
 from patcher.landed.timeline import Band, evidence, notices, span
 from patcher.report.landed import history_notes
+from patcher.report.patches import link
 from patcher.report.sentences import newest_release, sentence, tip_words
 from patcher.rules.verdict import Status
 
@@ -70,6 +71,7 @@ class Row:
     sentence: str
     newest: str
     notices: tuple[str, ...]
+    upstream: tuple[tuple[str, int, str], ...]
 
 
 def page(answer: Answer) -> Document:
@@ -132,7 +134,8 @@ def _row(line: Timeline, columns: Iterable[Sequence[Finding]]) -> Row:
     )
     newest = newest_release(line.versioned)
     status = newest.verdict.status.value if newest else ""
-    return Row(line, cells, sentence(line), status, notices(line))
+    upstream = tuple((link(*each), *each) for each in line.patch.upstream)
+    return Row(line, cells, sentence(line), status, notices(line), upstream)
 
 
 def _cell(line: Timeline, band: Band | None, width: int) -> Cell:

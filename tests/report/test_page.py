@@ -18,6 +18,7 @@ from patcher.landed.timeline import timeline
 from patcher.report.landed import Answer
 from patcher.report.page import page
 from patcher.rules.verdict import Status
+from patcher.web.github import VLLM
 from tests.conftest import missing
 from tests.landed.findings import PATCH, all_releases, made, real, story
 from tests.report.test_landed import hostile_answer
@@ -158,9 +159,10 @@ def test_hostile_text_makes_no_element_and_runs_nothing(
     file = tmp_path / "page.html"
     file.write_text(page(hostile_answer()))
     dom = browser(file)
-    assert not re.findall("<(?:script|img|a|iframe|link|object)[ >]", dom)
+    assert not re.findall("<(?:script|img|iframe|link|object)[ >]", dom)
+    assert set(re.findall('<a href="(.*?)[0-9]+"', dom)) <= {f"{VLLM}/issues/", f"{VLLM}/pull/"}
     assert "{{ 7*7 }}" in dom
-    assert "49" not in re.sub("<style>.*?</style>", "", dom, flags=re.DOTALL)
+    assert "49" not in re.sub("<style>.*?</style>|<a .*?</a>", "", dom, flags=re.DOTALL)
     assert html.escape("<script>alert(1)</script>", quote=False) in dom
     assert "## head\\u202e" in dom
     assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e\ufffd]", dom)
@@ -170,7 +172,11 @@ def test_the_page_asks_for_nothing() -> None:
     text = page(Answer((timeline(PATCH, story("ncau")),)))
     assert "default-src 'none'" in text
     assert f"Read on {datetime.now(UTC):%Y-%m-%d} (UTC)." in text
-    assert not re.search(r"src=|href=|url\(|@import|<script|https?:", text)
+    links = re.findall(r'<a href="([^"]*)"', text)
+    assert [each.rpartition("/")[2] for each in links] == [str(each[0]) for each in PATCH.upstream]
+    assert all(each.startswith("https://github.com/vllm-project/vllm/") for each in links)
+    rest = re.sub(r'<a href="[^"]*"', "", text)
+    assert not re.search(r"src=|href=|url\(|@import|<script|https?:", rest)
 
 
 @all_releases
