@@ -271,7 +271,7 @@ def test_zeros_are_not_inflated_without_end(monkeypatch: pytest.MonkeyPatch) -> 
     tracemalloc.start()
     try:
         find_point(lambda start, size: packed[start : start + size], 0, len(packed), b"x" * 999)
-        read_at(lambda start, size: packed[start : start + size], Point(10, 0, 1 << 20, 0, b""), 0)
+        read_at(lambda start, size: packed[start : start + size], Point(10, 0, 1 << 20, 0, b""), 9)
         assert tracemalloc.get_traced_memory()[1] < 20 << 20
     finally:
         tracemalloc.stop()
