@@ -7,7 +7,7 @@ import json
 import py_compile
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +15,20 @@ from click.testing import CliRunner, Result
 
 from patcher.cli import cli
 from patcher.rules.catalogue import select
+from patcher.talk import Volume, set_volume
 from tests.commands import ONE, run, start
 from tests.conftest import TARGET
 from tests.one_file import apply
 
 PATCH = select(["kv-b-proj-dtype"])[0]
 ReleaseFile = Callable[[str], bytes]
+
+
+@pytest.fixture(autouse=True)
+def volume() -> Iterator[None]:
+    """Whatever a call in this process has set, the next test has the usual one."""
+    yield
+    set_volume(Volume.USUAL)
 
 
 def in_process(*arguments: str | Path) -> Result:
