@@ -55,8 +55,8 @@ class Step:
 def series(patches: Iterable[Patch], files: Files) -> tuple[Step, ...]:
     """Each patch on what those before it made, in the given order; each proven on its own input.
 
-    Raises as `apply_files`; where an earlier patch had changed the same file, both are named. What
-    a later one undoes of an earlier one is `ProofFailed`.
+    Raises as `apply_files`; where it would apply without an earlier patch, both are named. What a
+    later one undoes of an earlier one is `ProofFailed`.
     """
     current = dict(files)
     steps: list[Step] = []
@@ -66,7 +66,9 @@ def series(patches: Iterable[Patch], files: Files) -> tuple[Step, ...]:
         try:
             made = apply_files(patch, own)
         except PatcherError as error:
-            raise _in_conflict(patch, earlier, error) if earlier else error from None
+            alone = {target: files.get(target) for target in patch.targets}
+            applies = judge_files(patch, alone, "").status is Status.NEEDED
+            raise _in_conflict(patch, earlier, error) if earlier and applies else error from None
         for target, each in made.items():
             steps.append(Step(patch, target, own[target], each.data, len(each.edits)))
             current[target] = each.data

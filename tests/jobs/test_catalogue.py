@@ -165,5 +165,8 @@ def test_a_conflict_names_both_patches() -> None:
         series([first, patch_of("second", "return 1", "return 4")], files)
     with pytest.raises(ProofFailed, match="first and undo change the same code"):
         series([first, patch_of("undo", "return 2", "return 9")], files)
+    # What does not apply without the first either is no conflict with it.
+    with pytest.raises(Undecided, match=r"^vllm/one\.py: limit has 0 times"):
+        series([first, patch_of("second", "return 7", "return 8")], files)
     done = series([first, patch_of("second", "return 'a'", "return 'b'")][:1], files)
     assert [(step.patch.name, step.places) for step in done] == [("first", 1)]
