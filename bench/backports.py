@@ -165,14 +165,24 @@ def content(fix: Fix, version: str) -> bool | None:
         data = release_file(version, path)
         if data is None:
             return None
-        own, was, becomes = (statements(each) for each in (data, fix.before[path], fix.after[path]))
-        came, went = becomes - was, was - becomes
-        has = all(own[key] >= becomes[key] for key in came)
-        has = has and all(own[key] <= becomes[key] for key in went)
-        lacks = all(own[key] <= was[key] for key in came)
-        lacks = lacks and all(own[key] >= was[key] for key in went)
-        answers.add(True if has else False if lacks else None)
+        sources = (data, fix.before[path], fix.after[path])
+        said = _counted(*map(statements, sources))
+        # A statement that the release has otherwise beside the fix's part is told by its parts.
+        answers.add(said if said is not None else _counted(*map(_tokens, sources)) or None)
     return answers.pop() if len(answers) == 1 else None
+
+
+Counted = collections.Counter[tuple[str, str]]
+
+
+def _counted(own: Counted, was: Counted, becomes: Counted) -> bool | None:
+    came, went = becomes - was, was - becomes
+    if all(own[key] >= becomes[key] for key in came) and all(
+        own[key] <= becomes[key] for key in went
+    ):
+        return True
+    lacks = all(own[key] <= was[key] for key in came)
+    return False if lacks and all(own[key] >= was[key] for key in went) else None
 
 
 def _is_rooted(fix: Fix, path: str, original: bytes, result: bytes) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from patcher.errors import NotPython
 from patcher.rules.backport.changed import changed_scopes
 from patcher.rules.backport.merging.merge import State, merge_file
+from patcher.rules.backport.merging.three_way import Kind, Region, split
 from tests.rules.backport.fixes import BEFORE, FIXES, PATH, fixed, is_proven, sides_of, verdict
 
 # What an image's file may have that upstream's had not when the fix was made.
@@ -248,6 +251,10 @@ def test_a_fix_that_repeats_what_stands_beside_it_is_seen() -> None:
     sides = changed_scopes(PATH, _function("check()", "run()"), _function(*twice))
     assert verdict(_function(*own), sides).state is State.NEEDED
     assert verdict(_function(*own, "check()", "run()"), sides).state is State.LANDED
+    thrice = _function("check()", "run()", "check()", "check()", "run()")
+    sides = changed_scopes(PATH, _function("check()", "run()"), thrice)
+    ours = _function("check()", "own()", "check()", "check()", "run()")
+    assert verdict(ours, sides).state is State.LANDED
     # With another change beside it, its lines do not fit any more, and can yet be taken out.
     before, after = _function("check()", "run()", "end()"), _function(*twice, "end(1)")
     sides = changed_scopes(PATH, before, after)
@@ -264,6 +271,52 @@ def test_lines_beside_each_other_are_no_conflict_and_those_put_in_at_one_place_a
     assert is_proven(own, merged, sides)
     put_in = changed_scopes(PATH, before, _function("a()", "b()", "new()", "c()"))
     assert verdict(_function("a()", "b()", "own()", "c()"), put_in).state is State.UNKNOWN
+
+
+def test_the_parts_of_a_conflict_cover_it() -> None:
+    seed = random.Random(1)
+    for _ in range(300):
+        base, ours, theirs = three = [
+            seed.choices([b"a", b"b", b"c"], k=seed.randint(0, 6)) for _ in "123"
+        ]
+        whole = Region(Kind.CONFLICT, *(range(len(each)) for each in three))
+        parts = list(split(base, ours, theirs, whole))
+        for side, side_of in zip(three, ("base", "ours", "theirs"), strict=True):
+            lines = [at for part in parts for at in getattr(part, side_of)]
+            assert lines == list(range(len(side)))
+        for part in parts:
+            texts = [
+                side[span.start : span.stop]
+                for side, span in zip(three, (part.base, part.ours, part.theirs), strict=True)
+            ]
+            assert (part.kind is Kind.STABLE) <= (texts[0] == texts[1] == texts[2])
+
+
+@pytest.mark.parametrize(
+    ("fix", "old", "new", "state", "reason"),
+    [
+        (
+            "new method",
+            "    def share",
+            "    def wide(self): ...\n\n    def share",
+            "unknown",
+            "brings",
+        ),
+        (
+            "method gone",
+            "self.model = model",
+            "self.model = None",
+            "unknown",
+            "takes Drafter.__init",
+        ),
+        ("new method", "class Drafter", "class Proposer", "absent", "there is no Drafter"),
+    ],
+)
+def test_a_function_that_comes_or_goes_and_is_another_is_not_the_fixs(
+    fix: str, old: str, new: str, state: str, reason: str
+) -> None:
+    found = verdict(BEFORE.replace(old, new, 1), sides_of(fix))
+    assert (found.state, reason in found.reason) == (state, True), found
 
 
 def test_comments_and_blank_lines_of_the_image_are_no_conflict() -> None:

@@ -142,3 +142,76 @@ def test_annotations_that_python_does_not_read_may_name_what_is_below() -> None:
     after = before.replace("list[int]", "list[Last]") + "\n\nclass Last:\n    pass\n"
     prove(before.encode(), after.encode(), changed_scopes(PATH, before.encode(), after.encode()))
     run(after)
+
+
+WIDE = FIXES["new method"][0]
+TWICE = BEFORE + "\n\nclass Drafter:\n    def share(self):\n        pass\n"
+RENAMED = ("class Drafter", "class Proposer")
+
+
+@pytest.mark.parametrize(
+    ("fix", "original", "result", "problem"),
+    [
+        ("condition", BEFORE, fixed("condition").rstrip(), "the end of the last line"),
+        ("condition", TWICE, fixed("condition", TWICE), "there are several Drafter.share"),
+        (
+            "condition",
+            BEFORE.replace(*RENAMED),
+            BEFORE.replace(*RENAMED),
+            "there is no one Drafter.share",
+        ),
+        ("new method", BEFORE.replace(*WIDE, 1), fixed("new method"), "wide was there already"),
+        (
+            "new method",
+            BEFORE,
+            fixed("new method").replace("        return width(self.model)", "        return 1"),
+            "wide is not what the fix brings",
+        ),
+        ("import", BEFORE, fixed("import").replace("import os\n", ""), "an import went"),
+        (
+            "import",
+            BEFORE,
+            fixed("import").replace("import math", "import math\nimport sys"),
+            "an import came that is not the fix's",
+        ),
+        ("two places", BEFORE, BEFORE.replace(*FIXES["two places"][0], 1), "is not the fix's"),
+    ],
+)
+def test_what_is_not_the_fix_is_said(fix: str, original: str, result: str, problem: str) -> None:
+    with pytest.raises(ProofFailed, match=problem):
+        prove(original.encode(), result.encode(), sides_of(fix))
+
+
+def _body(text: str) -> bytes:
+    return "".join(["def f():\n", *(f"    {line}\n" for line in text.split("; "))]).encode()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "original", "result", "problem"),
+    [
+        ("x = 1", "x = 2", "x = 3", "x = 2", "the fix and the image changed the same"),
+        ("a(); b()", "a(); x = 1; b()", "a(); b(1)", "a(); b(1)", "a part of the fix is missing"),
+        ("a(); b(); c()", "a(); c()", "a(); b(); c(1)", "b(); c(1)", "went and is not the fix's"),
+        ("a(); b()", "a(); x = 1; b()", "a(); b(1)", "a(); x = 2; b(1)", "came and is not"),
+        ("a(); b()", "a(); x = 1; b()", "a(); b(1); c()", "a(); c()", "of another kind"),
+        ("a(); b()", "a(); x = 1; b()", "a(); b(); c()", "a(); b(); x = 1; c()", "is not where"),
+        ("a(); b()", "a(); b(); x = 1", "a(); b(); c()", "a(); b(); x = 1; c()", "is not where"),
+        ("x = {1: 2, 3: 4}", "x = {1: 5, 3: 4}", "x = {1: 2, 6: 7}", "x = {1: 5, 6: 7}", None),
+        ("x = {1: 2}", "x = {1: 5}", "x = {1: 2, 6: 7}", "x = {1: 2, 6: 5}", "changed the same"),
+        ("g(a=1, b=2)", "g(a=3, b=2)", "g(a=1, c=2)", "g(a=3, c=2)", None),
+        ("g(h(1), 2)", "g(h(3), 2)", "g(h(1), 4)", "g(h(3), 4)", None),
+    ],
+)
+def test_each_change_is_the_fixs_at_its_place(
+    before: str, after: str, original: str, result: str, problem: str | None
+) -> None:
+    sides = changed_scopes(PATH, _body(before), _body(after))
+    names = b"\n\ndef a(): ...\n\n\nb = c = g = h = a\n"
+    own, made = _body(original) + names, _body(result) + names
+    if problem is None:
+        # The lines, which no merge would write so, are another matter.
+        with pytest.raises(ProofFailed, match="neither the file's nor the fix's"):
+            prove(own, made, sides)
+        return
+    with pytest.raises(ProofFailed, match=problem):
+        prove(own, made, sides)
