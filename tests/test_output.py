@@ -7,13 +7,13 @@ import functools
 import gc
 import io
 import json
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 import patcher
-from patcher import __main__ as program
 from patcher.answer import show
 from patcher.errors import printable
 from patcher.jobs.demo import PLATFORM, RUN, write_base
@@ -257,6 +257,17 @@ def calls(host: str) -> list[list[str]]:
     ]  # fmt: skip
 
 
+def run(arguments: list[str]) -> int:
+    """As a start of the program runs them. To import it takes Ctrl-C from Python, and this process
+    goes on.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    from patcher.__main__ import _run
+
+    signal.signal(signal.SIGINT, before)
+    return _run(arguments)
+
+
 # The program leaves its connections to the end of the process.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_no_command_says_what_others_want_said(
@@ -265,7 +276,7 @@ def test_no_command_says_what_others_want_said(
     """Below all buffers: what a library prints counts too."""
     with serving(answer) as server:
         for call in calls(server.host):
-            code = program._run(call)
+            code = run(call)
             for text in capfd.readouterr():
                 for line in text.split("\n"):
                     # Markdown stops mentions with a zero-width space of its own.
