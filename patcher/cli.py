@@ -78,7 +78,6 @@ class Commands(Group):
     help=HELP,
     examples=EXAMPLES,
     epilog=EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(
     None, "-V", "--version", package_name="vllm-patcher", prog_name="vllm-patcher"

@@ -11,6 +11,9 @@ from patcher.talk import Volume, set_volume
 
 _VOLUME = "patcher.volume"
 
+# In each command, and not only at the top: click keeps the option that the first call was given.
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+
 
 def _chosen(volume: Volume, context: click.Context, _: click.Parameter, is_set: bool) -> None:
     """Set it for the run. Both options may stand before and after the command's name."""
@@ -42,6 +45,7 @@ class Command(click.Command):
 
     def __init__(self, *args: Any, examples: str, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
+        self.context_settings = _SETTINGS
         self.examples = examples
         self.params += _volume_options()
 
@@ -58,6 +62,7 @@ class Group(click.Group):
 
     def __init__(self, *args: Any, examples: str, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
+        self.context_settings = _SETTINGS
         self.examples = examples
         self.params += _volume_options()
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib.util
 import os
 import sys
+import types
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,13 +46,15 @@ def load_patch(path: Path) -> Patch:
     # Two files of one name, in two folders, are two modules.
     unlike = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:12]
     name = f"{MODULES}{path.stem}_{unlike}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise BrokenCatalogue(f"{path} is not a Python file", next_step="Name it *.py.")
-    module = importlib.util.module_from_spec(spec)
+    module = types.ModuleType(name)
+    module.__file__ = str(path)
     sys.modules[name] = module  # a dataclass looks its own module up
     try:
-        spec.loader.exec_module(module)
+        # These bytes, and no __pycache__: it takes a file that is saved again within a second, in
+        # the same size, for the old one. Eight patches compile in 5 ms.
+        exec(compile(data, path, "exec", dont_inherit=True), vars(module))  # noqa: S102  # nosec B102
         patch = getattr(module, "PATCH", None)
         wrong = fault(patch) if isinstance(patch, Patch) else None
     except KeyboardInterrupt:

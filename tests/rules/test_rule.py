@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from patcher.errors import BrokenCatalogue, FileAbsent, ProofFailed, Undecided, Unreadable
+from patcher.files import data_path
 from patcher.jobs.demo import PLATFORM, RUN, write_base
 from patcher.oci.rootfs.installed import VERSION_FILE
 from patcher.rules.apply import apply_files
@@ -172,6 +174,16 @@ def test_what_is_no_rule_is_refused_by_name(tmp_path: Path, rule: str, reason: s
         load_patch(path)
     assert str(path) in caught.value.problem
     assert reason in caught.value.problem
+
+
+def test_a_patch_that_is_saved_again_at_once_is_the_new_one(tmp_path: Path) -> None:
+    """Python's own bytecode goes by a file's size and second."""
+    path = tmp_path / "mine.py"
+    text = Path(data_path("patches"), "kv_b_proj_dtype.py").read_text()
+    for title in ("old", "new"):
+        path.write_text(text.replace("title=", f"title='{title}' or "))
+        os.utime(path, (1, 1))
+        assert load_patch(path).title == title
 
 
 def test_one_name_in_two_folders_names_both_files(tmp_path: Path) -> None:
