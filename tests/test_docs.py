@@ -91,7 +91,8 @@ def test_every_command_of_a_page_is_one_that_the_program_knows(page: Path) -> No
             command, words = found, words[1:]
         # A text may name an option without its value.
         with contextlib.suppress(click.BadOptionUsage):
-            command.make_parser(click.Context(command)).parse_args(words)
+            context = click.Context(command, **command.context_settings)
+            command.make_parser(context).parse_args(words)
 
 
 @by_name
