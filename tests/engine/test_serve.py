@@ -28,10 +28,10 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The probe's W4A16 model, with a tokenizer whose every word is a token."""
+    """The probe's W4A16 model, with a tokenizer to which numbers differ, and all words are one."""
     folder = tmp_path_factory.mktemp("model")
     (folder / "config.json").write_text(json.dumps(model_config("w4a16")))
-    words = {f"w{number}": number for number in range(VOCABULARY)}
+    words = {str(number): number for number in range(VOCABULARY)}
     tokenizer: dict[str, Any] = {
         "version": "1.0",
         "added_tokens": [],
@@ -39,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "pre_tokenizer": {"type": "Whitespace"},
         "post_processor": None,
         "decoder": None,
-        "model": {"type": "WordLevel", "vocab": words, "unk_token": "w7"},
+        "model": {"type": "WordLevel", "vocab": words, "unk_token": "7"},
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 4096}
