@@ -55,21 +55,10 @@ class Command(click.Command):
         super().format_epilog(ctx, formatter)
 
 
-class Group(click.Group):
-    """A group of commands. `examples` are as in `Command`."""
+class Group(Command, click.Group):
+    """A group of commands, which is a command too."""
 
     command_class = Command
-
-    def __init__(self, *args: Any, examples: str, **attributes: Any) -> None:
-        super().__init__(*args, **attributes)
-        self.context_settings = _SETTINGS
-        self.examples = examples
-        self.params += _volume_options()
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """See `click.Command`: the examples stand before it."""
-        _write_examples(self.examples, formatter)
-        super().format_epilog(ctx, formatter)
 
 
 def _write_examples(examples: str, formatter: click.HelpFormatter) -> None:
