@@ -20,6 +20,7 @@ from patcher.commands.options import (
     http_settings,
     json_option,
     lock_option,
+    one_form,
     patch_options,
     plain_http_option,
 )
@@ -235,10 +236,8 @@ def _rendered(answer: Answer, style: str, to_stdout: bool) -> Document:
 
 
 def _format(form: str | None, as_data: bool, output: Path | None) -> str:
-    if as_data and form not in {None, "json"}:
-        raise UsageError(f"--json is not --format {form}", next_step="Give one of the two.")
-    if as_data or form:
-        return form or "json"
+    if asked := one_form(form, as_data):
+        return asked
     if output is None:
         return "table"
     from patcher.report.landed import format_of

@@ -18,18 +18,19 @@ from patcher.commands.options import (
     http_settings,
     json_option,
     lock_option,
+    one_form,
     plain_http_option,
 )
 from patcher.errors import Exit, counted
 from patcher.lock import lock_path
 from patcher.progress import counting
 from patcher.report.text import as_json
-from patcher.talk import say
+from patcher.talk import complain, say
 from patcher.terminal import fitted, width_of
 
 if TYPE_CHECKING:
     from patcher.lock.entries import Entry
-    from patcher.lock.upkeep import Looked
+    from patcher.lock.upkeep import Gone, Looked, Unread
 
 _HERE = Path("images.lock")
 
@@ -40,6 +41,13 @@ own_lock_option = click.option(
     default=_HERE,
     show_default="./images.lock",
     help="The lock file.",
+)
+
+form_option = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "markdown"]),
+    help="Markdown is for a pull request's text. Default: a table.",
 )
 
 locate_option = click.option(
@@ -91,6 +99,11 @@ vllm-patcher lock check --offline
 _UPDATE_EXAMPLES = """
 vllm-patcher lock update
 vllm-patcher lock update vllm/vllm-openai --locate
+vllm-patcher lock update --format markdown          # for a pull request
+"""
+_PRUNE_EXAMPLES = """
+vllm-patcher lock prune
+vllm-patcher lock prune --lock other.lock --json
 """
 
 
@@ -292,6 +305,7 @@ def lock_check(
 @locate_option
 @ca_file_option
 @plain_http_option
+@form_option
 @json_option
 @click.pass_context
 def lock_update(
@@ -301,9 +315,10 @@ def lock_update(
     locate: bool,
     ca_file: Path | None,
     plain_http: Sequence[str],
+    form: str | None,
     as_data: bool,
 ) -> None:
-    """Lock what is newer in the registries. Drops nothing; prints Markdown for a pull request.
+    """Lock what is newer in the registries, and print it. Drops nothing.
 
     It looks in the repositories that the lock has images of, or only in the named ones
     (vllm/vllm-openai). Newer is a release (v0.23.0), a nightly (nightly-COMMIT) or a dated build
@@ -319,21 +334,27 @@ def lock_update(
     from patcher.lock.file import edit, load
     from patcher.lock.upkeep import update
     from patcher.report.summary import update_markdown
-    from patcher.report.text import entry_json
+    from patcher.report.text import entry_json, lock_table
     from patcher.web.http import Http
 
+    style = one_form(form, as_data)
     http = Http(http_settings(ca_file, plain_http), say=say)
     done = update(load(lock), names, http, LayerCache(), say, _looked(locate))
     if locate:
         _say_located(done.added)
     if done.added:
         edit(lock, lock, lambda known: functools.reduce(add, done.added, known))
-    if as_data:
+    if style == "json":
         added = [entry_json(entry) for entry in done.added]
         said = {"repositories": done.repositories, "added": added, "unread": done.unread}
         hand_over(as_json("lock update", **said))
-    else:
+    elif style == "markdown":
         hand_over(update_markdown(done))
+    elif done.added:
+        show(lock_table(done.added, width_of(sys.stdout)))
+    _complain_of(done.unread)
+    where = ", ".join(done.repositories) or "no repository"
+    say(f"{lock}: {counted(len(done.added), 'image')} added; looked in {where}")
     context.exit(Exit.UNDECIDED if done.unread else Exit.OK)
 
 
@@ -341,11 +362,12 @@ def lock_update(
     "prune",
     short_help="Drop the digests that are gone upstream.",
     epilog=_PLAIN_EPILOG,
-    examples="vllm-patcher lock prune",
+    examples=_PRUNE_EXAMPLES,
 )
 @own_lock_option
 @ca_file_option
 @plain_http_option
+@form_option
 @json_option
 @click.pass_context
 def lock_prune(
@@ -353,9 +375,10 @@ def lock_prune(
     lock: Path,
     ca_file: Path | None,
     plain_http: Sequence[str],
+    form: str | None,
     as_data: bool,
 ) -> None:
-    """Drop the digests that are gone upstream, and say which. Prints Markdown.
+    """Drop the digests that are gone upstream, and print them.
 
     A tag that moved or went drops nothing, as its digest can still be pulled. Nor does a registry
     that does not answer; then the exit code is 3.
@@ -363,15 +386,16 @@ def lock_prune(
     from patcher.lock.file import edit, load
     from patcher.lock.upkeep import dropped, prune
     from patcher.report.summary import prune_markdown
-    from patcher.report.text import entry_json
+    from patcher.report.text import entry_json, pins_table
     from patcher.web.http import Http
 
+    style = one_form(form, as_data)
     http = Http(http_settings(ca_file, plain_http), say=say)
     with counting("asking the registries") as watch:
         done = prune(load(lock), http, watch)
     if done.gone:
         edit(lock, lock, lambda known: dropped(known, done.gone))
-    if as_data:
+    if style == "json":
         gone = [
             {
                 "image": entry_json(each.entry),
@@ -381,6 +405,23 @@ def lock_prune(
             for each in done.gone
         ]
         hand_over(as_json("lock prune", gone=gone, unread=done.unread))
-    else:
+    elif style == "markdown":
         hand_over(prune_markdown(done))
+    elif done.gone:
+        show(pins_table([(each.entry, each.pins) for each in done.gone], width_of(sys.stdout)))
+    _complain_of(done.unread)
+    say(f"{lock}: {_dropped(done.gone)}")
     context.exit(Exit.UNDECIDED if done.unread else Exit.OK)
+
+
+def _dropped(gone: Sequence[Gone]) -> str:
+    if not gone:
+        return "nothing is gone"
+    whole = sum(each.whole for each in gone)
+    said = f"{counted(whole, 'image')} dropped"
+    return said if whole == len(gone) else f"{said}, {len(gone) - whole} in part"
+
+
+def _complain_of(unread: Sequence[Unread]) -> None:
+    for each in unread:
+        complain(f"{each.image}: could not be read, and stays as it was: {each.problem}")

@@ -161,16 +161,15 @@ def _say_what_it_is(report: SourceReport) -> None:
 def _tell(reports: Sequence[SourceReport], *, places: bool) -> None:
     """The verdicts; with `places` each place that needs a patch, on stdout."""
     for report in reports:
-        locate = report.path.locate if report.path else None
         for verdict in report.verdicts:
             if places:
-                show(verdict_lines(verdict, locate))
+                show(verdict_lines(verdict, report.locate))
             # What could not be judged is an error to whoever wants no talk.
             tell = say if verdict.status in {Status.NEEDED, Status.CLEAN} else complain
             tell(verdict_summary(verdict), None if verdict.outside else COLOURS[verdict.status])
     for report in reports:
-        for words, notice in report.elsewhere:
-            say(notice_line(notice, words, report.root))
+        for found in report.elsewhere:
+            say(notice_line(found, report.root))
     for report in reports:
         for verdict in report.idle:
             say(f"{verdict_summary(verdict)}: no Python is seen to import it")

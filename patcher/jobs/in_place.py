@@ -17,8 +17,10 @@ from patcher.sources.path import (
     ASIDE,
     FileSource,
     PathSource,
+    as_typed,
     concerned,
     left_aside,
+    named,
     open_path,
     stale_bytecode,
 )
@@ -114,7 +116,9 @@ def _rename_back(moved: Path, stale: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """One file that `patch` dealt with: where the result is, how many places were rewritten."""
+    """One file that `patch` dealt with: where the result is, how many places were rewritten. Paths
+    begin as the person typed them.
+    """
 
     path: Path
     edits: int
@@ -146,7 +150,7 @@ def patch_path(
 
 def _outcomes(source: PathSource, patches: Sequence[Patch]) -> tuple[Outcome, ...]:
     own, wanted = concerned(source, patches)
-    return apply_all(wanted, own.read, lambda target: str(source.locate(target)), own.version())
+    return apply_all(wanted, own.read, lambda target: str(named(source, target)), own.version())
 
 
 def _located(source: PathSource, patches: Sequence[Patch]) -> Iterator[Path]:
@@ -171,8 +175,13 @@ def _replace(source: PathSource, outcomes: Sequence[Outcome], *, backup: bool) -
     }
     with keeping(changed, wanted=backup):
         removed = replace_sources({path: Edit(*edit) for path, edit in changed.items()})
+    gone = tuple(as_typed(stale, source.path) for stale in removed)
     return tuple(
-        Done(source.locate(each.target), each.places, removed if each.places else ())
+        Done(
+            named(source, each.target),
+            each.places,
+            gone if each.places else (),
+        )
         for each in outcomes
     )
 

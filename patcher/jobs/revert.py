@@ -9,12 +9,14 @@ from pathlib import Path
 from patcher.errors import Finding
 from patcher.jobs.backups import Backup, backups_in, content
 from patcher.jobs.in_place import Edit, one_run_at_a_time, replace_sources
-from patcher.sources.path import open_path
+from patcher.sources.path import as_typed, open_path
 
 
 @dataclass(frozen=True, slots=True)
 class Reverted:
-    """One file whose original was kept; `changed` is false where it was the original already."""
+    """One file whose original was kept; `changed` is false where it was the original already.
+    Paths begin as the person typed them.
+    """
 
     path: Path
     changed: bool
@@ -46,17 +48,18 @@ def revert_path(path: Path) -> tuple[Reverted, ...]:
                 next_step="Only `patch --in-place --backup` keeps one. `pip install "
                 "--force-reinstall --no-deps vllm==VERSION` brings back what was published.",
             )
-        edits, spent = _edits(kept)
+        edits, spent = _edits(kept, path)
         removed = replace_sources({file: edit for file, edit in edits.items() if edit is not None})
         for each in spent:
             each.drop()
+    gone = tuple(as_typed(stale, path) for stale in removed)
     return tuple(
-        Reverted(file, edit is not None, removed if edit is not None else ())
+        Reverted(as_typed(file, path), edit is not None, gone if edit is not None else ())
         for file, edit in edits.items()
     )
 
 
-def _edits(kept: Sequence[Backup]) -> tuple[Mapping[Path, Edit | None], list[Backup]]:
+def _edits(kept: Sequence[Backup], typed: Path) -> tuple[Mapping[Path, Edit | None], list[Backup]]:
     """What is to be done to each file, None for nothing; and the backups that are spent then."""
     edits: dict[Path, Edit | None] = {}
     spent = []
@@ -66,9 +69,10 @@ def _edits(kept: Sequence[Backup]) -> tuple[Mapping[Path, Edit | None], list[Bac
         live = [each for each in own if each.fits(now)]
         if not (done or live):
             raise Finding(
-                f"{path} was changed since it was patched, and nothing was reverted",
-                next_step=f"The original is {own[-1].kept}: copy it back yourself, or remove it "
-                "where another vLLM was installed since.",
+                f"{as_typed(path, typed)} was changed since it was patched, and nothing was "
+                "reverted",
+                next_step=f"The original is {as_typed(own[-1].kept, typed)}: copy it back "
+                "yourself, or remove it where another vLLM was installed since.",
             )
         original = now if done else live[0].original
         edits[path] = None if done else Edit(now, original)

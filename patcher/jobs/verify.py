@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from patcher.errors import FileAbsent, PatcherError, Unreadable, UsageError, printable
 from patcher.rules.verdict import Status, Verdict, judge
 from patcher.sources.everywhere import everywhere, in_image, searched_for
 from patcher.sources.images import CopySource, ImageSource, NoCopy, open_question, told
-from patcher.sources.path import PathSource, TreeSource, concerned
+from patcher.sources.path import PathSource, TreeSource, as_typed, concerned, named
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +23,20 @@ if TYPE_CHECKING:
     from patcher.sources.everywhere import Notice
 
 _LONGEST = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A place in another file than the targets; of which source, and by which patch's rule.
+
+    `copy` is the vLLM of an image that the file is of, or is installed beside.
+    """
+
+    source: str
+    patch: str
+    words: Words
+    notice: Notice
+    copy: Copy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +57,20 @@ class SourceReport:
     copies: tuple[Copy, ...] = ()
     idle: tuple[Verdict, ...] = ()
     question: str | None = None
-    elsewhere: tuple[tuple[Words, Notice], ...] = ()
+    elsewhere: tuple[Elsewhere, ...] = ()
     notes: tuple[str, ...] = ()
     error: PatcherError | None = None
 
     @property
-    def path(self) -> PathSource | None:
-        """The source, where its files are on this machine."""
-        return self.source if isinstance(self.source, PathSource) else None
+    def locate(self) -> Callable[[str], Path] | None:
+        """Where a target is, where the source's files are on this machine."""
+        return partial(named, self.source) if isinstance(self.source, PathSource) else None
 
     @property
     def root(self) -> Path | None:
         """The folder that an installed tree has its packages in; None for anything else."""
-        return self.source.root if isinstance(self.source, TreeSource) else None
+        tree = self.source
+        return as_typed(tree.root, tree.path) if isinstance(tree, TreeSource) else None
 
 
 def verify_source(source: Source, patches: Sequence[Patch], *, elsewhere: bool) -> SourceReport:
@@ -80,14 +96,16 @@ def unread(name: str, patches: Sequence[Patch], error: PatcherError) -> SourceRe
     return SourceReport(name, verdicts, error=error)
 
 
-def _in_tree(source: Source, patches: Sequence[Patch]) -> tuple[tuple[Words, Notice], ...]:
+def _in_tree(source: Source, patches: Sequence[Patch]) -> tuple[Elsewhere, ...]:
     if not isinstance(source, TreeSource):
         raise UsageError(
             f"{source.label} is neither an installed tree nor an image",
             next_step="Leave --everywhere out for it.",
         )
     return tuple(
-        (patch.rule.words, notice) for patch in patches for notice in everywhere(source.root, patch)
+        Elsewhere(source.label, patch.name, patch.rule.words, notice)
+        for patch in patches
+        for notice in everywhere(source.root, patch)
     )
 
 
@@ -111,12 +129,18 @@ def _of_image(image: ImageSource, patches: Sequence[Patch], *, elsewhere: bool) 
         tuple(verdict for verdicts in idle.values() for verdict in verdicts),
         _question(found, idle),
         tuple(
-            (patch.rule.words, notice)
+            Elsewhere(image.label, patch.name, patch.rule.words, notice, _copy_of(notice, found))
             for patch in patches
             for notice in in_image(found, patch, whole=elsewhere)
         ),
         tuple(f"{image.label}: {line}" for line in told(found)),
     )
+
+
+def _copy_of(notice: Notice, found: Installation) -> Copy | None:
+    """The innermost one: an installed vLLM may hold a build folder."""
+    around = [copy for copy in found.copies if notice.path.startswith(f"{copy.root}/")]
+    return max(around, key=lambda copy: len(copy.root), default=None)
 
 
 def _judged(copies: Sequence[CopySource], patches: Sequence[Patch]) -> tuple[Verdict, ...]:

@@ -19,11 +19,10 @@ if TYPE_CHECKING:
     from patcher.jobs.check_proof import CheckedProof, Difference
     from patcher.jobs.demo import Demo
     from patcher.jobs.image import ImageReport, Report
-    from patcher.jobs.verify import SourceReport
-    from patcher.lock.entries import Entry
+    from patcher.jobs.verify import Elsewhere, SourceReport
+    from patcher.lock.entries import Entry, Pin
     from patcher.oci.installation import Copy
-    from patcher.rules.rule import Place, Words
-    from patcher.sources.everywhere import Notice
+    from patcher.rules.rule import Place
 
 SCHEMA = 2
 
@@ -76,10 +75,22 @@ def verify_json(reports: Sequence[SourceReport]) -> Document:
     return as_json(
         "verify",
         verdicts=[verdict for report in reports for verdict in report.verdicts],
-        elsewhere=[notice for report in reports for _, notice in report.elsewhere],
+        elsewhere=[_elsewhere_json(found) for report in reports for found in report.elsewhere],
         copies=[copy_json(report.label, copy) for report in reports for copy in report.copies],
         idle=[verdict for report in reports for verdict in report.idle],
     )
+
+
+def _elsewhere_json(found: Elsewhere) -> dict[str, Any]:
+    """A place in another file as plain data; its vLLM's folder and state are those of an image."""
+    copy = found.copy
+    where = {"root": copy and copy.root, "state": copy and copy.state}
+    return {
+        **dataclasses.asdict(found.notice),
+        "source": found.source,
+        "patch": found.patch,
+        **where,
+    }
 
 
 def error_json(error: PatcherError, arguments: Sequence[str]) -> Document:
@@ -162,13 +173,15 @@ def version_note(version: str | None) -> str | None:
     return f"it states the version {printable(version)}, of no release: its content alone decides"
 
 
-def notice_line(notice: Notice, words: Words, root: PurePath | None = None) -> str:
+def notice_line(found: Elsewhere, root: PurePath | None = None) -> str:
     """A place elsewhere in the package, for a person; `root` is the folder that it is in, where
-    that is on this machine.
+    that is on this machine. Of an image, which image it is and whether its vLLM runs.
     """
-    state = words.state(notice.needed)
-    path = printable(str(root / notice.path if root else notice.path))
-    return f"{path}:{notice.line}: notice: {state} {printable(notice.text)}"
+    notice, copy = found.notice, found.copy
+    where = root / notice.path if root else f"{found.source}:{notice.path}"
+    said = f"{found.words.state(notice.needed)} {printable(notice.text)}"
+    state = f" ({copy.state})" if copy and not copy.runs else ""
+    return f"{printable(str(where))}:{notice.line}: notice: {said} [{found.patch}]{state}"
 
 
 def difference_line(checked: CheckedProof, difference: Difference) -> str:
@@ -225,7 +238,8 @@ def image_lines(report: Report) -> list[str]:
     lines += [f"image    {report.digest}", *(f"tag      {tag}" for tag in report.tags)]
     lines += [f"proof    {report.proof}"] if report.proof else []
     lines += [f"way      {_WAYS[report.way]}"] if report.way in _WAYS else []
-    lines += [f"sent     {_sent(report)}"] if report.way != "context" else []
+    # Nobody counts what goes through a daemon's socket, and a context is sent nowhere.
+    lines += [f"sent     {_sent(report)}"] if report.way not in _WAYS else []
     return [_report_line(printable(line, 2000)) for line in lines]
 
 
@@ -257,12 +271,16 @@ def _platform_lines(image: ImageReport) -> list[str]:
 def _sent(report: Report) -> str:
     if not (report.lacking or report.base_lacking or report.moved):
         return "nothing: all of it was there already"
-    if report.dry_run:
-        return (
-            f"nothing, this is a dry run: it would be {report.lacking:,} bytes, and up to "
-            f"{report.base_lacking:,} of the base where it cannot be mounted"
+    if not (report.lacking or report.base_lacking):
+        said = "the tags alone: the image was there already"
+    elif report.dry_run:
+        said = (
+            f"{report.lacking:,} bytes, and up to {report.base_lacking:,} of the base where it "
+            "cannot be mounted"
         )
-    return f"{report.sent.parts:,} bytes, and {report.sent.streamed:,} of the base"
+    else:
+        return f"{report.sent.parts:,} bytes, and {report.sent.streamed:,} of the base"
+    return f"nothing, this is a dry run: it would be {said}" if report.dry_run else said
 
 
 def _counts(verdict: Verdict) -> str:
@@ -296,9 +314,16 @@ def lock_table(entries: Sequence[Entry], width: int | None = None) -> list[str]:
     """The lock under a header, a line for each pin; on a terminal of some width digests are cut to
     twelve digits.
     """
+    return pins_table([(entry, entry.locked.pins()) for entry in entries], width)
+
+
+def pins_table(
+    pins: Iterable[tuple[Entry, Iterable[tuple[str, Pin]]]], width: int | None = None
+) -> list[str]:
+    """As `lock_table`, of some pins of each entry."""
     rows = [("VERSION", "PIN", "DIGEST", "REFERENCE")]
-    for entry in entries:
-        for kind, pin in entry.locked.pins():
+    for entry, some in pins:
+        for kind, pin in some:
             digest = pin.digest if width is None else pin.digest.partition(":")[2][:12]
             rows.append((str(entry.locked.version), kind, digest, str(entry.original.reference)))
     return table(rows, width)

@@ -148,6 +148,22 @@ def open_path(path: Path) -> PathSource:
     return found_here[0]
 
 
+def as_typed(path: Path, typed: Path) -> Path:
+    """A path at, in or beside the one that a person typed, as they would go on typing it; any other
+    stays as it is.
+    """
+    for near in (typed, typed.parent):
+        for real in (near.absolute(), near.parent.resolve() / near.name, near.resolve()):
+            if path.is_relative_to(real):
+                return near / path.relative_to(real)
+    return path
+
+
+def named(source: PathSource, target: str) -> Path:
+    """Where a target is, as `as_typed`. Raises as `locate` does."""
+    return as_typed(source.locate(target), source.path)
+
+
 def given_file(name: str, stream: BinaryIO) -> FileSource:
     """A Python file that is read from a stream, under the name that it is said to have.
 

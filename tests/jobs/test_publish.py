@@ -207,6 +207,10 @@ def test_publishing_again_sends_nothing_and_says_so(world: Callable[..., World])
     assert (again.moved, again.sent.parts, again.sent.streamed) == ((), 0, 0)
     assert "all of it is there already: nothing to do" in here.said
     assert image_lines(again)[-1] == "sent     nothing: all of it was there already"
+    tagged = replace(again, moved=again.tags[1:])
+    assert image_lines(tagged)[-1] == "sent     the tags alone: the image was there already"
+    built = image_lines(replace(first, way="dockerfile"))
+    assert not any(line.startswith("sent ") for line in built), "a daemon counts none"
 
 
 def test_a_clean_base_is_refused_and_published_unchanged_where_that_is_allowed(

@@ -14,8 +14,10 @@ from patcher.errors import Finding, Unreadable, Unwritable
 from patcher.jobs.backups import FOLDER, _hash, keeping
 from patcher.jobs.in_place import Edit, patch_path, replace_sources
 from patcher.jobs.revert import revert_path
+from patcher.jobs.verify import verify_source
 from patcher.rules.catalogue import select
 from patcher.rules.datafile import DataFile
+from patcher.sources.path import open_path
 from tests.conftest import TARGET
 from tests.jobs.test_in_place import NEEDED, tree_of
 
@@ -77,6 +79,23 @@ def test_an_original_is_found_by_the_file_and_by_the_tree_alike(
     patch_path(tree, ONE, None, backup=True)
     assert [done.changed for done in revert_path(Path(Path(TARGET).name))] == [True]
     assert (tree / TARGET).read_bytes() == NEEDED
+
+
+@pytest.mark.parametrize("inside", [".", "vllm", TARGET])
+def test_files_are_named_as_they_were_typed(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    monkeypatch.chdir(tree.parent)
+    typed, source = Path("tree", inside), Path("tree", TARGET)
+    stale = source.parent / "__pycache__" / f"{source.stem}.cpython-311.pyc"
+    stale.write_bytes(b"old")
+    [patched] = patch_path(typed, ONE, None, backup=True)
+    assert (patched.path, patched.removed_bytecode) == (source, (stale,))
+    [reverted] = revert_path(typed)
+    assert reverted.path == source
+    found = verify_source(open_path(typed), ONE, elsewhere=False)
+    assert found.locate is not None
+    assert found.locate(TARGET) == source
 
 
 def test_a_file_of_no_package_has_its_original_beside_it(tmp_path: Path) -> None:

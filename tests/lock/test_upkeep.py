@@ -15,11 +15,13 @@ from packaging.version import Version
 from patcher.cache import LayerCache
 from patcher.errors import BadReference, NotLocked
 from patcher.lock.entries import Entry, Lock, Locked, Original, Pin, add, entry_for
+from patcher.lock.file import save
 from patcher.lock.upkeep import Pruned, Update, dropped, prune, update
 from patcher.oci.reference import Platform, parse_reference
 from patcher.registry.image import ask_registry
 from patcher.report.summary import prune_markdown, update_markdown
 from patcher.web.http import Http
+from tests.commands import run
 from tests.conftest import free_port
 from tests.indexes import add_index
 from tests.installations import installed_file, vllm_files
@@ -311,9 +313,39 @@ def test_of_an_entry_with_pins_that_are_left_only_the_gone_ones_are_dropped(worl
     assert "; the rest stays" in prune_markdown(done)
 
 
-def test_a_registry_that_does_not_answer_drops_nothing(world: World) -> None:
+def test_a_person_reads_tables_and_a_pull_request_markdown(world: World, tmp_path: Path) -> None:
+    gone = world.locked("v0.22.0", "0.22.0")
+    world.locked("v0.23.0", "0.23.0")
+    world.publish("v0.24.0", "0.24.0")
+    lock = tmp_path / "images.lock"
+    save(lock, world.lock)
+    added = run("lock", "update", "--lock", lock)
+    digest = world.digests["v0.24.0"]
+    [header, first, *_] = added.stdout.splitlines()
+    assert header.split() == ["VERSION", "PIN", "DIGEST", "REFERENCE"]
+    assert first.split() == ["0.24.0", "index", digest, f"{world.place}:v0.24.0"]
+    assert added.stderr.endswith(f"{lock}: 1 image added; looked in {world.place}\n")
+    for _, pin in gone.locked.pins():
+        world.delete(pin.digest)
+    dropped = run("lock", "prune", "--lock", lock)
+    rows = [line.split()[0] for line in dropped.stdout.splitlines()]
+    assert rows == ["VERSION", *["0.22.0"] * len(list(gone.locked.pins()))]
+    assert dropped.stderr.endswith(f"{lock}: 1 image dropped\n")
+    again = run("lock", "prune", "--lock", lock)
+    assert (again.stdout, again.stderr) == ("", f"{lock}: nothing is gone\n")
+    for command in ("update", "prune"):
+        asked = run("lock", command, "--lock", lock, "--format", "markdown")
+        assert asked.stdout.startswith("## images.lock: 0 ")
+        assert run("lock", command, "--lock", lock, "--format", "table", "--json").returncode == 2
+
+
+def test_a_registry_that_does_not_answer_drops_nothing(tmp_path: Path) -> None:
     away = parse_reference(f"127.0.0.1:{free_port()}/vllm/vllm-openai:v0.1.0")
     entry = Entry(Original("0.1.0", away), Locked(Version("0.1.0"), index=Pin(f"sha256:{0:064}")))
     done = prune(Lock((entry,)), HTTP)
     assert (done.gone, done.lock.entries) == ((), (entry,))
     assert [each.image for each in done.unread] == [str(away)]
+    save(tmp_path / "lock", done.lock)
+    ran = run("lock", "prune", "--lock", tmp_path / "lock")
+    assert (ran.returncode, ran.stdout) == (3, "")
+    assert f"{away}: could not be read, and stays as it was: " in ran.stderr

@@ -122,6 +122,11 @@ def test_platforms_that_agree_are_told_once(tmp_path: Path) -> None:
     assert f"| `0.23.0-abc`<br>`0.23.0-patched` | `{DIGEST}` |" in text
 
 
+def test_no_bytes_are_told_of_a_daemon_which_counts_none(tmp_path: Path) -> None:
+    row = load(file(tmp_path, published(sent=NOTHING, way="dockerfile")))
+    assert (row.outcome, row.sent) == (PUBLISHED, None)
+
+
 def test_what_others_wrote_is_no_markup(tmp_path: Path) -> None:
     arguments = ["image", "docker.io/`a`|b", "--to", "x"]
     text = image_markdown([load(file(tmp_path, failure("AccessDenied", arguments=arguments)))])
