@@ -12,6 +12,9 @@ TO ?=
 
 EXAMPLES ?= 2000
 
+# On a terminal pip says what it does; a log gets its errors.
+PIP := -m pip install --disable-pip-version-check $$([ -t 2 ] || echo --quiet)
+
 # The whole suite also holds the rules, which prove every edit, to a floor of branch coverage.
 FLOOR := --cov --cov-fail-under=90
 
@@ -47,11 +50,11 @@ fuzz: $(BIN)/.dev ## hostile documents and generated programs, new ones, for min
 	  $(or $(TESTS),tests/test_fuzz.py tests/rules/guard/test_properties.py)
 
 oldest: ## the quick tests on the oldest dependencies that pyproject.toml allows
-	$(PYTHON) -m venv --clear out/oldest
-	$(PYTHON) -m tests.oldest > out/oldest/constraints.txt
-	out/oldest/bin/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint out/oldest/constraints.txt --editable . \
-	  hypothesis jsonschema pytest pytest-xdist pyyaml
+	@echo "setting up out/oldest: half a minute" >&2
+	@$(PYTHON) -m venv --clear out/oldest
+	@$(PYTHON) -m tests.oldest > out/oldest/constraints.txt
+	@out/oldest/bin/python $(PIP) --constraint out/oldest/constraints.txt --editable . \
+	  hypothesis jsonschema pytest pytest-xdist pyyaml >&2
 	out/oldest/bin/python -m pytest --numprocesses 2 -m quick --hypothesis-profile quick $(TESTS)
 
 docs: $(BIN)/.docs ## the documentation site, into out/site
@@ -78,20 +81,23 @@ bench: $(BIN)/.dev ## measure: rewriting, verifying, reading a wheel
 	$(BIN)/python -m bench
 
 dist: $(BIN)/vllm-patcher ## sdist and wheel, into dist
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check hatchling hatch-vcs
+	@echo "installing hatchling into .venv" >&2
+	@$(BIN)/python $(PIP) hatchling hatch-vcs >&2
 	$(BIN)/python -m hatchling build --target sdist --target wheel
 
 $(BIN)/vllm-patcher: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
-	@echo "setting up .venv (once)" >&2
+	@echo "setting up .venv (once): half a minute" >&2
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(BIN)/python $(PIP) --editable . >&2
 	@touch $@
 
 $(BIN)/.dev: $(BIN)/vllm-patcher
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@echo "adding what the tests need to .venv (once): a minute" >&2
+	@$(BIN)/python $(PIP) --editable '.[dev]' >&2
 	@touch $@
 
 $(BIN)/.docs: $(BIN)/vllm-patcher
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@echo "adding what the site needs to .venv (once): half a minute" >&2
+	@$(BIN)/python $(PIP) --editable '.[docs]' >&2
 	@touch $@

@@ -41,3 +41,12 @@ def test_the_hook_for_others_fails_on_what_needs_a_patch_and_passes_what_does_no
         command = [sys.executable, "-m", "patcher", *arguments, *ONE, "a.py", "b.py"]
         ran = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
         assert ran.returncode == code, ran.stderr
+
+
+def test_make_says_what_it_installs_before_it_does() -> None:
+    rules = (ROOT / "Makefile").read_text().split("\n\n")
+    installing = [rule for rule in rules if "/python $(PIP)" in rule]
+    assert len(installing) == 5
+    for rule in installing:
+        assert 'echo "' in rule.partition("$(PIP)")[0], rule
+    assert sum(rule.count("pip install") for rule in rules) == 1, "in PIP"
