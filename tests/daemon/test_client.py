@@ -14,6 +14,7 @@ import pytest
 from patcher.daemon.client import DEFAULT, address, connect, progress_of, undisturbed
 from patcher.errors import NoDaemon
 from patcher.progress import Progress
+from tests.scripted import Reply, serving
 
 
 def press() -> None:
@@ -140,6 +141,18 @@ def test_the_daemon_is_where_docker_itself_would_look(
     assert address() == DEFAULT
     monkeypatch.setenv("DOCKER_HOST", "unix:///named.sock")
     assert address() == "unix:///named.sock"
+
+
+def test_the_context_s_daemon_is_the_one_that_is_asked(
+    contexts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why docker-py has to be 7.2: an older one asks the default socket."""
+    monkeypatch.setenv("DOCKER_CONTEXT", "lab")
+    with serving(lambda _: Reply(body=b'{"ApiVersion": "1.45"}')) as lab:
+        contexts.write_text(contexts.read_text().replace("unix:///lab.sock", f"tcp://{lab.host}"))
+        client = connect()
+        client.close()
+    assert [seen.path for seen in lab.seen] == ["/version"]
 
 
 def test_a_context_that_is_not_there_is_not_another_daemon(
