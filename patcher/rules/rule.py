@@ -188,8 +188,9 @@ class NeedsUpstream(Protocol):
 class SearchesElsewhere(Protocol):
     """A rule whose places may turn up in any file of the package, not in its targets alone."""
 
-    def mentioned_in(self, data: bytes) -> bool:
-        """Whether a file's bytes are worth a `find`: a cheap test, 300 files to one that is."""
+    @property
+    def mention(self) -> bytes:
+        """What a file must hold to be worth a `find`: of vLLM's files, one in 300 does."""
         ...
 
 

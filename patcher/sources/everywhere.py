@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from patcher.errors import NotPython, Unreadable
 from patcher.oci.rootfs.installed import is_about_vllm
-from patcher.rules.guard.rule import AttributeGuard
 from patcher.rules.rule import SearchesElsewhere
 
 if TYPE_CHECKING:
@@ -56,14 +55,15 @@ def notices(files: Iterable[tuple[str, bytes]], patch: Patch) -> tuple[Notice, .
     return tuple(
         notice
         for path, data in files
-        if path not in patch.targets and rule.mentioned_in(data)
+        if path not in patch.targets and rule.mention in data
         for notice in _of_file(path, data, patch)
     )
 
 
 def searched_for(patches: Iterable[Patch]) -> list[bytes]:
-    """What a file mentions that is worth a look, for an image's layers to be searched for."""
-    return sorted({p.rule.receiver.encode() for p in patches if isinstance(p.rule, AttributeGuard)})
+    """What an image's layers are searched for, so that `in_image` finds what there is to judge."""
+    rules = (patch.rule for patch in patches)
+    return sorted({rule.mention for rule in rules if isinstance(rule, SearchesElsewhere)})
 
 
 def in_image(found: Installation, patch: Patch, *, whole: bool) -> tuple[Notice, ...]:

@@ -31,6 +31,7 @@ from patcher.rules.rule import (
     present,
 )
 from patcher.rules.verdict import Status, judge_files
+from patcher.sources.everywhere import notices, searched_for
 from tests.commands import run
 from tests.conftest import TARGET
 from tests.installations import installed_file
@@ -290,3 +291,17 @@ def test_a_rule_reads_upstream_through_what_it_is_handed(
     assert (verdict.status, verdict.reason) == (Status.UNKNOWN, "vllm/a.py of 0.27.0")
     # It is the same rule to every cache.
     assert patch == BOTH
+
+
+def test_a_rule_of_ones_own_may_look_into_any_file() -> None:
+    own = load_patch(OWN / "expression.py")
+
+    class Anywhere(type(own.rule)):  # type: ignore[misc]
+        mention = b"workspace"
+
+    rule = Anywhere("determine_chunked_prefill_workspace_size", "64 * 1024", "128 * 1024")
+    wide = dataclasses.replace(own, rule=rule)
+    assert searched_for([own, wide]) == [b"workspace"]
+    files = [("vllm/copy.py", own.invalid[0].before.encode()), ("vllm/other.py", b"x = 1\n")]
+    assert [(each.path, each.needed) for each in notices(files, wide)] == [("vllm/copy.py", True)]
+    assert notices(files, own) == ()

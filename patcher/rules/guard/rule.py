@@ -78,9 +78,10 @@ class AttributeGuard(Chain):
         for target, data in present(before).items():
             prove(data, after[target], self)
 
-    def mentioned_in(self, data: bytes) -> bool:
-        """Whether the receiver's name occurs: the target's code is copied into new models."""
-        return self.receiver.encode() in data
+    @property
+    def mention(self) -> bytes:
+        """The receiver's name: the target's code is copied into new models."""
+        return self.receiver.encode()
 
     def explain(self) -> tuple[str, ...]:
         """What it guards, and with what."""
