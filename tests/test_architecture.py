@@ -24,6 +24,7 @@ FLOORS = [
         "errors",
         "files",
         "threads",
+        "syntax",
         "versions",
         "terminal",
         "answer",
@@ -126,7 +127,9 @@ def test_the_files_that_contributing_names_are_there() -> None:
 # Two readings of "guarded" prove nothing together once they share a line of code.
 GUARD = "patcher.rules.guard"
 # The rule seam gives the writing one the form of an edit.
-SHARED = {f"{GUARD}.chain", "patcher.rules.rule", "patcher.errors", "patcher.threads"}
+SHARED = {f"{GUARD}.chain"} | {
+    f"patcher.{name}" for name in ("rules.rule", "errors", "syntax", "threads")
+}
 
 
 @pytest.mark.parametrize("reading", ["writing", "proving"])

@@ -10,7 +10,6 @@ import ast
 import copy
 import functools
 import textwrap
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from patcher.errors import NotPython, RewriteRefused
 from patcher.rules.edits import rewritten
 from patcher.rules.rule import Found, Place, Words, check_compiles, proof_failed
+from patcher.syntax import parse_python
 
 if TYPE_CHECKING:
     from patcher.rules.rule import Files, Rewritten
@@ -210,9 +210,7 @@ def _line(code: str, limit: int = 100) -> str:
 
 def _parse(data: bytes) -> ast.Module:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(data)
+        return parse_python(data)
     except (SyntaxError, ValueError, RecursionError) as error:
         raise NotPython(f"it is not Python source: {error}", next_step="Check the file.") from error
 
@@ -232,7 +230,7 @@ def _named(data: bytes, function: str) -> list[tuple[_Definition, str]]:
 
 def _piece(code: str) -> ast.expr | _Block:
     """A piece of code: an expression where it is nothing else, or statements."""
-    body = ast.parse(textwrap.dedent(code).strip()).body
+    body = parse_python(textwrap.dedent(code).strip()).body
     if len(body) == 1 and isinstance(body[0], ast.Expr):
         return body[0].value
     return body

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NoReturn
 
 from patcher.errors import BrokenImage
-from patcher.threads import PARSING
+from patcher.syntax import parse_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -77,8 +77,7 @@ def _strings(data: bytes) -> Iterator[tuple[str, str]]:
     if len(data) > _MOST_BYTES:
         _refuse(f"it has {len(data)} bytes")
     try:
-        with PARSING:
-            tree = ast.parse(data)
+        tree = parse_python(data)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         _refuse(f"it is not Python: {error}")
     for node in tree.body:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from patcher.oci.rootfs.installed import PACKAGE
 from patcher.oci.rootfs.tree import Kind, Tree, read, real, real_folder
-from patcher.threads import PARSING
+from patcher.syntax import parse_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -191,9 +191,7 @@ def _mapped(tree: Tree, site: str, name: str, line: str) -> Iterator[Place]:
 
 def _mapping(data: bytes) -> Mapping[str, str]:
     try:
-        with PARSING:
-            body = ast.parse(data).body
-        for node in body:
+        for node in parse_python(data).body:
             match node:
                 case (
                     ast.AnnAssign(target=ast.Name(id="MAPPING"), value=ast.Dict() as value)

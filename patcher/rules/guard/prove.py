@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import ast
-import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -17,6 +16,7 @@ from patcher.errors import RewriteRefused
 from patcher.rules.guard.chain import Chain
 from patcher.rules.guard.proving.verify import verify
 from patcher.rules.rule import Rewritten, check_bytes, check_compiles, proof_failed
+from patcher.syntax import parse_python
 
 
 def prove(original: bytes, rewritten: Rewritten, rule: Chain) -> None:
@@ -35,9 +35,7 @@ def prove(original: bytes, rewritten: Rewritten, rule: Chain) -> None:
 
 def _check_tree(original: bytes, rewritten: Rewritten, rule: Chain) -> None:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            before, after = ast.parse(original), ast.parse(rewritten.data)
+        before, after = parse_python(original), parse_python(rewritten.data)
     except (SyntaxError, ValueError) as error:
         raise proof_failed(f"the result is not Python source: {error}") from error
     comparison = _Comparison(rule)

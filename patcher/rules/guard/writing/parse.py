@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import io
 import tokenize
-import warnings
 from collections.abc import Iterator
 from itertools import accumulate
 
@@ -13,7 +12,7 @@ import libcst as cst
 
 from patcher.errors import NotPython, RewriteRefused
 from patcher.rules.guard.writing.layout import NEWLINE
-from patcher.threads import PARSING
+from patcher.syntax import parse_python
 
 # libcst parses by recursion in native code: 10,000 operands of `and` end the process. Its
 # visitors recurse in Python, some five frames a level, and give up at some 180 levels by an error.
@@ -100,9 +99,7 @@ def _strings_between(source: bytes, node: ast.expr) -> int:
 
 def _python(source: bytes) -> ast.Module:
     try:
-        with PARSING, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(source)
+        tree = parse_python(source)
         if not any(b"coding" in line for line in source.splitlines()[:2]):
             source.decode()  # Python refuses a file for a stray byte in a comment, ast does not
     except UnicodeDecodeError as error:
