@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
@@ -12,22 +12,10 @@ from patcher.errors import BrokenCatalogue
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-
-class Claiming(Protocol):
-    """A patch, as far as its claim goes."""
-
-    @property
-    def name(self) -> str:
-        """The patch's name, for an error."""
-        ...
-
-    @property
-    def affected(self) -> tuple[str, ...]:
-        """See `Patch`."""
-        ...
+    from patcher.rules.patch import Patch
 
 
-def specifiers(patch: Claiming) -> tuple[SpecifierSet, ...]:
+def specifiers(patch: Patch) -> tuple[SpecifierSet, ...]:
     """The patch's claim, parsed. Raises `BrokenCatalogue`."""
     try:
         return tuple(SpecifierSet(text) for text in patch.affected)
@@ -57,7 +45,7 @@ def may_need(claims: Iterable[SpecifierSet], version: Version) -> bool:
     return is_before_an_end or claimed(known, version)
 
 
-def landings(patch: Claiming) -> tuple[Version | None, ...]:
+def landings(patch: Patch) -> tuple[Version | None, ...]:
     """The version that each claim ends before, which has the fix; None for one without such an end.
 
     Raises `BrokenCatalogue`.

@@ -13,16 +13,6 @@ from patcher.rules.rule import Edit, Found, Place, Rewritten, Words, proof_faile
 if TYPE_CHECKING:
     from patcher.rules.rule import Files
 
-_WORDS = Words(
-    needed="to be put",
-    clean="there",
-    place="file",
-    places="files",
-    why="is not there, or is the one to be replaced",
-    none="the file is another",
-    told="file of",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
@@ -36,15 +26,20 @@ class DataFile:
     data: bytes = field(repr=False)
     replaces: tuple[str, ...] = ()
 
+    words = Words(
+        needed="to be put",
+        clean="there",
+        place="file",
+        places="files",
+        why="is not there, or is the one to be replaced",
+        none="the file is another",
+        told="file of",
+    )
+
     def __post_init__(self) -> None:
         """Python is patched by function, and compiled code not at all."""
         if self.path.endswith((".py", ".so", ".pyc")):
             raise ValueError(f"{self.path} is code: a DataFile is not")
-
-    @property
-    def words(self) -> Words:
-        """What its places are called."""
-        return _WORDS
 
     def find(self, files: Files) -> Found:
         """The file: needed where it is to come or to be replaced."""

@@ -1,4 +1,4 @@
-"""A file's edits, line by line, from its bytes before and after."""
+"""The edits between two versions of a file, line by line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 from patcher.rules.rule import Edit, Rewritten
 
 
-def rewritten(before: bytes, after: bytes, shape: str = "") -> Rewritten:
+def rewritten(before: bytes, after: bytes) -> Rewritten:
     """The new bytes and the edits that lead to them; an edit spans whole lines."""
     old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
     starts = [0]
@@ -17,5 +17,5 @@ def rewritten(before: bytes, after: bytes, shape: str = "") -> Rewritten:
     for tag, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if tag != "equal":
             parts = b"".join(old[a:b]), b"".join(new[c:d])
-            edits.append(Edit(starts[a], starts[b], *parts, line=a + 1, shape=shape))
+            edits.append(Edit(starts[a], starts[b], *parts, line=a + 1))
     return Rewritten(after, tuple(edits))

@@ -122,10 +122,10 @@ MODULES = "patches."
 
 def cannot_load(path: Path, error: BaseException) -> BrokenCatalogue:
     """The error for a patch file that raised this while it was run."""
-    place = _place(error)
+    place = _where(error)
     line = error.lineno if isinstance(error, SyntaxError) and not place else place and place[1]
     return BrokenCatalogue(
-        f"{path}{f':{line}' if line else ''}: cannot be loaded: {_words(error)}",
+        f"{path}{f':{line}' if line else ''}: cannot be loaded: {_message(error)}",
         next_step="Mend the file; docs/writing-a-patch.md shows how one is made.",
     )
 
@@ -142,16 +142,16 @@ def blaming(name: str) -> Iterator[None]:
     except (PatcherError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        place = _place(error)
+        place = _where(error)
         if place is None:
             raise
         raise BrokenCatalogue(
-            f"{place[0]}:{place[1]}: the rule of {name} failed: {_words(error)}",
+            f"{place[0]}:{place[1]}: the rule of {name} failed: {_message(error)}",
             next_step="Mend the file.",
         ) from error
 
 
-def _place(error: BaseException) -> tuple[str, int] | None:
+def _where(error: BaseException) -> tuple[str, int] | None:
     """The patch file and line that an error came from; None where it came from none."""
     place = None
     for frame, number in traceback.walk_tb(error.__traceback__):
@@ -160,7 +160,7 @@ def _place(error: BaseException) -> tuple[str, int] | None:
     return place
 
 
-def _words(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     # Its text is the file's too, and may fail.
     try:
         return f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}"

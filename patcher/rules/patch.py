@@ -50,12 +50,12 @@ class Patch:
 
 
 def covers(patch: Patch, version: str | None) -> bool:
-    """Whether a patch may be applied to a vLLM of this version; None is one that states none.
+    """Whether a patch may be applied to a vLLM of this version.
 
-    One that has no place among the releases (0.1.dev1) is as none: then the content alone decides.
-
-    `affected` bounds that: what merges cleanly into another release can be wrong there (vLLM's PR
-    48375 merges into 0.28.0, and gives NaN). A rule that holds in any version is not bounded.
+    `affected` says so: what merges cleanly into another release can be wrong there (vLLM's PR
+    48375 merges into 0.28.0, and gives NaN). It does not bound a rule that holds in any version.
+    Where vLLM states no version (None), or one that has no place among the releases (0.1.dev1),
+    the content alone decides.
     """
     if not version or getattr(patch.rule, "any_version", False):
         return True

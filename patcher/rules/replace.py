@@ -22,15 +22,6 @@ from patcher.syntax import parse_python
 if TYPE_CHECKING:
     from patcher.rules.rule import Files, Rewritten
 
-_WORDS = Words(
-    needed="to be replaced",
-    clean="replaced",
-    place="place",
-    places="places",
-    why="this is what fails",
-    none="the code is another",
-    told="to be replaced:",
-)
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _Block = list[ast.stmt]
 
@@ -86,10 +77,13 @@ class Replace:
     changes: tuple[Change, ...]
     instead: tuple[Shape, ...] = ()
 
-    @property
-    def words(self) -> Words:
-        """What its places are called."""
-        return _WORDS
+    words = Words(
+        needed="to be replaced",
+        clean="replaced",
+        why="this is what fails",
+        none="the code is another",
+        told="to be replaced:",
+    )
 
     def find(self, files: Files) -> Found:
         """The places of every change, to be made or made. Raises `NotPython`.
@@ -291,37 +285,45 @@ def _blocks(node: ast.AST) -> list[_Block]:
 
 def _exchange(tree: ast.Module, change: Change) -> int:
     """Make a change in a tree; how many times it was made."""
-    old, new = _piece(change.old), _piece(change.new)
-    wanted, made = _dump(old), 0
-    put: dict[int, ast.stmt] = {}  # what was put in is not looked into again
-
-    class Exchange(ast.NodeTransformer):
-        def visit(self, node: ast.AST) -> ast.AST:
-            nonlocal made
-            if id(node) in put:
-                return node
-            if isinstance(old, ast.expr):
-                if isinstance(node, ast.expr) and _dump(node) == wanted:
-                    made += 1
-                    return copy.deepcopy(new)  # type: ignore[return-value]
-                return self.generic_visit(node)
-            for block in _blocks(node):
-                at = 0
-                while at <= len(block) - len(old):
-                    if _dump(block[at : at + len(old)]) == wanted:
-                        made += 1
-                        coming = [copy.deepcopy(each) for each in new]  # type: ignore[union-attr]
-                        put.update((id(each), each) for each in coming)
-                        block[at : at + len(old)] = coming
-                        at += len(coming)
-                    else:
-                        at += 1
-            return self.generic_visit(node)
-
+    exchange = _Exchange(_piece(change.old), _piece(change.new))
     for name, node in _definitions(tree):
         if name == change.function:
-            Exchange().visit(node)
-    return made
+            exchange.visit(node)
+    return exchange.made
+
+
+class _Exchange(ast.NodeTransformer):
+    """Puts one piece of code in place of each occurrence of another; `made` counts them."""
+
+    def __init__(self, old: ast.expr | _Block, new: ast.expr | _Block) -> None:
+        self._old, self._new = old, new
+        self._wanted = _dump(old)
+        self._put: set[ast.stmt] = set()  # these are not looked into again
+        self.made = 0
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        if node in self._put:
+            return node
+        if isinstance(self._new, ast.expr):
+            if isinstance(node, ast.expr) and _dump(node) == self._wanted:
+                self.made += 1
+                return copy.deepcopy(self._new)
+        elif isinstance(self._old, list):
+            for block in _blocks(node):
+                self._exchange(block, self._old, self._new)
+        return self.generic_visit(node)
+
+    def _exchange(self, block: _Block, old: _Block, new: _Block) -> None:
+        at = 0
+        while at <= len(block) - len(old):
+            if _dump(block[at : at + len(old)]) == self._wanted:
+                self.made += 1
+                coming = copy.deepcopy(new)
+                self._put |= {*coming}
+                block[at : at + len(old)] = coming
+                at += len(coming)
+            else:
+                at += 1
 
 
 # ---- writing, by positions

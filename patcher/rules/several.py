@@ -33,12 +33,9 @@ class Together:
 
     parts: tuple[Rule, ...]
 
-    @property
-    def words(self) -> Words:
-        """What its places are called."""
-        return Words(
-            needed="lacking", clean="fixed", why="lacks the fix", none="the fix is in", told="place"
-        )
+    words = Words(
+        needed="lacking", clean="fixed", why="lacks the fix", none="the fix is in", told="place"
+    )
 
     def with_upstream(self, upstream: Upstream) -> Together:
         """The same rule, its parts able to read upstream's artifacts."""

@@ -9,7 +9,7 @@ fallback. So a read whose error may be handled is left alone, whatever that hand
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
 from itertools import takewhile
@@ -18,8 +18,8 @@ from typing import TypeGuard
 import libcst as cst
 
 from patcher.rules.guard.chain import Chain
+from patcher.rules.guard.writing.context import Ancestors
 
-Ancestors = Sequence[cst.CSTNode]
 Path = tuple[str, ...]
 
 HARMLESS_CALLS = frozenset({"hasattr", "getattr", "isinstance"})

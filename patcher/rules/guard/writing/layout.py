@@ -1,13 +1,13 @@
 """How a guard is written into a file: on one line where it fits, as black would lay it out.
 
-A `Replacement` knows what it stands for and renders its new text from what is around it.
+A `Value` or `Gate` knows its old text (`before`) and renders the new one from what is around it.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
 from patcher.rules.guard.chain import Chain
 
@@ -28,27 +28,6 @@ class Style:
     in_string: bool
 
 
-class Replacement(Protocol):
-    """A piece of the file, `before`, that becomes another text."""
-
-    @property
-    def before(self) -> str:
-        """The original text."""
-        ...
-
-    @property
-    def shape(self) -> Shape:
-        """What kind of guard it becomes."""
-        ...
-
-    def render(self, prefix: str, suffix: str, unit: str, newline: str, /) -> str:
-        """The new text, between all the text before it and the text after it.
-
-        `unit` is one level of the file's indentation, `newline` its line ending.
-        """
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Value:
     """`x.weight.dtype` becomes `(x.weight.dtype if hasattr(x, "weight") else x.params_dtype)`.
@@ -66,7 +45,10 @@ class Value:
     shape: ClassVar[Shape] = "value"
 
     def render(self, prefix: str, suffix: str, unit: str, newline: str) -> str:
-        """See `Replacement.render`."""
+        """The new text, between all the text before it and the text after it.
+
+        `unit` is one level of the file's indentation, `newline` its line ending.
+        """
         test = f"if {_hasattr(self.receiver, self.rule, self.style)}"
         otherwise = f"else {self.receiver}.{self.rule.fallback}"
         # `return(x.weight.dtype)`: libcst could not parse the longer form without a space.
@@ -95,7 +77,7 @@ class Gate:
     shape: ClassVar[Shape] = "gate"
 
     def render(self, prefix: str, _suffix: str, _unit: str, newline: str) -> str:
-        """See `Replacement.render`."""
+        """See `Value.render`."""
         line = NEWLINE.split(prefix)[-1]
         split = _operand_line(prefix) == "and" and not self.style.in_string
         between = newline + line if split else " and "

@@ -29,7 +29,7 @@ from patcher.errors import RewriteRefused
 from patcher.rules.guard.chain import Chain
 from patcher.rules.guard.writing.context import free_quote, is_sole_argument, refusal
 from patcher.rules.guard.writing.enclosing import Surroundings, path
-from patcher.rules.guard.writing.layout import NEWLINE, Gate, Replacement, Style, Value
+from patcher.rules.guard.writing.layout import NEWLINE, Gate, Style, Value
 from patcher.rules.guard.writing.parse import deepest_line, line_of, parse
 from patcher.rules.rule import Edit, Rewritten
 
@@ -67,7 +67,7 @@ def _unused(text: str) -> str:
     return stem
 
 
-def _splice(module: cst.Module, pieces: list[str], places: list[Replacement]) -> Rewritten:
+def _splice(module: cst.Module, pieces: list[str], places: list[Value | Gate]) -> Rewritten:
     """Fill the template: with the old text to find each place, with the new to make the file.
 
     The template's literal pieces are all bytes outside the edits, so they are kept as they are.
@@ -111,7 +111,7 @@ class _Marker(cst.CSTTransformer):
     around: Surroundings
     stem: str
     hasattr_is_builtin: bool
-    places: list[Replacement] = field(default_factory=list)
+    places: list[Value | Gate] = field(default_factory=list)
     stack: list[cst.CSTNode] = field(default_factory=list)
     gated: dict[cst.CSTNode, Gate | None] = field(default_factory=dict)
 
@@ -146,7 +146,7 @@ class _Marker(cst.CSTTransformer):
             f"line {line}: {self._text(node)} is left as it is: {reason}", next_step=BY_HAND
         )
 
-    def _marked(self, place: Replacement) -> cst.Name:
+    def _marked(self, place: Value | Gate) -> cst.Name:
         self.places.append(place)
         name = f"{self.stem}{len(self.places) - 1}"
         # In parentheses it needs no space around it: `return(x.weight.dtype)`.
