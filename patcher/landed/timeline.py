@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from patcher.errors import printable
-from patcher.rules.patch import covers
-from patcher.rules.verdict import Status
+from patcher.rules.verdict import Status, covers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from patcher.errors import FileAbsent, PatcherError, ProofFailed, Undecided
 from patcher.rules.fault import as_rewritten, blaming
-from patcher.rules.patch import Patch, covers
+from patcher.rules.patch import Patch
 from patcher.rules.rule import Files, Rewritten
-from patcher.rules.verdict import Status, found_in, judge_files
+from patcher.rules.verdict import Status, covers, found_in, judge_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -47,20 +47,3 @@ class Patch:
     def target(self) -> str:
         """The first target: all there is for most patches."""
         return self.targets[0]
-
-
-def covers(patch: Patch, version: str | None) -> bool:
-    """Whether a patch may be applied to a vLLM of this version.
-
-    `affected` says so: what merges cleanly into another release can be wrong there (vLLM's PR
-    48375 merges into 0.28.0, and gives NaN). It does not bound a rule that holds in any version.
-    Where vLLM states no version (None), or one that has no place among the releases (0.1.dev1),
-    the content alone decides.
-    """
-    if not version or getattr(patch.rule, "any_version", False):
-        return True
-    from patcher.rules.affected import may_need, specifiers
-    from patcher.versions import placed
-
-    found = placed(version)
-    return found is None or may_need(specifiers(patch), found)

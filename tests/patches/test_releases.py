@@ -6,8 +6,7 @@ import pytest
 
 from patcher.rules.apply import apply_files
 from patcher.rules.catalogue import catalogue
-from patcher.rules.patch import covers
-from patcher.rules.verdict import Status, judge_files
+from patcher.rules.verdict import Status, covers, judge_files
 from tests.patches.wheels import ReleaseFile, files_of, patch_named, patched
 
 # In one worker, they patch each file once.
