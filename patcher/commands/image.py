@@ -110,6 +110,8 @@ def image(
     With --context nothing is built: the Dockerfile and the files that it copies are written.
     """
     from patcher.jobs.image import Order
+    from patcher.jobs.opening import context_job, daemon_job, publish_job
+    from patcher.places.layout import PREFIX
     from patcher.report.steps import image_steps
     from patcher.report.text import image_json, image_lines
 
@@ -120,31 +122,29 @@ def image(
         )
     if to is not None and repository is not None:
         raise UsageError("--to says the repository too", next_step="Leave --repository out.")
-    order = Order(chosen(patches, folders), parsed_platform(platform), None, allow_clean, dry_run)
-    settings = http_settings(ca_file, plain_http)
+    order = Order(
+        chosen(patches, folders),
+        parsed_platform(platform),
+        allow_clean=allow_clean,
+        dry_run=dry_run,
+        root=root,
+    )
+    settings, pins = http_settings(ca_file, plain_http), lock_path(lock)
+    called = repository or _REPOSITORY
+    in_daemon = context_folder is None and to is None and not name.startswith(PREFIX)
     if context_folder is not None:
-        from patcher.jobs.opening import context_job
-
-        called = repository or _REPOSITORY
-        path = lock_path(lock)
-        report = context_job(name, context_folder, called, path, order, settings, say, root)
-    elif to is not None or name.startswith("oci:"):
-        from patcher.jobs.opening import publish_job
-
-        report = publish_job(name, to, lock_path(lock), order, settings, say, root)
+        report = context_job(name, context_folder, called, pins, order, settings, say)
+    elif not in_daemon:
+        report = publish_job(name, to, pins, order, settings, say)
+    elif dry_run:
+        raise UsageError("--dry-run goes with --to", next_step="Say where to publish.")
     else:
-        from patcher.jobs.opening import daemon_job
-
-        if dry_run:
-            raise UsageError("--dry-run goes with --to", next_step="Say where to publish.")
-        place = repository or _REPOSITORY
-        report = daemon_job(name, place, lock_path(lock), order, settings, say, root)
+        report = daemon_job(name, called, pins, order, settings, say)
     if as_data:
         hand_over(as_json("image", **image_json(report)))
         return
     show(image_lines(report))
     reaching = ["--ca-file", str(ca_file)] if ca_file else []
     reaching += [word for host in plain_http for word in ("--plain-http", host)]
-    in_daemon = to is None and not name.startswith("oci:")
     folder = context_folder and context_folder.absolute()
     say_steps(image_steps(report, in_daemon=in_daemon, context=folder, options=reaching))

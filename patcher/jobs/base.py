@@ -39,8 +39,8 @@ class Base:
     `digest` pins it as its publisher gave it: a manifest's or an index's, or a daemon's image id.
     `name` is what the pin came from, `version` what was asked for; None where unknown.
     `originals` maps the digests of converted documents to those that the publisher gave. `root`
-    picks one vLLM where an image holds several. `local` is the name of an image that only the
-    daemon has.
+    is the folder of the vLLM that the lock means, in an image that holds several. `local` is the
+    name of an image that only the daemon has.
     """
 
     digest: str
@@ -83,9 +83,13 @@ class FileChange:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """One image of the base, read and judged, and what its files become."""
+    """One image of the base, read and judged, and what its files become.
+
+    `base_digest` pins it as its publisher gave it.
+    """
 
     image: BaseImage
+    base_digest: str
     installation: Installation
     before: tuple[Verdict, ...]
     changes: tuple[FileChange, ...]
@@ -106,14 +110,17 @@ class Examined:
         return tuple(done for change in self.changes for done in change.patched)
 
 
-def examine(image: BaseImage, base: Base, patches: Sequence[Patch], say: Say) -> Examined:
+def examine(
+    image: BaseImage, base: Base, patches: Sequence[Patch], root: str | None, say: Say
+) -> Examined:
     """Find vLLM in an image, judge it and patch its files; nothing is written.
 
-    Where several vLLMs may be run, all of them. Raises `WrongVersion`, and what reading and
+    `root` picks one vLLM of several, where another is meant than the lock says. Where several may
+    be run and none is picked, all of them are patched. Raises `WrongVersion`, and what reading and
     rewriting raise.
     """
     targets = sorted({target for patch in patches for target in patch.targets})
-    installation = image.installation(targets, base.root, searched_for(patches))
+    installation = image.installation(targets, root or base.root, searched_for(patches))
     say(f"{image.platform}: found vLLM {installation.version} in {installation.root}")
     check_version(base, installation)
     for line in told(installation):
@@ -123,8 +130,13 @@ def examine(image: BaseImage, base: Base, patches: Sequence[Patch], say: Say) ->
             if notice.needed:
                 say(f"{notice.path}:{notice.line}: {notice.text}: not vLLM's own, not patched")
     _check_idle(patches, installation, say)
-    before = judge_all(patches, installation)
-    return Examined(image, installation, before, patch_all(patches, installation))
+    return Examined(
+        image,
+        base.pin(image.digest),
+        installation,
+        judge_all(patches, installation),
+        patch_all(patches, installation),
+    )
 
 
 def _check_idle(patches: Sequence[Patch], installation: Installation, say: Say) -> None:

@@ -11,7 +11,6 @@ import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from patcher.diff import unified_diff
@@ -28,7 +27,7 @@ from patcher.oci.reference import Platform
 from patcher.oci.rootfs.installed import VERSION_FILE
 from patcher.places.layout import PREFIX
 from patcher.places.stored import Stored, StoredPlace
-from patcher.progress import Say, moving
+from patcher.progress import Say
 from patcher.rules.catalogue import select
 from patcher.sources.wheel import open_release
 
@@ -98,7 +97,7 @@ def _bake(version: str, files: Mapping[str, bytes], folder: Path, output: Path, 
     place = StoredPlace(f"{PREFIX}{output}", layout, Stored(layout, family))
     base = Base(root.digest, tuple(images))
     try:
-        report = make_image(base, Order(select([_PATCH])), place, say, partial(moving, "copying"))
+        report = make_image(base, Order(select([_PATCH])), place, say)
     except AlreadyClean as error:
         raise AlreadyClean(
             error.problem,

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,29 +31,27 @@ from patcher.jobs.base import (
     judge_all,
 )
 from patcher.jobs.naming import Names, annotations_of, base_of, is_fixed, names
-from patcher.jobs.proof import KIND, Change, Content, proof_files
+from patcher.jobs.proof import KIND, content_of, proof_files
 from patcher.lock.picking import FIRST, Standing
 from patcher.places.place import Draft, Outline, Place, Plan, Sent
+from patcher.progress import moving
 from patcher.rules.patch import Patch
 from patcher.rules.verdict import Status, Verdict
 
 if TYPE_CHECKING:
-    from patcher.oci.blobs import Watch
     from patcher.oci.installation import Copy, Installation
     from patcher.oci.reference import Platform
     from patcher.places.place import Made
     from patcher.progress import Say
-
-Watching = Callable[[], AbstractContextManager["Watch"]]
-"""Entered while blobs move; gives what is called with each step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """What to make of a base.
 
-    `platform` picks one image of an index; `tag` replaces the moving tag, which `standing`
-    otherwise gives to the newest build of a version alone.
+    `platform` picks one image of an index, `root` one vLLM of an image that holds several, where
+    the lock does not. `tag` replaces the moving tag, which `standing` otherwise gives to the
+    newest build of a version alone.
     """
 
     patches: Sequence[Patch]
@@ -62,6 +59,7 @@ class Order:
     tag: str | None = None
     allow_clean: bool = False
     dry_run: bool = False
+    root: str | None = None
     standing: Standing = FIRST
 
 
@@ -115,7 +113,7 @@ class Report:
     way: str | None = None
 
 
-def make_image(base: Base, order: Order, place: Place, say: Say, watching: Watching) -> Report:
+def make_image(base: Base, order: Order, place: Place, say: Say) -> Report:
     """Patch every wanted image of the base, prove the result at its place, and tag it.
 
     `say` is called with each step. Raises `AlreadyClean` where no image needs a patch and
@@ -124,30 +122,37 @@ def make_image(base: Base, order: Order, place: Place, say: Say, watching: Watch
     rewriting and the place raise. Then no tag was moved.
     """
     images = base.wanted(order.platform)
-    examined = [examine(image, base, order.patches, say) for image in images]
+    examined = [examine(image, base, order.patches, order.root, say) for image in images]
     draft = _draft(base, order, examined, say)
     start = time.monotonic()
     plan = _plan(place, draft, order, say)
+    planned = _planned(base, order, place.repository, draft, plan.outline, examined)
     if order.dry_run:
-        return _report(base, order, place, draft, plan.outline, examined, start)
+        return dataclasses.replace(planned, seconds=time.monotonic() - start)
     say(_announced(plan.outline, draft))
-    with watching() as watch:
+    with moving("copying") as watch:
         made = plan.make(watch)
     try:
         after = _check(made, examined, order.patches)
         say("read back from where it was written: as declared, and clean")
-        proof = _attached(made, base, order, draft, examined, after, say)
+        proof = _attach_proof(made, base, order, draft, examined, after, say)
         refused = made.name()
     except BaseException:
         made.discard()
         raise
-    done = dataclasses.replace(plan.outline, digest=made.digest, images=made.images)
-    report = _report(base, order, place, draft, done, examined, start, made.sent, after)
-    report = dataclasses.replace(report, proof=proof, way=made.way)
+    report = dataclasses.replace(
+        planned,
+        digest=made.digest,
+        platforms=_image_reports(examined, made.images, after),
+        sent=made.sent,
+        seconds=time.monotonic() - start,
+        proof=proof,
+        way=made.way,
+    )
     return _without(report, refused, say) if refused else report
 
 
-def _attached(
+def _attach_proof(
     made: Made,
     base: Base,
     order: Order,
@@ -164,21 +169,7 @@ def _attached(
     if not draft.changes:
         return None
     contents = [
-        Content(
-            platform=str(each.image.platform),
-            image=made.images[each.digest],
-            base=base.pin(each.digest),
-            roots=tuple(one.root for one in each.installation.all),
-            vllm=each.installation.version,
-            commit=each.installation.commit,
-            before=each.before,
-            after=verdicts,
-            changes=tuple(
-                Change(change.before.path, change.target, change.before.data, change.after)
-                for change in sorted(each.changes, key=lambda change: change.before.path)
-            ),
-            removed=tuple(sorted(draft.changes[each.digest].bytecode)),
-        )
+        content_of(each, draft.changes[each.digest].bytecode, made.images[each.digest], verdicts)
         for each, verdicts in zip(examined, after, strict=True)
     ]
     try:
@@ -334,34 +325,28 @@ def _unproven(problem: str) -> ProofFailed:
     )
 
 
-def _report(
+def _planned(
     base: Base,
     order: Order,
-    place: Place,
+    repository: str,
     draft: Draft,
     outline: Outline,
     examined: Sequence[Examined],
-    start: float,
-    sent: Sent | None = None,
-    after: Sequence[tuple[Verdict, ...]] = (),
 ) -> Report:
-    judged = after or [()] * len(examined)
+    """What is to be made, before anything of it is: a dry run's report."""
     return Report(
-        repository=place.repository,
+        repository=repository,
         base_name=str(base.name) if base.name else base.local,
         base_digest=base.pin(base.digest),
         digest=outline.digest,
-        platforms=tuple(
-            _image_report(each, base.pin(each.digest), outline.images, verdicts)
-            for each, verdicts in zip(examined, judged, strict=True)
-        ),
-        tags=tuple(f"{place.repository}:{tag}" for tag in draft.tags),
-        moved=tuple(f"{place.repository}:{tag}" for tag in outline.moving),
+        platforms=_image_reports(examined, outline.images, [()] * len(examined)),
+        tags=tuple(f"{repository}:{tag}" for tag in draft.tags),
+        moved=tuple(f"{repository}:{tag}" for tag in outline.moving),
         lacking=outline.lacking,
         base_lacking=outline.base_lacking,
-        sent=sent or Sent(),
+        sent=Sent(),
         dry_run=order.dry_run,
-        seconds=time.monotonic() - start,
+        seconds=0.0,
     )
 
 
@@ -381,18 +366,21 @@ def _without(report: Report, refused: Mapping[str, str], say: Say) -> Report:
     )
 
 
-def _image_report(
-    examined: Examined, base: str, images: Mapping[str, str], after: tuple[Verdict, ...]
-) -> ImageReport:
-    return ImageReport(
-        platform=examined.image.platform,
-        base_digest=base,
-        digest=images[examined.digest],
-        root=examined.installation.root,
-        vllm=examined.installation.version,
-        commit=examined.installation.commit,
-        before=examined.before,
-        after=after,
-        copies=examined.installation.copies,
-        changes=examined.changes,
+def _image_reports(
+    examined: Sequence[Examined], images: Mapping[str, str], after: Sequence[tuple[Verdict, ...]]
+) -> tuple[ImageReport, ...]:
+    return tuple(
+        ImageReport(
+            platform=each.image.platform,
+            base_digest=each.base_digest,
+            digest=images.get(each.digest, ""),
+            root=each.installation.root,
+            vllm=each.installation.version,
+            commit=each.installation.commit,
+            before=each.before,
+            after=verdicts,
+            copies=each.installation.copies,
+            changes=each.changes,
+        )
+        for each, verdicts in zip(examined, after, strict=True)
     )

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,19 +36,19 @@ from patcher.oci.rootfs.located import LocatedImage, in_layers
 from patcher.places.layout import PREFIX, layout_place
 from patcher.places.registry import RepositoryStore, Tally, registry_place
 from patcher.places.stored import Stored
-from patcher.progress import moving, pulling
+from patcher.progress import pulling
 from patcher.registry.image import open_remote
 from patcher.registry.repository import open_registry
 from patcher.versions import parsed
 from patcher.web.http import Http, HttpSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping
 
     from docker import DockerClient
 
     from patcher.daemon.engine import DockerImage
-    from patcher.lock.entries import Lock, Pin
+    from patcher.lock.entries import Entry, Lock
     from patcher.oci.image import Image
     from patcher.oci.installation import BaseImage
     from patcher.places.place import Place
@@ -59,43 +58,30 @@ _PLACE = "Write the place as REGISTRY/REPO, REGISTRY/REPO:TAG or oci:DIR."
 
 
 def publish_job(
-    name: str,
-    to: str | None,
-    lock: Path,
-    order: Order,
-    settings: HttpSettings,
-    say: Say,
-    root: str | None = None,
+    name: str, to: str | None, lock: Path, order: Order, settings: HttpSettings, say: Say
 ) -> Report:
     """Patch a base where it is kept, and put the result at `to`, a registry or a layout.
 
-    None for `to` is the layout that the base is in; `root` picks one vLLM of an image that holds
-    several, where the lock does not. `order` needs no tag and no standing: `to`
+    None for `to` is the layout that the base is in. `order` needs no tag and no standing: `to`
     and the lock say them. Raises `BadReference`, `NotLocked`, and as `make_image`.
     """
     http, tally = Http(settings, say=say), Tally()
     where, tag = _parse_place(to or f"{PREFIX}{_folder(name)}")
-    stored, base, place_in_lock, pins = _open_base(name, lock, order.platform, http, tally, say)
+    stored, entry, place_in_lock = _open_stored(name, lock, order.platform, http, tally, say)
+    originals: Mapping[str, str] = {}
     place: Place
     if isinstance(where, Path):
-        stored, base = _in_oci(stored, base)
+        stored, originals = _in_oci(stored)
         place = layout_place(where, stored, dry_run=order.dry_run)
     else:
         place = registry_place(where, stored, http, tally, dry_run=order.dry_run)
-    said = dataclasses.replace(order, tag=tag, standing=place_in_lock)
-    base = _with_located(dataclasses.replace(base, root=root or base.root), stored, pins)
-    done = _make(base, said, place, say)
+    base = _stored_base(stored, entry, originals)
+    done = _make(base, dataclasses.replace(order, tag=tag, standing=place_in_lock), place, say)
     return dataclasses.replace(done, received=tally.received)
 
 
 def daemon_job(
-    name: str,
-    repository: str,
-    lock: Path,
-    order: Order,
-    settings: HttpSettings,
-    say: Say,
-    root: str | None = None,
+    name: str, repository: str, lock: Path, order: Order, settings: HttpSettings, say: Say
 ) -> Report:
     """Pull a base of the lock by its digest, and bake on it in the local Docker daemon.
 
@@ -112,9 +98,7 @@ def daemon_job(
         )
     platform = order.platform or host_platform()
     image, base = _daemon_base(name, load(lock), platform, Http(settings, say=say), say)
-    said = _for_one(order, platform)
-    base = dataclasses.replace(base, root=root or base.root)
-    return _make(base, said, DaemonPlace(repository, image), say)
+    return _make(base, _for_one(order, platform), DaemonPlace(repository, image), say)
 
 
 def context_job(
@@ -125,7 +109,6 @@ def context_job(
     order: Order,
     settings: HttpSettings,
     say: Say,
-    root: str | None = None,
 ) -> Report:
     """Patch one platform of a base of the lock, and write the Dockerfile and its files to `folder`.
 
@@ -137,25 +120,24 @@ def context_job(
     folder = folder.absolute()
     expect_free(folder)
     http, platform = Http(settings, say=say), order.platform or host_platform()
-    stored, base, _, pins = _open_base(name, lock, platform, http, Tally(), say)
-    if base.name is None:
+    stored, entry, _ = _open_stored(name, lock, platform, http, Tally(), say)
+    if entry is None:
         raise BadReference(
             f"{name!r} is a layout, which no Dockerfile can name as its base",
             next_step="Name an image in images.lock, or use --to.",
         )
-    pinned = str(base.name.pinned(base.pin(base.digest)))
-    base = _with_located(dataclasses.replace(base, root=root or base.root), stored, pins)
-    said = _for_one(order, platform)
+    base = _stored_base(stored, entry, {})
+    pinned = str(entry.original.reference.pinned(base.digest))
     with scratch_folder(folder) as scratch:
         place = ContextPlace(repository, folder, scratch, pinned, platform)
-        done = _make(base, said, place, say)
+        done = _make(base, _for_one(order, platform), place, say)
     say(f"written to {folder}")
     return done
 
 
 def _make(base: Base, order: Order, place: Place, say: Say) -> Report:
     with _about(base.name):
-        return make_image(base, order, place, say, partial(moving, "copying"))
+        return make_image(base, order, place, say)
 
 
 @contextlib.contextmanager
@@ -179,25 +161,15 @@ def _for_one(order: Order, platform: Platform) -> Order:
 def _daemon_base(
     name: str, lock: Lock, platform: Platform, http: Http, say: Say
 ) -> tuple[DockerImage, Base]:
-    """The image that a name means, and what is known of it."""
-    from patcher.daemon.engine import connect, local_image, named_image
+    """The daemon's image that a name means, pulled where it is in the lock; and the base it is."""
+    from patcher.daemon.client import connect
 
     try:
         entry, digest = resolve(lock, name, platform)
     except NotLocked as unknown:
-        with contextlib.suppress(BadReference):
-            parse_reference(name)
-            client = connect()
-            if named_image(client, name) is not None:
-                image = local_image(client, name, platform)
-                say(f"{name} is not in images.lock: the daemon's own image {image.digest}")
-                return image, Base(image.digest, (image,), local=name)
-            if parsed(name) is None:
-                raise NotLocked(
-                    f"{name!r} is neither in images.lock nor in the Docker daemon",
-                    next_step=unknown.next_step,
-                ) from None
-        raise
+        own = _only_in_daemon(name, platform, unknown)
+        say(f"{name} is not in images.lock: the daemon's own image {own.digest}")
+        return own, Base(own.digest, (own,), local=name)
     reference, locked = entry.original.reference, entry.locked
     pinned = reference.pinned(digest)
     say(f"{name} is vLLM {locked.version} for {platform}: {pinned}")
@@ -209,6 +181,29 @@ def _daemon_base(
     if pin is not None and pin.located and pin.digest == image.digest:
         there = LocatedImage(image, pin.located, image.read)
     return image, Base(image.digest, (there,), reference, locked.version, root=locked.root)
+
+
+def _only_in_daemon(name: str, platform: Platform, unknown: NotLocked) -> DockerImage:
+    """The image that the daemon has under a name which the lock does not know, as `unknown` says.
+
+    Raises `NotLocked` where it has none.
+    """
+    from patcher.daemon.client import connect
+    from patcher.daemon.engine import local_image, named_image
+
+    try:
+        parse_reference(name)
+    except BadReference:
+        raise unknown from None
+    client = connect()
+    if named_image(client, name) is not None:
+        return local_image(client, name, platform)
+    if parsed(name) is not None:
+        raise unknown
+    raise NotLocked(
+        f"{name!r} is neither in images.lock nor in the Docker daemon",
+        next_step=unknown.next_step,
+    )
 
 
 def _pulled(
@@ -243,16 +238,18 @@ def _pulled(
         raise
 
 
-def _open_base(
+def _open_stored(
     name: str, path: Path, platform: Platform | None, http: Http, tally: Tally, say: Say
-) -> tuple[Stored, Base, Standing, Sequence[Pin]]:
+) -> tuple[Stored, Entry | None, Standing]:
+    """The base that a name means, in its layout or registry; its entry in the lock, None for a
+    layout; and its place among the locked builds.
+    """
     if name.startswith(PREFIX):
         folder, named = split_spec(name.removeprefix(PREFIX))
         layout = existing_layout(folder)
         root = only_named(layout, named)
-        stored = Stored(layout, load_family(layout, root))
         say(f"{name} is {root.digest}")
-        return stored, _base(stored), Standing(platform, newest=True), ()
+        return Stored(layout, load_family(layout, root)), None, Standing(platform, newest=True)
     lock = load(path)
     entry, digest = whole(lock, name, platform)
     reference = entry.original.reference
@@ -262,42 +259,38 @@ def _open_base(
         registry = open_registry(pinned, http)
         store = RepositoryStore(registry, tally)
         stored = Stored(store, load_family(store, registry.manifest(digest).descriptor))
-    base = dataclasses.replace(
-        _base(stored), name=reference, version=entry.locked.version, root=entry.locked.root
-    )
-    return stored, base, standing(lock, entry, platform), tuple(entry.locked.platforms.values())
+    return stored, entry, standing(lock, entry, platform)
 
 
-def _with_located(base: Base, stored: Stored, pins: Sequence[Pin]) -> Base:
-    """The base with what the lock says of where vLLM is in its images."""
-    known = {pin.digest: pin.located for pin in pins if pin.located}
-    layers = {image.digest: image.manifest.layers for image in stored.family.images}
-    images = [
-        LocatedImage(image, there, in_layers(stored.blobs, layers[image.digest]))
-        if (there := known.get(base.pin(image.digest)))
-        else image
-        for image in base.images
-    ]
-    return dataclasses.replace(base, images=tuple(images))
-
-
-def _base(stored: Stored) -> Base:
-    """Each image of it under its own digest; what its layers say is kept between runs."""
-    cache = LayerCache()
-    family = stored.family
-    images = [StoredImage(stored.blobs, each.digest, each, cache) for each in family.images]
-    return Base(family.root.digest, tuple(images))
-
-
-def _in_oci(stored: Stored, base: Base) -> tuple[Stored, Base]:
-    """The base as a layout must hold it; its labels and the report keep the digests it had."""
+def _in_oci(stored: Stored) -> tuple[Stored, Mapping[str, str]]:
+    """The base as a layout must hold it, and the digests that its documents had."""
     from patcher.oci.convert import as_oci
 
     blobs, family = as_oci(stored.blobs, stored.family)
-    converted = Stored(blobs, family)
-    images = _base(converted).images
-    return converted, dataclasses.replace(
-        base, digest=family.root.digest, images=images, originals=blobs.originals
+    return Stored(blobs, family), blobs.originals
+
+
+def _stored_base(stored: Stored, entry: Entry | None, originals: Mapping[str, str]) -> Base:
+    """The base with each of its images, and what the lock knows of them.
+
+    What their layers say is kept between runs; where the lock says where vLLM is, they need not
+    be read. See `Base` for `originals`.
+    """
+    pins = entry.locked.platforms.values() if entry else ()
+    located = {pin.digest: pin.located for pin in pins if pin.located}
+    cache = LayerCache()
+    images: list[BaseImage] = []
+    for each in stored.family.images:
+        image = StoredImage(stored.blobs, each.digest, each, cache)
+        there = located.get(originals.get(each.digest, each.digest))
+        read = in_layers(stored.blobs, each.manifest.layers)
+        images.append(LocatedImage(image, there, read) if there else image)
+    base = Base(stored.family.root.digest, tuple(images), originals=originals)
+    if entry is None:
+        return base
+    locked = entry.locked
+    return dataclasses.replace(
+        base, name=entry.original.reference, version=locked.version, root=locked.root
     )
 
 

@@ -23,7 +23,7 @@ from patcher.oci.model import digest_of
 from patcher.oci.referrer import File
 
 if TYPE_CHECKING:
-    from patcher.jobs.base import Base
+    from patcher.jobs.base import Base, Examined
     from patcher.oci.installation import Installation
     from patcher.rules.patch import Patch
     from patcher.rules.verdict import Verdict
@@ -35,7 +35,7 @@ FORM = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ChangedFile:
     """One file of the image, before and after."""
 
     path: str
@@ -58,15 +58,37 @@ class Content:
     commit: str | None
     before: tuple[Verdict, ...]
     after: tuple[Verdict, ...]
-    changes: tuple[Change, ...]
+    changes: tuple[ChangedFile, ...]
     removed: tuple[str, ...]
 
 
-def changed_files(before: Installation, after: Installation) -> tuple[Change, ...]:
+def content_of(
+    examined: Examined, removed: Sequence[str], image: str, after: tuple[Verdict, ...]
+) -> Content:
+    """An image of the base and what was made of it, `image`, on which the verdicts `after` are."""
+    changes = (
+        ChangedFile(each.before.path, each.target, each.before.data, each.after)
+        for each in examined.changes
+    )
+    return Content(
+        platform=str(examined.image.platform),
+        image=image,
+        base=examined.base_digest,
+        roots=tuple(each.root for each in examined.installation.all),
+        vllm=examined.installation.version,
+        commit=examined.installation.commit,
+        before=examined.before,
+        after=after,
+        changes=tuple(sorted(changes, key=lambda change: change.path)),
+        removed=tuple(sorted(removed)),
+    )
+
+
+def changed_files(before: Installation, after: Installation) -> tuple[ChangedFile, ...]:
     """The files that differ between the base's vLLM and the result's, by path."""
     was = {file.path: file.data for each in before.all for file in each.files.values()}
     found = {
-        file.path: Change(file.path, target, was.get(file.path, b""), file.data)
+        file.path: ChangedFile(file.path, target, was.get(file.path, b""), file.data)
         for each in after.all
         for target, file in each.files.items()
         if was.get(file.path) != file.data

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import subprocess
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +40,6 @@ from tests.memory import DOCKER, OCI, Memory, Opened
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from patcher.oci.blobs import Watch
     from patcher.oci.installation import ImageFile
     from patcher.oci.model import Descriptor
 
@@ -58,10 +56,6 @@ def vllm(source: bytes = NEEDED, version: str = "0.23.0") -> list[ImageFile]:
         installed_file("vllm/_version.py", stated),
         installed_file(TARGET, source, mode=0o640, owner=1234),
     ]
-
-
-def unwatched() -> AbstractContextManager[Watch]:
-    return nullcontext(lambda _: None)
 
 
 @dataclass
@@ -83,7 +77,7 @@ class World:
         place = StoredPlace("here", self.target, Stored(source, family))
         standing = Standing(order.get("platform"), newest=True)
         said = Order(**{"patches": PATCHES, "standing": standing, **order})
-        return make_image(base, said, place, self.said.append, unwatched)
+        return make_image(base, said, place, self.said.append)
 
     def __post_init__(self) -> None:
         self.said: list[str] = []
