@@ -174,7 +174,7 @@ def _answer(error: PatcherError, arguments: list[str], code: int) -> int:
 
 
 def _as_json(error: PatcherError, arguments: list[str]) -> Document:
-    from patcher.report.text import error_json
+    from patcher.report.document import error_json
 
     return error_json(error, arguments)
 

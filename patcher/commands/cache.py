@@ -8,7 +8,7 @@ from patcher.answer import hand_over, show
 from patcher.commands.command import Group
 from patcher.commands.options import EPILOG, json_option
 from patcher.errors import counted
-from patcher.report.text import as_json
+from patcher.report.document import as_json
 from patcher.talk import say
 
 

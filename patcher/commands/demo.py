@@ -12,7 +12,7 @@ from patcher.commands.options import (
     EPILOG,
     json_option,
 )
-from patcher.report.text import as_json
+from patcher.report.document import as_json
 from patcher.talk import say, say_steps
 
 _EXAMPLES = """
@@ -40,8 +40,8 @@ def demo(version: str, output: Path, as_data: bool) -> None:
     them, patches, verifies, appends, tags, and reads it all back. The same digest on every run.
     """
     from patcher.jobs.demo import run
+    from patcher.report.image import demo_json, demo_lines
     from patcher.report.steps import demo_steps
-    from patcher.report.text import demo_json, demo_lines
 
     result = run(version, output, say)
     if as_data:

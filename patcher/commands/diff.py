@@ -30,7 +30,8 @@ from patcher.commands.options import (
 )
 from patcher.errors import Exit
 from patcher.lock import lock_path
-from patcher.report.text import as_json, shown_diff
+from patcher.report.diff import shown_diff
+from patcher.report.document import as_json
 from patcher.rules.apply import apply_all
 from patcher.talk import say
 

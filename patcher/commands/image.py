@@ -24,7 +24,7 @@ from patcher.commands.options import (
 )
 from patcher.errors import UsageError
 from patcher.lock import lock_path
-from patcher.report.text import as_json
+from patcher.report.document import as_json
 from patcher.talk import say, say_steps
 
 _REPOSITORY = "vllm-openai-patched"
@@ -112,8 +112,8 @@ def image(
     from patcher.jobs.image import Order
     from patcher.jobs.opening import context_job, daemon_job, publish_job
     from patcher.places.layout import PREFIX
+    from patcher.report.image import image_json, image_lines
     from patcher.report.steps import image_steps
-    from patcher.report.text import image_json, image_lines
 
     if context_folder is not None and (to is not None or dry_run or allow_clean):
         raise UsageError(

@@ -29,7 +29,7 @@ from patcher.files import write_atomically
 from patcher.landed import Scope
 from patcher.lock import lock_path
 from patcher.progress import counting
-from patcher.report.text import as_json
+from patcher.report.formats import Format, format_of, rendered
 from patcher.rules.patch import Patch
 from patcher.rules.verdict import Status
 from patcher.talk import say
@@ -39,7 +39,6 @@ from patcher.web.http import HttpSettings
 if TYPE_CHECKING:
     from packaging.version import Version
 
-    from patcher.answer import Document
     from patcher.report.landed import Answer
 
 EPILOG = """\
@@ -80,7 +79,7 @@ vllm-patcher landed -o landed.html                  # as a page
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "json", "markdown", "html"]),
+    type=click.Choice([each.value for each in Format]),
     help="Default: what FILE's suffix says, else a table.",
 )
 @json_option
@@ -213,36 +212,18 @@ def _exit(answer: Answer) -> Exit:
     return Exit.UNDECIDED if holes or lost or never else Exit.OK
 
 
-def _write(answer: Answer, style: str, output: Path | None) -> None:
-    text = _rendered(answer, style, output is None)
+def _write(answer: Answer, form: Format, output: Path | None) -> None:
     if output is None:
-        hand_over(text)
+        hand_over(rendered(answer, form, width_of(sys.stdout)))
     else:
-        write_atomically(output, ended(text).encode())
+        write_atomically(output, ended(rendered(answer, form, None)).encode())
         say(f"wrote {output}")
 
 
-def _rendered(answer: Answer, style: str, to_stdout: bool) -> Document:
-    """The answer's text; a table fits the terminal, if one reads it."""
-    from patcher.report import landed, markdown, page
-
-    if style == "json":
-        return as_json("landed", **landed.data(answer))
-    if style == "markdown":
-        return markdown.markdown(answer)
-    if style == "html":
-        return page.page(answer)
-    return landed.text(answer, width_of(sys.stdout) if to_stdout else None)
-
-
-def _format(form: str | None, as_data: bool, output: Path | None) -> str:
+def _format(form: str | None, as_data: bool, output: Path | None) -> Format:
     if asked := one_form(form, as_data):
-        return asked
-    if output is None:
-        return "table"
-    from patcher.report.landed import format_of
-
-    return format_of(output)
+        return Format(asked)
+    return format_of(output) if output else Format.TABLE
 
 
 def _version(text: str | None) -> Version | None:

@@ -24,7 +24,7 @@ from patcher.commands.options import (
 from patcher.errors import Exit, counted
 from patcher.lock import lock_path
 from patcher.progress import counting
-from patcher.report.text import as_json
+from patcher.report.document import as_json
 from patcher.talk import complain, say
 from patcher.terminal import fitted, width_of
 
@@ -124,7 +124,7 @@ def lock_list(lock: Path | None, as_data: bool) -> None:
     digests are cut to twelve digits.
     """
     from patcher.lock.file import load
-    from patcher.report.text import entry_json, lock_table
+    from patcher.report.lock import entry_json, lock_table
 
     entries = load(lock_path(lock)).entries
     if as_data:
@@ -166,7 +166,7 @@ def lock_add(
     from patcher.lock.file import load
     from patcher.lock.picking import meant_by
     from patcher.lock.upkeep import Kind, Looked, add_to_lock
-    from patcher.report.text import entry_json, lock_table
+    from patcher.report.lock import entry_json, lock_table
 
     settings = None if offline else http_settings(ca_file, plain_http)
     path, start = _own(lock)
@@ -222,7 +222,7 @@ def lock_remove(names: Sequence[str], lock: Path | None, as_data: bool) -> None:
     A name that fits several images is refused, and nothing is dropped.
     """
     from patcher.lock.upkeep import remove_from_lock
-    from patcher.report.text import entry_json, lock_table
+    from patcher.report.lock import entry_json, lock_table
 
     path, start = _own(lock)
     gone = remove_from_lock(path, start, names)
@@ -333,8 +333,7 @@ def lock_update(
     from patcher.lock.entries import add
     from patcher.lock.file import edit, load
     from patcher.lock.upkeep import update
-    from patcher.report.summary import update_markdown
-    from patcher.report.text import entry_json, lock_table
+    from patcher.report.lock import entry_json, lock_table, update_markdown
     from patcher.web.http import Http
 
     style = one_form(form, as_data)
@@ -385,8 +384,7 @@ def lock_prune(
     """
     from patcher.lock.file import edit, load
     from patcher.lock.upkeep import dropped, prune
-    from patcher.report.summary import prune_markdown
-    from patcher.report.text import entry_json, pins_table
+    from patcher.report.lock import entry_json, pins_table, prune_markdown
     from patcher.web.http import Http
 
     style = one_form(form, as_data)

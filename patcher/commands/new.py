@@ -14,7 +14,7 @@ from patcher.answer import hand_over
 from patcher.commands.command import Command
 from patcher.commands.options import ca_file_option, http_settings, json_option
 from patcher.errors import Finding, UsageError
-from patcher.report.text import as_json
+from patcher.report.document import as_json
 from patcher.talk import say
 from patcher.terminal import width_of
 

@@ -103,7 +103,7 @@ stdin_option = click.option(
 
 def say_of_version(source: Source) -> None:
     """Say it where a source states a version that has no place among vLLM's releases."""
-    from patcher.report.text import version_note
+    from patcher.report.verdicts import version_note
 
     with contextlib.suppress(PatcherError):  # what cannot be read is told by the verdict
         if note := version_note(source.version()):

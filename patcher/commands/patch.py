@@ -17,7 +17,7 @@ from patcher.commands.options import (
     say_of_version,
 )
 from patcher.errors import UsageError
-from patcher.report.text import as_json
+from patcher.report.document import as_json
 from patcher.talk import say, say_command
 
 _PATCH_EPILOG = """\

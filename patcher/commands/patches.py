@@ -12,7 +12,7 @@ from patcher.answer import hand_over, show
 from patcher.commands.command import Command
 from patcher.commands.completion import complete_patch
 from patcher.commands.options import folders_option, json_option
-from patcher.report.text import as_json
+from patcher.report.document import as_json
 from patcher.terminal import width_of
 
 EPILOG = """\

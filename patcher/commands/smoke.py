@@ -15,7 +15,7 @@ from patcher.commands.command import Command
 from patcher.commands.completion import complete_case
 from patcher.commands.options import json_option
 from patcher.errors import UsageError, counted
-from patcher.report.text import as_json
+from patcher.report.document import as_json
 from patcher.talk import say
 
 if TYPE_CHECKING:

@@ -31,9 +31,8 @@ from patcher.commands.options import (
 )
 from patcher.errors import Exit, PatcherError, UsageError
 from patcher.lock import lock_path
-from patcher.report.text import (
+from patcher.report.verdicts import (
     COLOURS,
-    as_json,
     exit_for,
     notice_line,
     verdict_lines,
@@ -186,7 +185,7 @@ def _verify_proofs(
     as_data: bool,
 ) -> None:
     from patcher.jobs.check_proof import check_proofs
-    from patcher.report.text import difference_line, proof_json, proof_summary
+    from patcher.report.verdicts import difference_line, proof_summary, proofs_json
 
     # What the program and the person have. A proof is somebody else's: nothing that it names is
     # loaded.
@@ -194,10 +193,7 @@ def _verify_proofs(
     checked = [each for name in names for each in check_proofs(name, settings, known)]
     after = [verdict for each in checked for verdict in each.after]
     if as_data:
-        proofs = [proof_json(each) for each in checked]
-        hand_over(
-            as_json("verify", verdicts=after, elsewhere=[], copies=[], idle=[], proofs=proofs)
-        )
+        hand_over(proofs_json(checked))
     for each in checked:
         if not as_data:
             show(difference_line(each, difference) for difference in each.differences)

@@ -1,49 +1,28 @@
-"""An answer as a table for terminals, as plain data for JSON, as Markdown, as an HTML page."""
+"""What `landed` answers: as a table for terminals, and as plain data for JSON."""
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from patcher.answer import Document
-from patcher.errors import UsageError, printable
+from patcher.errors import printable
 from patcher.landed.claims import check_lines
 from patcher.landed.timeline import evidence, notices, shown, span
 from patcher.report.sentences import history_sentence, sentence, steps_told, tip_words
 from patcher.report.table import table
-from patcher.report.text import COLOURS
+from patcher.report.verdicts import COLOURS
 from patcher.rules.verdict import Status
 from patcher.terminal import fitted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from patcher.landed import Finding
     from patcher.landed.claims import Check
     from patcher.landed.history import History, Step
     from patcher.landed.timeline import Timeline
     from patcher.sources.git import Commit
-
-
-class Format(enum.StrEnum):
-    """How an answer is written."""
-
-    TABLE = "table"
-    JSON = "json"
-    MARKDOWN = "markdown"
-    HTML = "html"
-
-
-_SUFFIXES = {
-    ".txt": Format.TABLE,
-    ".json": Format.JSON,
-    ".md": Format.MARKDOWN,
-    ".markdown": Format.MARKDOWN,
-    ".html": Format.HTML,
-    ".htm": Format.HTML,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +32,6 @@ class Answer:
     timelines: tuple[Timeline, ...] = ()
     checks: tuple[Check, ...] = ()
     histories: tuple[History, ...] = ()
-
-
-def format_of(path: Path) -> Format:
-    """The format that a file's name asks for. Raises `UsageError` for a suffix without one."""
-    found = _SUFFIXES.get(path.suffix.lower())
-    if found is None:
-        raise UsageError(
-            f"{path} does not say its format",
-            next_step=f"Name --format, or end it with one of {', '.join(_SUFFIXES)}.",
-        )
-    return found
 
 
 def text(answer: Answer, width: int | None = None) -> Document:

@@ -1,4 +1,4 @@
-"""What was published, and what changed in the lock, as Markdown for a job summary or pull request.
+"""What many runs of `image --json` did, as Markdown for a job summary.
 
 Reports are read as `vllm-patcher image --json` prints them, errors too: one run may have made many.
 Every text that a third party may have written stands in a code span.
@@ -20,9 +20,6 @@ from patcher.report.markdown import code, prose
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from patcher.lock.entries import Entry
-    from patcher.lock.upkeep import Pruned, Unread, Update
 
 PUBLISHED = "published"
 THERE = "already there"
@@ -204,47 +201,3 @@ def outputs(row: Row) -> Document:
         "digest": row.digest,
     }
     return Document("".join(f"{name}={value}\n" for name, value in said.items()))
-
-
-def update_markdown(update: Update) -> Document:
-    """What `lock update` added, from where, and what it could not read."""
-    looked = ", ".join(map(code, update.repositories)) or "nothing"
-    lines = [f"## images.lock: {len(update.added)} newer", "", f"Looked in {looked}.", ""]
-    if update.added:
-        lines += ["| vLLM | commit | image | locked |", "|---|---|---|---|"]
-        lines += map(_added, update.added)
-        lines.append("")
-    return _end([*lines, *_unread(update.unread)])
-
-
-def _added(entry: Entry) -> str:
-    """A row. Of the pins the first, which is what is pulled; the others stand in the diff."""
-    kind, pin = next(entry.locked.pins())
-    commit = code(entry.locked.commit[:12]) if entry.locked.commit else _NONE
-    said = code(str(entry.locked.version)), commit, code(str(entry.original.reference))
-    return f"| {' | '.join(said)} | {kind} {code(pin.digest)} |"
-
-
-def prune_markdown(pruned: Pruned) -> Document:
-    """What `lock prune` dropped, and what it could not ask after."""
-    whole = sum(each.whole for each in pruned.gone)
-    title = f"## images.lock: {whole} gone upstream"
-    parts = len(pruned.gone) - whole
-    lines = [f"{title}, {parts} in part" if parts else title, ""]
-    for each in pruned.gone:
-        entry = each.entry
-        what = ", ".join(f"{kind} {code(pin.digest)}" for kind, pin in each.pins)
-        name = f"{code(str(entry.locked.version))} ({code(str(entry.original.reference))})"
-        lines.append(f"- {name}: {what}{'' if each.whole else '; the rest stays'}")
-    return _end([*lines, "", *_unread(pruned.unread)])
-
-
-def _unread(unread: Sequence[Unread]) -> list[str]:
-    if not unread:
-        return []
-    items = [f"- {code(each.image)}: {prose(each.problem)}" for each in unread]
-    return ["### Could not be read, and stays as it was", "", *items, ""]
-
-
-def _end(lines: Sequence[str]) -> Document:
-    return Document("\n".join(lines).rstrip("\n") + "\n\n")

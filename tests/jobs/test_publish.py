@@ -28,7 +28,8 @@ from patcher.oci.layout import Layout, create_layout
 from patcher.oci.model import INDEXES, Part
 from patcher.oci.reference import Reference, parse_platform, parse_reference
 from patcher.places.stored import Stored, StoredPlace
-from patcher.report.text import as_json, image_json, image_lines
+from patcher.report.document import as_json
+from patcher.report.image import image_json, image_lines
 from patcher.rules.catalogue import select
 from patcher.rules.guard.rule import AttributeGuard
 from patcher.versions import parsed

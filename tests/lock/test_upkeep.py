@@ -19,7 +19,7 @@ from patcher.lock.file import save
 from patcher.lock.upkeep import Pruned, Update, dropped, prune, update
 from patcher.oci.reference import Platform, parse_reference
 from patcher.registry.image import ask_registry
-from patcher.report.summary import prune_markdown, update_markdown
+from patcher.report.lock import prune_markdown, update_markdown
 from patcher.web.http import Http
 from tests.commands import run
 from tests.conftest import free_port

@@ -19,9 +19,10 @@ from patcher.landed import Notice
 from patcher.landed.claims import check
 from patcher.landed.history import History, Step
 from patcher.landed.timeline import Transition, Turn, timeline
-from patcher.report.landed import Answer, Format, data, format_of, text
+from patcher.report.document import as_json
+from patcher.report.formats import Format, format_of
+from patcher.report.landed import Answer, data, text
 from patcher.report.markdown import LIMIT, code, markdown, prose
-from patcher.report.text import as_json
 from patcher.rules.rule import Place
 from patcher.rules.verdict import Status
 from patcher.sources.git import Commit

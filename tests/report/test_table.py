@@ -8,9 +8,9 @@ import pytest
 
 from patcher.files import data_path
 from patcher.lock.file import load
+from patcher.report.lock import lock_table
 from patcher.report.patches import catalogue_table, explained
 from patcher.report.table import table
-from patcher.report.text import lock_table
 from patcher.rules.catalogue import catalogue
 
 if TYPE_CHECKING:
