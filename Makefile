@@ -64,7 +64,7 @@ engine: $(BIN)/.dev ## a real vLLM on this CPU: it crashes without the guard, an
 	@echo "the first run makes an environment outside the tree: 3.4 GB, about 4 minutes" >&2
 	$(BIN)/python -m pytest -m engine --durations 0 tests/engine
 
-engines: $(BIN)/.dev ## bake in Docker and podman of Debian's suites (for root): ENGINES="podman-trixie or docker-sid"
+engines: $(BIN)/.dev ## bake in Docker and podman of Debian's suites; its oras, cosign and crane (for root): ENGINES="podman-trixie or docker-sid"
 	@echo "the first run unpacks engines outside the tree: some 250 MB and 15 seconds each" >&2
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m engines $(if $(ENGINES),-k "$(ENGINES)") tests/engines
 

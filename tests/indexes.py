@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from patcher.oci.image import load_image, load_index
 from patcher.oci.installation import ImageFile
 from patcher.oci.layer import write_tar
+from patcher.oci.model import digest_of
 from patcher.oci.rootfs.running import find_installation
 from patcher.oci.rootfs.scan import scan_layer
 from patcher.oci.rootfs.start import Start
@@ -30,17 +32,20 @@ def add_index(
     files: Sequence[ImageFile] | None = None,
     run: Mapping[str, object] | None = None,
     filler: int = 10_000,
+    *,
+    gzipped: bool = False,
 ) -> dict[str, Any]:
     """The descriptor of an index of two images that share the layer with vLLM.
 
-    `filler` is the size of the layer that each has to itself: bytes that do not compress.
+    `filler` is the size of the layer that each has to itself: bytes that do not compress. Layers
+    are plain tars unless they are `gzipped`, for which `types` must be OCI's.
     """
     shared = write_tar(vllm_files() if files is None else files)
     entries = []
     for architecture in ARCHITECTURES:
         noise = hashlib.shake_128(architecture.encode()).digest(filler)
         own = write_tar([ImageFile(f"/lib-{architecture}", noise, 0, 0, 0o644, 0)])
-        image = _add_image(blobs, types, architecture, [own, shared], run or {})
+        image = _add_image(blobs, types, architecture, [own, shared], run or {}, gzipped)
         platform = {"os": "linux", "architecture": architecture}
         entries.append({**image, "platform": platform})
         entries.append(attestation(blobs, types, image["digest"]))
@@ -54,14 +59,16 @@ def _add_image(
     architecture: str,
     layers: list[bytes],
     run: Mapping[str, object],
+    gzipped: bool,
 ) -> dict[str, Any]:
-    stored = [blobs.add(layer, types[3]) for layer in layers]
+    pack, suffix = (gzip.compress, "+gzip") if gzipped else (bytes, "")
+    stored = [blobs.add(pack(layer), types[3] + suffix) for layer in layers]
     config = {
         "created": "2026-01-02T03:04:05Z",
         "architecture": architecture,
         "os": "linux",
         "config": dict(run),
-        "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in stored]},
+        "rootfs": {"type": "layers", "diff_ids": [digest_of(layer) for layer in layers]},
         "history": [{"created_by": f"step {number}"} for number in range(len(layers))],
     }
     document = {

@@ -89,8 +89,8 @@ def home() -> Path:
     return Path(named) if named else Path.home() / ".cache" / "vllm-patcher-engines"
 
 
-def unpacked(engine: Engine) -> Path:
-    """The engine's root; fetched at the first call. Raises `NotHere`."""
+def unpacked(suite: str, package: str) -> Path:
+    """A root with a package and all that it needs; fetched at the first call. Raises `NotHere`."""
     for program in ("apt-get", "dpkg", "dpkg-deb", "unshare", "chroot", "tar"):
         if shutil.which(program) is None:
             raise NotHere(f"{program} is not here: it takes Debian or Ubuntu")
@@ -98,25 +98,25 @@ def unpacked(engine: Engine) -> Path:
         raise NotHere("an engine with a root of its own takes a user who is root")
     if not _KEYS.exists():
         raise NotHere(f"{_KEYS} is not here (apt-get install debian-archive-keyring)")
-    folder = home() / f"{engine.suite}-{engine.package}"
+    folder = home() / f"{suite}-{package}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "root").exists():
-            _fetch(engine, folder / "apt")
+            _fetch(suite, package, folder / "apt")
             _unpack(folder / "apt", folder / "unfinished")
             shutil.rmtree(folder / "apt")
             (folder / "unfinished").rename(folder / "root")
     return folder / "root"
 
 
-def _fetch(engine: Engine, apt: Path) -> None:
-    """The engine's packages and all that they need, as if nothing at all were installed."""
+def _fetch(suite: str, package: str, apt: Path) -> None:
+    """The package and all that it needs, as if nothing at all were installed."""
     shutil.rmtree(apt, ignore_errors=True)
     for part in ("etc/apt.conf.d", "etc/preferences.d", "state/lists/partial", "archives/partial"):
         (apt / part).mkdir(parents=True)
     (apt / "status").touch()
-    source = f"deb [signed-by={_KEYS}] {_MIRROR} {engine.suite} main\n"
+    source = f"deb [signed-by={_KEYS}] {_MIRROR} {suite} main\n"
     (apt / "sources.list").write_text(source)
     options = {
         "Dir::Etc": apt / "etc",
@@ -134,8 +134,7 @@ def _fetch(engine: Engine, apt: Path) -> None:
     }
     given = [f"--option={key}={value}" for key, value in options.items()]
     _run("apt-get", *given, "--quiet=2", "--error-on=any", "update")
-    wanted = ("install", "--yes", "--download-only", engine.package)
-    _run("apt-get", *given, "--quiet=2", *wanted)
+    _run("apt-get", *given, "--quiet=2", "install", "--yes", "--download-only", package)
 
 
 def _unpack(apt: Path, root: Path) -> None:
@@ -172,7 +171,7 @@ def started(engine: Engine, data: Path, registry: str) -> Iterator[str]:
 
     `registry` is one that it may speak to without TLS. Raises `NotHere`.
     """
-    root, socket = unpacked(engine), data / "engine.sock"
+    root, socket = unpacked(engine.suite, engine.package), data / "engine.sock"
     data.mkdir(parents=True, exist_ok=True)
     (data / "tmp").mkdir(exist_ok=True)
     command = _podman(data, registry) if engine.is_podman else _docker(engine, data)
