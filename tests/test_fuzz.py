@@ -38,7 +38,7 @@ from patcher.oci.reference import parse_reference
 from patcher.oci.rootfs.scan import Wanted, scan_layer
 from patcher.places.place import Draft
 from patcher.places.stored import Stored, StoredPlace
-from patcher.registry.repository import Registry, open_registry
+from patcher.registry.repository import Repository
 from patcher.rules.catalogue import select
 from patcher.rules.verdict import Status
 from patcher.sources.index import releases
@@ -474,7 +474,7 @@ def replies(draw: st.DrawFn) -> Reply:
 
 
 BLOB = part(b"a blob of ours", OCI_LAYER)
-ASKED: list[Callable[[Registry], object]] = [
+ASKED: list[Callable[[Repository], object]] = [
     lambda there: there.tags(),
     lambda there: there.head("v1"),
     lambda there: there.manifest("v1"),
@@ -491,7 +491,7 @@ ASKED: list[Callable[[Registry], object]] = [
 @fuzz
 @given(st.lists(replies(), min_size=1, max_size=6), st.sampled_from(ASKED))
 def test_answers_of_a_registry(
-    server: Server, answers: list[Reply], ask: Callable[[Registry], object]
+    server: Server, answers: list[Reply], ask: Callable[[Repository], object]
 ) -> None:
     """The replies in turn, and again from the first, whatever is asked for."""
 
@@ -516,12 +516,10 @@ def test_answers_of_a_registry(
     assert len(server.seen) < MOST_REQUESTS
 
 
-def registry_at(server: Server) -> Registry:
+def registry_at(server: Server) -> Repository:
     login = base64.b64encode(f"me:{SECRET}".encode()).decode()
     os.environ["DOCKER_AUTH_CONFIG"] = json.dumps({"auths": {server.host: {"auth": login}}})
-    return open_registry(
-        parse_reference(f"{server.host}/a:v1"), quiet(), push=True, mount_from=("b",)
-    )
+    return Repository(parse_reference(f"{server.host}/a:v1"), quiet(), push=True, mount_from=("b",))
 
 
 NESTS = [

@@ -268,14 +268,14 @@ def lock_check(
     from patcher.lock.entries import check
     from patcher.lock.file import load
     from patcher.lock.upkeep import Drift, Drifted, check_pins
-    from patcher.registry.repository import open_registry
+    from patcher.registry.repository import Repository
     from patcher.web.http import Http
 
     found = load(lock_path(lock))
     flaws = check(found)
     drifts: list[Drifted] = []
     if not offline:
-        open_at = functools.partial(open_registry, http=Http(http_settings(ca_file, plain_http)))
+        open_at = functools.partial(Repository, http=Http(http_settings(ca_file, plain_http)))
         with counting("asking the registries") as watch:
             drifts = list(check_pins(found, open_at, watch))
     if as_data:

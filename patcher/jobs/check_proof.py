@@ -46,7 +46,7 @@ from patcher.oci.referrer import Referred, read_artifact
 from patcher.oci.validate import check_base, check_layer
 from patcher.places.layout import PREFIX
 from patcher.places.registry import RepositoryStore
-from patcher.registry.repository import open_registry
+from patcher.registry.repository import Repository
 from patcher.sources.everywhere import searched_for
 from patcher.web.http import Http, HttpSettings
 
@@ -149,10 +149,10 @@ def _open(name: str, settings: HttpSettings | None) -> tuple[Referred, Descripto
             next_step="A proof is kept there: write REGISTRY/REPO:TAG or oci:DIR:NAME.",
         )
     reference = parse_reference(short)
-    store = RepositoryStore(open_registry(reference, Http(settings)))
+    store = RepositoryStore(Repository(reference, Http(settings)))
     asked = reference.digest or reference.tag or "latest"
     try:
-        return store, store.registry.manifest(asked).descriptor
+        return store, store.repository.manifest(asked).descriptor
     except NotInRegistry as error:
         raise FileAbsent(error.problem, next_step=error.next_step) from error
 

@@ -9,7 +9,7 @@ from patcher.oci.image import load_family
 from patcher.oci.layout import Layout
 from patcher.oci.reference import parse_reference
 from patcher.places.registry import RepositoryStore
-from patcher.registry.repository import open_registry
+from patcher.registry.repository import Repository
 from patcher.web.http import Http, HttpSettings
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def held_base(
             return (load_family(store, root), "") if root else (None, "it is not in this layout")
         if isinstance(store, RepositoryStore):
             there = _beside(store, name, settings)
-            return load_family(there, there.registry.manifest(digest).descriptor), ""
+            return load_family(there, there.repository.manifest(digest).descriptor), ""
     except NotInRegistry:
         return None, "it is not in this registry"
     except PatcherError as error:
@@ -48,5 +48,5 @@ def _beside(
         named = parse_reference(name or "")
     except BadReference:
         return store
-    is_beside = named.registry == store.registry.repository.registry
-    return RepositoryStore(open_registry(named, Http(settings))) if is_beside else store
+    is_beside = named.registry == store.repository.registry
+    return RepositoryStore(Repository(named, Http(settings))) if is_beside else store

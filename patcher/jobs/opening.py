@@ -38,7 +38,7 @@ from patcher.places.registry import RepositoryStore, Tally, registry_place
 from patcher.places.stored import Stored
 from patcher.progress import pulling
 from patcher.registry.image import open_remote
-from patcher.registry.repository import open_registry
+from patcher.registry.repository import Repository
 from patcher.versions import parsed
 from patcher.web.http import Http, HttpSettings
 
@@ -256,9 +256,9 @@ def _open_stored(
     pinned = reference.pinned(digest)
     say(f"{name} is vLLM {entry.locked.version}: {pinned}")
     with _about(reference):
-        registry = open_registry(pinned, http)
-        store = RepositoryStore(registry, tally)
-        stored = Stored(store, load_family(store, registry.manifest(digest).descriptor))
+        repository = Repository(pinned, http)
+        store = RepositoryStore(repository, tally)
+        stored = Stored(store, load_family(store, repository.manifest(digest).descriptor))
     return stored, entry, standing(lock, entry, platform)
 
 

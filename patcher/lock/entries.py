@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from patcher.oci.reference import Platform, Reference
     from patcher.oci.rootfs.located import Located
-    from patcher.registry.image import Answer
+    from patcher.registry.image import Resolved
 
 # GitHub refuses a larger matrix, all of it (its docs, "Running variations of jobs in a workflow").
 _MOST_JOBS = 256
@@ -119,7 +119,7 @@ class Flaw:
     problem: str
 
 
-def entry_for(version: str, reference: Reference, answer: Answer | None = None) -> Entry:
+def entry_for(version: str, reference: Reference, answer: Resolved | None = None) -> Entry:
     """The entry for a version and a reference, with what a registry answered about it.
 
     Without an answer the reference's own digest is locked, of unknown kind; so is a single

@@ -33,7 +33,7 @@ from patcher.oci.model import INDEXES, parse_index
 from patcher.oci.reference import parse_reference
 from patcher.progress import counting
 from patcher.registry.image import ask_registry, open_remote
-from patcher.registry.repository import open_registry
+from patcher.registry.repository import Repository
 from patcher.versions import parsed, same_commit
 from patcher.web.http import Http
 
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from patcher.cache import LayerCache
     from patcher.oci.model import Descriptor
     from patcher.oci.reference import Platform, Reference
-    from patcher.registry.repository import Registry
     from patcher.web.http import HttpSettings
 
 Say = Callable[[str], None]
@@ -231,7 +230,7 @@ def _bare(reference: Reference) -> Reference:
 
 def _found(search: _Search, say: Say) -> Iterator[Entry | Unread]:
     try:
-        tags = open_registry(search.repository, search.http).tags()
+        tags = Repository(search.repository, search.http).tags()
     except PatcherError as error:
         yield Unread(str(search.repository), error.problem)
         return
@@ -360,7 +359,7 @@ class Drifted:
 
 
 def check_pins(
-    lock: Lock, open_at: Callable[[Reference], Registry], watch: Watch = _nobody
+    lock: Lock, open_at: Callable[[Reference], Repository], watch: Watch = _nobody
 ) -> Iterator[Drifted]:
     """Ask for every tag and digest of the lock; entry by entry, in its order.
 
@@ -376,15 +375,15 @@ def check_pins(
 
 def _ask_all(
     lock: Lock,
-    open_at: Callable[[Reference], Registry],
-    question: Callable[[Entry, Registry], _Said],
+    open_at: Callable[[Reference], Repository],
+    question: Callable[[Entry, Repository], _Said],
     watch: Watch,
 ) -> Iterator[tuple[Entry, _Said | PatcherError]]:
     """Each entry with its registry's answer, or why there is none.
 
     A host that gave no answer is not asked again: waiting for it takes 8 s an image.
     """
-    opened: dict[Reference, Registry] = {}
+    opened: dict[Reference, Repository] = {}
     silent: dict[str, PatcherError] = {}
     for done, entry in enumerate(lock.entries, start=1):
         repository = repository_of(entry)
@@ -404,20 +403,20 @@ def _ask_all(
         watch(done, len(lock.entries))
 
 
-def _drifts(lock: Lock, entry: Entry, registry: Registry) -> list[Drifted]:
+def _drifts(lock: Lock, entry: Entry, repository: Repository) -> list[Drifted]:
     found = []
-    there = {pin.digest: registry.head(pin.digest) for _, pin in entry.locked.pins()}
+    there = {pin.digest: repository.head(pin.digest) for _, pin in entry.locked.pins()}
     tag = entry.original.reference.tag
-    tagged = registry.head(tag) if tag else None
+    tagged = repository.head(tag) if tag else None
     for kind, pin in entry.locked.pins():
         if there[pin.digest] is None:
-            left = _left(entry, there, tagged, registry, lock)
+            left = _left(entry, there, tagged, repository, lock)
             problem = f"{kind} {pin.digest} is gone. There is still: {left}"
             found.append(_drifted(entry, Drift.GONE, problem))
-    found += _wrong(entry, there, registry)
+    found += _wrong(entry, there, repository)
     if tag and tagged is None:
         found.append(_drifted(entry, Drift.MOVED, f"the tag {tag} is gone"))
-    elif tagged and not _is_locked(tagged, entry, registry):
+    elif tagged and not _is_locked(tagged, entry, repository):
         found.append(_drifted(entry, Drift.MOVED, f"the tag {tag} leads to {tagged.digest} now"))
     return found
 
@@ -426,7 +425,7 @@ def _left(
     entry: Entry,
     there: Mapping[str, Descriptor | None],
     tagged: Descriptor | None,
-    registry: Registry,
+    repository: Repository,
     lock: Lock,
 ) -> str:
     """What of the build still exists, or else the newest locked build that does."""
@@ -434,20 +433,20 @@ def _left(
     left = [f"{kinds[digest]} {digest}" for digest, found in there.items() if found]
     if tagged:
         left.append(f"the tag {entry.original.reference.tag} ({tagged.digest})")
-    return ", ".join(left) or _newest_there(entry, registry, lock)
+    return ", ".join(left) or _newest_there(entry, repository, lock)
 
 
-def _newest_there(entry: Entry, registry: Registry, lock: Lock) -> str:
+def _newest_there(entry: Entry, repository: Repository, lock: Lock) -> str:
     name = entry.original.reference.name
     beside = [other for other in lock.entries if other.original.reference.name == name]
     for other in sorted(beside, key=lambda each: each.key, reverse=True):
-        if any(registry.head(pin.digest) for _, pin in other.locked.pins()):
+        if any(repository.head(pin.digest) for _, pin in other.locked.pins()):
             return f"{other.locked.version} ({other.original.reference})"
     return f"nothing that is locked in {name}"
 
 
 def _wrong(
-    entry: Entry, there: Mapping[str, Descriptor | None], registry: Registry
+    entry: Entry, there: Mapping[str, Descriptor | None], repository: Repository
 ) -> Iterator[Drifted]:
     """Pins whose digest is there, and is another thing than the lock says."""
     index = there.get(entry.locked.index.digest) if entry.locked.index else None
@@ -455,26 +454,26 @@ def _wrong(
         yield _drifted(entry, Drift.WRONG, f"index {index.digest} is one platform's manifest")
     if not index or index.media_type not in INDEXES:
         return
-    stated = _platforms(index, registry)
+    stated = _platforms(index, repository)
     for platform, pin in entry.locked.platforms.items():
         if stated.get(platform, pin.digest) != pin.digest:
             problem = f"{platform} {pin.digest} is locked, and the index has {stated[platform]}"
             yield _drifted(entry, Drift.WRONG, problem)
 
 
-def _platforms(index: Descriptor, registry: Registry) -> dict[Platform, str]:
-    found = parse_index(registry.manifest(index.digest).data, index.media_type)
+def _platforms(index: Descriptor, repository: Repository) -> dict[Platform, str]:
+    found = parse_index(repository.manifest(index.digest).data, index.media_type)
     return {image.platform: image.digest for image in found.images if image.platform}
 
 
-def _is_locked(tagged: Descriptor, entry: Entry, registry: Registry) -> bool:
+def _is_locked(tagged: Descriptor, entry: Entry, repository: Repository) -> bool:
     """Is what a tag leads to locked, or is it the index of a manifest that is, where the index
     itself is not?
     """
     digests = {pin.digest for _, pin in entry.locked.pins()}
     if tagged.digest in digests or entry.locked.index or tagged.media_type not in INDEXES:
         return tagged.digest in digests
-    return not digests.isdisjoint(_platforms(tagged, registry).values())
+    return not digests.isdisjoint(_platforms(tagged, repository).values())
 
 
 def _drifted(entry: Entry, drift: Drift, problem: str) -> Drifted:
@@ -508,7 +507,7 @@ def prune(lock: Lock, http: Http, watch: Watch = _nobody) -> Pruned:
     kept: list[Entry] = []
     gone: list[Gone] = []
     unread: list[Unread] = []
-    for entry, lost in _ask_all(lock, partial(open_registry, http=http), _lost, watch):
+    for entry, lost in _ask_all(lock, partial(Repository, http=http), _lost, watch):
         if isinstance(lost, PatcherError):
             unread.append(Unread(str(entry.original.reference), lost.problem))
             kept.append(entry)
@@ -528,9 +527,9 @@ def dropped(lock: Lock, gone: Iterable[Gone]) -> Lock:
     return Lock(tuple(entry for entry in left if entry is not None))
 
 
-def _lost(entry: Entry, registry: Registry) -> tuple[tuple[str, Pin], ...]:
+def _lost(entry: Entry, repository: Repository) -> tuple[tuple[str, Pin], ...]:
     return tuple(
-        (kind, pin) for kind, pin in entry.locked.pins() if registry.head(pin.digest) is None
+        (kind, pin) for kind, pin in entry.locked.pins() if repository.head(pin.digest) is None
     )
 
 

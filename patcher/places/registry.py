@@ -16,7 +16,7 @@ from patcher.oci.blobs import Counted, Moved, short_id
 from patcher.places.stored import StoredPlace
 from patcher.progress import Progress
 from patcher.registry.referrers import attach, referrers
-from patcher.registry.repository import AT_ONCE, open_registry
+from patcher.registry.repository import AT_ONCE, Repository
 from patcher.threads import in_order
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from patcher.oci.reference import Reference
     from patcher.oci.referrer import Artifact
     from patcher.places.stored import Stored
-    from patcher.registry.repository import Registry
     from patcher.web.http import Http
 
 
@@ -48,24 +47,26 @@ class Tally:
 class RepositoryStore:
     """A registry's repository as a store (see `Store`). What is read of blobs is counted."""
 
-    registry: Registry
+    repository: Repository
     tally: Tally = field(default_factory=Tally)
 
     def open(self, descriptor: Descriptor, start: int = 0, size: int | None = None) -> BinaryIO:
         """See `Blobs`."""
-        return BufferedReader(Counted(self.registry.open(descriptor, start, size), self.tally.add))
+        return BufferedReader(
+            Counted(self.repository.open(descriptor, start, size), self.tally.add)
+        )
 
     def put(self, descriptor: Descriptor, data: bytes) -> None:
         """See `Store`."""
-        self.registry.put(descriptor, data)
+        self.repository.put(descriptor, data)
 
     def check(self, descriptors: Sequence[Descriptor]) -> None:
         """See `Blobs`."""
-        self.registry.check(descriptors)
+        self.repository.check(descriptors)
 
     def lacking(self, descriptors: Sequence[Descriptor]) -> list[Descriptor]:
         """See `Store`."""
-        return self.registry.lacking(descriptors)
+        return self.repository.lacking(descriptors)
 
     def fetch(self, descriptors: Sequence[Descriptor], source: Blobs, watch: Watch) -> int:
         """See `Store`: several at a time, mounted where that can be, else streamed through."""
@@ -74,49 +75,49 @@ class RepositoryStore:
             return sum(moved)
         except BaseException:
             # The other threads are still sending what nobody waits for any more.
-            self.registry.cancel_uploads()
+            self.repository.cancel_uploads()
             raise
 
     def _fetch(self, descriptor: Descriptor, source: Blobs, watch: Watch) -> int:
         upload = None
         if isinstance(source, RepositoryStore) and self._beside(source):
-            upload = self.registry.mount(descriptor, source.registry.repository.name)
+            upload = self.repository.mount(descriptor, source.repository.name)
             if upload is None:
                 watch(Progress(short_id(descriptor), "Mounted", None, None))
                 return 0
-        elif self.registry.has(descriptor):
+        elif self.repository.has(descriptor):
             # Another job has brought it since the plan was made.
             return 0
         moved = Moved(descriptor, watch)
-        self.registry.upload(
+        self.repository.upload(
             descriptor, lambda start: source.open(descriptor, start), upload, moved.add
         )
         return descriptor.size
 
     def _beside(self, source: RepositoryStore) -> bool:
-        return source.registry.repository.registry == self.registry.repository.registry
+        return source.repository.registry == self.repository.registry
 
     def referrers(self, subject: str, kind: str) -> list[Descriptor]:
         """See `Referred`."""
-        return referrers(self.registry, subject, kind)
+        return referrers(self.repository, subject, kind)
 
     def attach(self, artifact: Artifact) -> int:
         """See `Store`."""
         try:
-            return attach(self.registry, artifact)
+            return attach(self.repository, artifact)
         except BaseException:
-            self.registry.cancel_uploads()
+            self.repository.cancel_uploads()
             raise
 
     def named(self, name: str) -> str | None:
         """See `Store`."""
-        there = self.registry.head(name)
+        there = self.repository.head(name)
         return there.digest if there else None
 
     def name(self, root: Part, names: Sequence[str]) -> None:
         """See `Store`."""
         for name in names:
-            self.registry.put_manifest(name, root)
+            self.repository.put_manifest(name, root)
 
 
 def registry_place(
@@ -130,9 +131,9 @@ def registry_place(
     beside: tuple[str, ...] = ()
     source = base.blobs
     if isinstance(source, RepositoryStore):
-        there = source.registry.repository
+        there = source.repository
         beside = (there.name,) if there.registry == target.registry else ()
-    registry = open_registry(target, http, push=not dry_run, mount_from=beside)
+    repository = Repository(target, http, push=not dry_run, mount_from=beside)
     if not dry_run:
-        registry.expect_writable()
-    return StoredPlace(target.name, RepositoryStore(registry, tally), base)
+        repository.expect_writable()
+    return StoredPlace(target.name, RepositoryStore(repository, tally), base)

@@ -1,9 +1,4 @@
-"""An image in a registry, read without a daemon and without a pull.
-
-Manifest and config are read whole. Layers are streamed from the top down to the one that settles
-where vLLM is and what its files are; each is hashed to its end, and nothing of it touches the
-disk but the few facts that the cache keeps.
-"""
+"""What a reference leads to in a registry: an image, or an index of one for each platform."""
 
 from __future__ import annotations
 
@@ -15,19 +10,18 @@ from patcher.errors import WrongPlatform
 from patcher.oci.image import StoredImage, load_image, load_index
 from patcher.oci.model import INDEXES
 from patcher.oci.reference import host_platform
-from patcher.registry.repository import open_registry
+from patcher.registry.repository import Repository
 
 if TYPE_CHECKING:
     from patcher.oci.image import Cache
     from patcher.oci.model import Descriptor
     from patcher.oci.reference import Platform, Reference
-    from patcher.registry.repository import Registry
     from patcher.web.http import Http
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a registry says of a reference: its digest, and each platform's manifest digest.
+class Resolved:
+    """What a reference leads to: its digest, and each platform's manifest digest.
 
     For a single manifest (no index) there is at most one platform, and its digest is the same.
     """
@@ -45,14 +39,14 @@ def open_remote(
     None is the only one there, or else this machine's. Raises `WrongPlatform`, `NotInRegistry`,
     `AccessDenied`, `RegistryFailed`, `BrokenImage`.
     """
-    registry = open_registry(reference, http)
-    root, descriptors = _images(registry, reference)
+    repository = Repository(reference, http)
+    root, descriptors = _images(repository, reference)
     alone = platform is None and len(descriptors) == 1
     wanted = platform or host_platform()
-    there = {each.digest: _platform(registry, each) for each in ([] if alone else descriptors)}
+    there = {each.digest: _platform(repository, each) for each in ([] if alone else descriptors)}
     for each in descriptors:
         if alone or there[each.digest] == wanted:
-            return StoredImage(registry, root.digest, load_image(registry, each), cache)
+            return StoredImage(repository, root.digest, load_image(repository, each), cache)
     listed = ", ".join(sorted({str(other) for other in there.values()})) or "none"
     raise WrongPlatform(
         f"{reference} is not there for {wanted}, but for: {listed}",
@@ -60,24 +54,22 @@ def open_remote(
     )
 
 
-def ask_registry(reference: Reference, http: Http) -> Answer:
-    """What a reference leads to today, as `lock add` wants it. Raises as `open_remote`."""
-    registry = open_registry(reference, http)
-    root, descriptors = _images(registry, reference)
-    platforms = {_platform(registry, each): each.digest for each in descriptors}
-    return Answer(root.digest, root.media_type in INDEXES, platforms)
+def ask_registry(reference: Reference, http: Http) -> Resolved:
+    """What a reference leads to today. Raises as `open_remote`."""
+    repository = Repository(reference, http)
+    root, descriptors = _images(repository, reference)
+    platforms = {_platform(repository, each): each.digest for each in descriptors}
+    return Resolved(root.digest, root.media_type in INDEXES, platforms)
 
 
-def _images(registry: Registry, reference: Reference) -> tuple[Descriptor, Sequence[Descriptor]]:
+def _images(
+    repository: Repository, reference: Reference
+) -> tuple[Descriptor, Sequence[Descriptor]]:
     """What a reference leads to, and the images of it; their own documents are not read yet."""
-    root = registry.manifest(_name(reference)).descriptor
+    root = repository.manifest(reference.digest or reference.tag or "latest").descriptor
     is_index = root.media_type in INDEXES
-    return root, load_index(registry, root).images if is_index else (root,)
+    return root, load_index(repository, root).images if is_index else (root,)
 
 
-def _platform(registry: Registry, image: Descriptor) -> Platform:
-    return image.platform or load_image(registry, image).platform
-
-
-def _name(reference: Reference) -> str:
-    return reference.digest or reference.tag or "latest"
+def _platform(repository: Repository, image: Descriptor) -> Platform:
+    return image.platform or load_image(repository, image).platform

@@ -12,56 +12,56 @@ from patcher.oci.model import INDEXES, Descriptor, broken, parse_json
 from patcher.oci.referrer import Artifact, listed, referrers_tag, with_artifact
 
 if TYPE_CHECKING:
-    from patcher.registry.repository import Registry
+    from patcher.registry.repository import Repository
 
 # Two jobs that write the list at once: one of them finds that it lost, and writes again.
 _ATTEMPTS = 5
 
 
-def referrers(registry: Registry, subject: str, kind: str) -> list[Descriptor]:
+def referrers(repository: Repository, subject: str, kind: str) -> list[Descriptor]:
     """See `Referred`."""
-    listing = registry.list_referrers(subject, kind)
+    listing = repository.list_referrers(subject, kind)
     if listing is None:
-        listing = _under_tag(registry, subject)
+        listing = _under_tag(repository, subject)
     return listed(listing, kind) if listing else []
 
 
-def attach(registry: Registry, artifact: Artifact) -> int:
+def attach(repository: Repository, artifact: Artifact) -> int:
     """Store an artifact beside the image that it is about; gives the bytes that were sent.
 
     The list is written last, and read back. Cut off anywhere, the image and all names are as they
-    were, and a second run goes on. Raises as `Registry` does.
+    were, and a second run goes on. Raises as `Repository` does.
     """
-    there = registry.has(artifact.manifest.descriptor)
-    known = referrers(registry, artifact.subject, artifact.kind) if there else []
+    there = repository.has(artifact.manifest.descriptor)
+    known = referrers(repository, artifact.subject, artifact.kind) if there else []
     if any(each.digest == artifact.digest for each in known):
         return 0
-    for blob in registry.lacking([blob.descriptor for blob in artifact.blobs]):
+    for blob in repository.lacking([blob.descriptor for blob in artifact.blobs]):
         data = next(each.data for each in artifact.blobs if each.descriptor.digest == blob.digest)
-        registry.put(blob, data)
-    noted = registry.put_manifest(artifact.digest, artifact.manifest)
+        repository.put(blob, data)
+    noted = repository.put_manifest(artifact.digest, artifact.manifest)
     if noted != artifact.subject:
-        _enlist(registry, artifact)
+        _enlist(repository, artifact)
     return artifact.size
 
 
-def _enlist(registry: Registry, artifact: Artifact) -> None:
+def _enlist(repository: Repository, artifact: Artifact) -> None:
     """Put the artifact on the list under the tag."""
     for _ in range(_ATTEMPTS):
-        there = _under_tag(registry, artifact.subject)
+        there = _under_tag(repository, artifact.subject)
         known = listed(there, artifact.kind) if there else []
         if any(each.digest == artifact.digest for each in known):
             return
-        registry.put_manifest(referrers_tag(artifact.subject), with_artifact(there, artifact))
+        repository.put_manifest(referrers_tag(artifact.subject), with_artifact(there, artifact))
     raise broken(f"the list of what refers to {artifact.subject} does not keep what is written")
 
 
-def _under_tag(registry: Registry, subject: str) -> dict[str, Any] | None:
+def _under_tag(repository: Repository, subject: str) -> dict[str, Any] | None:
     """The list under the tag; None where there is none yet."""
     tag = referrers_tag(subject)
-    if registry.head(tag) is None:
+    if repository.head(tag) is None:
         return None
-    found = registry.manifest(tag)
+    found = repository.manifest(tag)
     if found.descriptor.media_type not in INDEXES:
         raise broken(f"{tag} is something else than a list of referrers")
     return parse_json(found.data, "list of referrers")

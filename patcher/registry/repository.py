@@ -11,7 +11,6 @@ import io
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlencode, urlsplit
 
@@ -59,21 +58,6 @@ Reader = Callable[[int], BinaryIO]
 """Opens a blob's bytes from an offset on, for an upload that may have to begin again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Repository:
-    """Which repository, and what for.
-
-    `registry` and `name` are as in a `Reference`. `push` asks for the right to write;
-    `mount_from` are repositories of the same registry whose blobs are to be mounted, which takes
-    the right to read them.
-    """
-
-    registry: str
-    name: str
-    push: bool = False
-    mount_from: tuple[str, ...] = ()
-
-
 # OCI first: what is written in both forms is wanted in the newer one.
 _ACCEPT = {"Accept": f"{OCI_INDEX}, {OCI_MANIFEST}, {DOCKER_INDEX}, {DOCKER_MANIFEST}"}
 
@@ -104,25 +88,31 @@ _TAG_REFUSALS = frozenset({400, 403, 405, 409, 412, 422})
 AT_ONCE = 6
 
 
-class Registry:
+class Repository:
     """A repository as a store of blobs (see `Blobs`), and what publishing needs besides.
+
+    It is that of a reference; nothing is sent yet. `push` asks for the right to write;
+    `mount_from` are repositories of the same registry whose blobs are to be mounted, which takes
+    the right to read them.
 
     Every method raises `AccessDenied` where the registry wants other credentials, `NotInRegistry`
     where it answers that there is no such thing, and `RegistryFailed` (an `Unreadable`) for all
     else that keeps it from answering.
     """
 
-    def __init__(self, repository: Repository, http: Http) -> None:
-        self.repository = repository
-        self._session = Session(
-            http,
-            repository.registry,
-            repository.name,
-            push=repository.push,
-            beside=repository.mount_from,
-        )
+    def __init__(
+        self,
+        reference: Reference,
+        http: Http,
+        *,
+        push: bool = False,
+        mount_from: tuple[str, ...] = (),
+    ) -> None:
+        self.registry = reference.registry
+        self.name = reference.repository
+        self._session = Session(http, self.registry, self.name, push=push, beside=mount_from)
         # Artifactory says 403 to whoever may push for a manifest that is not there.
-        self._absent = {404, 403} if repository.push else {404}
+        self._absent = {404, 403} if push else {404}
         # What was read under its digest never changes.
         self._read: dict[str, Part] = {}
         # Digests and tags that were written here: a 404 for one of them is asked again.
@@ -142,7 +132,7 @@ class Registry:
         if digest is None or not size or media_type not in _DOCUMENTS:
             return self.manifest(name).descriptor
         if name.startswith("sha256:") and digest != name:
-            raise broken(f"{self._session.name}: asked for {name}, it states {digest}")
+            raise broken(f"{self.name}: asked for {name}, it states {digest}")
         document = {"mediaType": media_type, "digest": digest, "size": size}
         return Descriptor(media_type, digest, size, document=document)
 
@@ -163,7 +153,7 @@ class Registry:
         asked = name if name.startswith("sha256:") else digest
         for wanted in (asked, _stated_digest(answer) or digest):
             if wanted != digest:
-                raise broken(f"{self._session.name}: {wanted} came with other bytes: {digest}")
+                raise broken(f"{self.name}: {wanted} came with other bytes: {digest}")
         self._read[digest] = found
         return found
 
@@ -387,7 +377,7 @@ class Registry:
                 return error
         except PatcherError:
             return error
-        where = f"{self._session.registry}/{self._session.name}"
+        where = f"{self.registry}/{self.name}"
         reason = self._session.http.keyring.hide(explanation(answer.body))
         return TagRefused(
             f"{where}: the registry does not let the tag {name} lead to the new image, "
@@ -400,15 +390,7 @@ class Registry:
         )
 
     def _lacks(self, descriptor: Descriptor) -> BrokenImage:
-        return broken(f"{self._session.registry}/{self._session.name} has no {descriptor.digest}")
-
-
-def open_registry(
-    reference: Reference, http: Http, *, push: bool = False, mount_from: tuple[str, ...] = ()
-) -> Registry:
-    """The repository of a reference. Nothing is sent yet."""
-    repository = Repository(reference.registry, reference.repository, push, mount_from)
-    return Registry(repository, http)
+        return broken(f"{self.registry}/{self.name} has no {descriptor.digest}")
 
 
 def _stated_digest(answer: Answer) -> str | None:

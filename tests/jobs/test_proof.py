@@ -28,7 +28,7 @@ from patcher.oci.referrer import (
     with_artifact,
 )
 from patcher.places.registry import RepositoryStore
-from patcher.registry.repository import open_registry
+from patcher.registry.repository import Repository
 from patcher.web.http import Http
 from tests.bases import Base, write_lock
 from tests.commands import ONE, run
@@ -59,7 +59,7 @@ def made(registry: str, tmp_path: Path) -> dict[str, Any]:
 
 def opened(report: dict[str, Any]) -> RepositoryStore:
     reference = parse_reference(report["tags"][0])
-    return RepositoryStore(open_registry(reference, Http(), push=True))
+    return RepositoryStore(Repository(reference, Http(), push=True))
 
 
 def documents(report: dict[str, Any]) -> dict[str, bytes]:
@@ -127,7 +127,7 @@ WHERE = {
 
 def test_what_differs_from_the_image_is_named(made: dict[str, Any]) -> None:
     files, store = documents(made), opened(made)
-    subject = store.registry.manifest(made["digest"]).descriptor
+    subject = store.repository.manifest(made["digest"]).descriptor
     lies = {}
     for field in WHERE:
         said = json.loads(files[KIND])
@@ -149,7 +149,7 @@ def test_what_differs_from_the_image_is_named(made: dict[str, Any]) -> None:
 
 def test_what_is_no_proof_is_named_and_hides_no_other(made: dict[str, Any]) -> None:
     store = opened(made)
-    subject = store.registry.manifest(made["digest"]).descriptor
+    subject = store.repository.manifest(made["digest"]).descriptor
     bad = [
         make_artifact(KIND, subject, [File("proof.json", KIND, data), File("x", DIFF, b"")])
         for data in (b"", b"[]", b"{}", b'{"schema": 1, "patches": 1}', b"[" * 100_000)
@@ -169,15 +169,15 @@ def test_what_is_no_proof_is_named_and_hides_no_other(made: dict[str, Any]) -> N
 def alone(made: dict[str, Any], said: Any, *more: File) -> Any:
     """What `verify --proof` says where this is the one proof there is."""
     files, store = documents(made), opened(made)
-    subject = store.registry.manifest(made["digest"]).descriptor
+    subject = store.repository.manifest(made["digest"]).descriptor
     data = json.dumps(said).encode()
     lie = [File("proof.json", KIND, data), File("proof.diff", DIFF, files[DIFF]), *more]
     artifact = make_artifact(KIND, subject, lie)
     for blob in artifact.blobs:
         store.put(blob.descriptor, blob.data)
-    store.registry.put_manifest(artifact.digest, artifact.manifest)
+    store.repository.put_manifest(artifact.digest, artifact.manifest)
     tag = referrers_tag(made["digest"])
-    store.registry.put_manifest(tag, with_artifact(None, artifact))
+    store.repository.put_manifest(tag, with_artifact(None, artifact))
     return run("verify", "--proof", made["tags"][0])
 
 
@@ -200,10 +200,10 @@ def test_an_image_that_is_another_base_and_layer_is_told(
 ) -> None:
     """The same layers, and the proof says which image it is; only the config is another."""
     store = opened(made)
-    root = store.registry.manifest(made["digest"])
+    root = store.repository.manifest(made["digest"])
     index = json.loads(root.data)
     entry = next(each for each in index["manifests"] if each["platform"]["architecture"] == "arm64")
-    manifest = json.loads(store.registry.manifest(entry["digest"]).data)
+    manifest = json.loads(store.repository.manifest(entry["digest"]).data)
     config = json.loads(read_blob(store, read_descriptor(manifest["config"], "config")))
     alter(config)
     new = part(json.dumps(config).encode(), manifest["config"]["mediaType"])
@@ -213,8 +213,8 @@ def test_an_image_that_is_another_base_and_layer_is_told(
     was = entry["digest"]
     entry |= {"digest": image.descriptor.digest, "size": image.descriptor.size}
     top = part(json.dumps(index).encode(), root.descriptor.media_type)
-    store.registry.put_manifest(image.descriptor.digest, image)
-    store.registry.put_manifest("forged", top)
+    store.repository.put_manifest(image.descriptor.digest, image)
+    store.repository.put_manifest("forged", top)
     files = documents(made)
     lie = files[KIND].replace(was.encode(), image.descriptor.digest.encode())
     lie = lie.replace(made["digest"].encode(), top.descriptor.digest.encode())
@@ -316,8 +316,8 @@ def altered_image(registry: str, folder: Path) -> tuple[str, dict[str, Any]]:
     evil = ImageFile("/usr/bin/evil", b"#!/bin/sh\n", 0, 0, 0o755, 0)
     top = write_tar(sorted([patched, evil], key=lambda file: file.path))
     reference = push(registry, f"{name}/made", write_tar(base), top, form=gzip.compress)
-    store = RepositoryStore(open_registry(parse_reference(reference), Http(), push=True))
-    subject = store.registry.manifest(reference.partition("@")[2]).descriptor
+    store = RepositoryStore(Repository(parse_reference(reference), Http(), push=True))
+    subject = store.repository.manifest(reference.partition("@")[2]).descriptor
     document = json.loads(said[KIND]) | {"image": subject.digest}
     document["base"] = {"name": None, "digest": None}
     document["platforms"][0] |= {"image": subject.digest}

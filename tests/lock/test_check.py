@@ -14,7 +14,7 @@ from patcher.lock.entries import Entry, Lock, Locked, Original, Pin, entry_for
 from patcher.lock.upkeep import Drift, Drifted, check_pins
 from patcher.oci.reference import Platform, parse_reference
 from patcher.registry.image import ask_registry
-from patcher.registry.repository import open_registry
+from patcher.registry.repository import Repository
 from patcher.web.http import Http
 from tests.conftest import free_port
 from tests.indexes import add_index
@@ -29,7 +29,7 @@ AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
 
 
 def check(*entries: Entry) -> list[tuple[Drift, str]]:
-    drifts: Sequence[Drifted] = list(check_pins(Lock(entries), partial(open_registry, http=HTTP)))
+    drifts: Sequence[Drifted] = list(check_pins(Lock(entries), partial(Repository, http=HTTP)))
     return [(each.drift, each.problem) for each in drifts]
 
 
@@ -165,7 +165,7 @@ def test_each_repository_is_opened_once(registry: str, count: int) -> None:
 
     def open_at(reference: Any) -> Any:
         opened.append(reference.name)
-        return open_registry(reference, HTTP)
+        return Repository(reference, HTTP)
 
     assert list(check_pins(Lock((entry,) * count), open_at)) == []
     assert opened == [f"{registry}/check/once"]
@@ -182,10 +182,10 @@ def test_a_host_that_gave_no_answer_is_not_asked_again(registry: str) -> None:
     http = Http(wait=waits.append)
     seen: list[tuple[int, int]] = []
     lock = Lock((*silent, locked("0.24.0", f"{registry}/check/beside:v1")))
-    found = list(check_pins(lock, partial(open_registry, http=http), lambda *at: seen.append(at)))
+    found = list(check_pins(lock, partial(Repository, http=http), lambda *at: seen.append(at)))
     assert [each.drift for each in found] == [Drift.UNKNOWN] * 3
     assert len({each.problem for each in found}) == 1
     once: list[float] = []
-    list(check_pins(Lock(tuple(silent[:1])), partial(open_registry, http=Http(wait=once.append))))
+    list(check_pins(Lock(tuple(silent[:1])), partial(Repository, http=Http(wait=once.append))))
     assert len(waits) == len(once)
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]

@@ -8,7 +8,7 @@ from hypothesis import given
 from patcher.errors import UsageError
 from patcher.lock.entries import Lock, Pin, add, check, entry_for
 from patcher.oci.reference import parse_reference
-from patcher.registry.image import Answer
+from patcher.registry.image import Resolved
 from tests.locks import AMD64, ARM64, LOCKS, digest, entry
 
 COMMIT = "93d8f834dd8acf33eb0e2a75b2711b628cb6e226"
@@ -22,7 +22,7 @@ def test_a_digest_that_nobody_was_asked_about_is_of_unknown_kind() -> None:
 
 def test_an_index_is_locked_as_one() -> None:
     platforms = {AMD64: digest(2), ARM64: digest(3)}
-    made = entry_for("0.23.0", NIGHTLY, Answer(digest(1), True, platforms))
+    made = entry_for("0.23.0", NIGHTLY, Resolved(digest(1), True, platforms))
     assert dict(made.locked.pins()) == {
         "index": Pin(digest(1)),
         "linux/amd64": Pin(digest(2)),
@@ -31,7 +31,7 @@ def test_an_index_is_locked_as_one() -> None:
 
 
 def test_a_single_manifest_is_locked_for_its_platform() -> None:
-    made = entry_for("0.23.0", NIGHTLY, Answer(digest(1), False, {ARM64: digest(1)}))
+    made = entry_for("0.23.0", NIGHTLY, Resolved(digest(1), False, {ARM64: digest(1)}))
     assert dict(made.locked.pins()) == {"linux/arm64": Pin(digest(1))}
 
 
@@ -48,7 +48,7 @@ def test_a_single_manifest_is_locked_for_its_platform() -> None:
 def test_the_commit_is_read_from_the_tag_or_the_version(
     version: str, reference: str, commit: str | None
 ) -> None:
-    answer = Answer(digest(1), True, {AMD64: digest(2)})
+    answer = Resolved(digest(1), True, {AMD64: digest(2)})
     made = entry_for(version, parse_reference(reference), answer)
     assert (made.locked.commit, made.original.version) == (commit, version)
 
@@ -135,7 +135,7 @@ def test_more_images_than_a_workflow_can_take_are_reported() -> None:
 
 
 def test_another_version_than_was_asked_is_reported() -> None:
-    made = entry_for("0.23.1rc1", NIGHTLY, Answer(digest(1), True, {AMD64: digest(2)}))
+    made = entry_for("0.23.1rc1", NIGHTLY, Resolved(digest(1), True, {AMD64: digest(2)}))
     nightly = entry("0.23.1rc1.dev672+g93d8f834d", index=1).locked
     release = entry("0.23.0", index=1).locked
     asked = type(made)

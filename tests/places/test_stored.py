@@ -23,7 +23,7 @@ from patcher.places.place import Draft, Sent
 from patcher.places.registry import RepositoryStore
 from patcher.places.stored import Stored, StoredPlace, StoredPlan
 from patcher.progress import Progress
-from patcher.registry.repository import open_registry
+from patcher.registry.repository import Repository
 from patcher.web.http import Http
 from tests.conftest import real_registry
 from tests.indexes import add_index, changes_for, find_in
@@ -131,7 +131,7 @@ def client() -> Http:
 def store(host: str, repository: str, *, push: bool = False, mount: str = "") -> RepositoryStore:
     reference = parse_reference(f"{host}/{repository}")
     beside = (mount,) if mount else ()
-    return RepositoryStore(open_registry(reference, client(), push=push, mount_from=beside))
+    return RepositoryStore(Repository(reference, client(), push=push, mount_from=beside))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from patcher.errors import AccessDenied, BrokenImage, PatcherError, RegistryFail
 from patcher.oci.model import OCI_CONFIG, OCI_MANIFEST, Descriptor, dump_json, part
 from patcher.oci.reference import parse_reference
 from patcher.registry.login import Challenge, Login, parse_challenges
-from patcher.registry.repository import AT_ONCE, Registry, open_registry
+from patcher.registry.repository import AT_ONCE, Repository
 from patcher.web.http import Http, HttpSettings
 from tests.auth_servers import (
     IDENTITY,
@@ -70,7 +70,7 @@ def http(certificate: Path) -> Http:
     return Http(HttpSettings(certificate.with_name("ca.pem")), wait=lambda _: None)
 
 
-def publish(registry: Registry) -> None:
+def publish(registry: Repository) -> None:
     registry.put(CONFIG.descriptor, CONFIG.data)
     registry.put_manifest("x", EMPTY)
 
@@ -104,7 +104,7 @@ def test_a_password_out_of_dockers_config_logs_in(
     with_passwords: str, http: Http, config: Path
 ) -> None:
     docker_config(config, with_passwords)
-    registry = open_registry(parse_reference(f"{with_passwords}/a/b"), http, push=True)
+    registry = Repository(parse_reference(f"{with_passwords}/a/b"), http, push=True)
     publish(registry)
     assert registry.tags() == ["x"]
 
@@ -115,9 +115,9 @@ def test_a_helper_gives_the_password(
     install_helper(tmp_path / "bin", monkeypatch)
     settings = {"credHelpers": {with_passwords: "tests"}}
     (config / "config.json").write_text(json.dumps(settings))
-    publish(open_registry(parse_reference(f"{with_passwords}/a/b"), http, push=True))
+    publish(Repository(parse_reference(f"{with_passwords}/a/b"), http, push=True))
     (config / "config.json").write_text(json.dumps({"credsStore": "tests"}))
-    publish(open_registry(parse_reference(f"{with_passwords}/a/b"), Http(http.settings), push=True))
+    publish(Repository(parse_reference(f"{with_passwords}/a/b"), Http(http.settings), push=True))
     # The helper is a program, and both registries of a run may ask for the same.
     assert (tmp_path / "bin" / "calls").read_text() == f"get {with_passwords}\n" * 2
 
@@ -137,7 +137,7 @@ def install_helper(
 
 
 def test_nobody_is_told_to_log_in(with_passwords: str, http: Http) -> None:
-    registry = open_registry(parse_reference(f"{with_passwords}/a/b"), http)
+    registry = Repository(parse_reference(f"{with_passwords}/a/b"), http)
     with pytest.raises(AccessDenied, match="have no credentials for it") as raised:
         registry.manifest("x")
     assert f"docker login {with_passwords}" in raised.value.next_step
@@ -146,7 +146,7 @@ def test_nobody_is_told_to_log_in(with_passwords: str, http: Http) -> None:
 def test_a_wrong_password_is_denied(with_passwords: str, http: Http, config: Path) -> None:
     wrong = base64.b64encode(f"{USER}:wrong-s3cr3t".encode()).decode()
     docker_config(config, with_passwords, auth=wrong)
-    registry = open_registry(parse_reference(f"{with_passwords}/a/b"), http)
+    registry = Repository(parse_reference(f"{with_passwords}/a/b"), http)
     with pytest.raises(AccessDenied, match=r"HTTP 401 \(UNAUTHORIZED: authentication required\)"):
         registry.manifest("x")
 
@@ -156,7 +156,7 @@ def test_a_token_is_fetched_once_for_all_that_is_done(
 ) -> None:
     host = with_tokens[0]
     docker_config(config, host)
-    registry = open_registry(
+    registry = Repository(
         parse_reference(f"{host}/to"), http, push=True, mount_from=("public/from", "to")
     )
     publish(registry)
@@ -176,8 +176,8 @@ def test_a_blob_is_mounted_with_the_right_to_both_repositories(
 ) -> None:
     host = with_tokens[0]
     docker_config(config, host)
-    publish(open_registry(parse_reference(f"{host}/mine/from"), http, push=True))
-    target = open_registry(
+    publish(Repository(parse_reference(f"{host}/mine/from"), http, push=True))
+    target = Repository(
         parse_reference(f"{host}/mine/to"), http, push=True, mount_from=("mine/from",)
     )
     assert target.mount(CONFIG.descriptor, "mine/from") is None
@@ -189,10 +189,10 @@ def test_what_is_public_is_read_without_a_login(
 ) -> None:
     host = with_tokens[0]
     docker_config(config, host)
-    publish(open_registry(parse_reference(f"{host}/public/a"), http, push=True))
+    publish(Repository(parse_reference(f"{host}/public/a"), http, push=True))
     (config / "config.json").unlink()
     asked.clear()
-    reader = open_registry(parse_reference(f"{host}/public/a"), Http(http.settings))
+    reader = Repository(parse_reference(f"{host}/public/a"), Http(http.settings))
     assert reader.manifest("x") == EMPTY
     assert "authorization" not in asked[0].headers
     assert parse_qs(urlsplit(asked[0].path).query)["scope"] == ["repository:public/a:pull"]
@@ -201,7 +201,7 @@ def test_what_is_public_is_read_without_a_login(
 def test_what_is_not_public_is_denied_without_a_login(
     with_tokens: tuple[str, TokenServer, Server], http: Http
 ) -> None:
-    registry = open_registry(parse_reference(f"{with_tokens[0]}/private"), http)
+    registry = Repository(parse_reference(f"{with_tokens[0]}/private"), http)
     with pytest.raises(AccessDenied, match="private: access is denied, HTTP 401"):
         registry.manifest("x")
 
@@ -211,7 +211,7 @@ def test_an_identity_token_is_traded_for_a_token(
 ) -> None:
     host = with_tokens[0]
     docker_config(config, host, identitytoken=IDENTITY)
-    publish(open_registry(parse_reference(f"{host}/private"), http, push=True))
+    publish(Repository(parse_reference(f"{host}/private"), http, push=True))
     form = parse_qs(asked[0].body.decode())
     assert (asked[0].method, form["grant_type"]) == ("POST", ["refresh_token"])
     assert (form["service"], form["scope"]) == (["tests"], ["repository:private:pull,push"])
@@ -223,7 +223,7 @@ def test_a_token_that_the_registry_no_longer_takes_is_renewed(
 ) -> None:
     host, tokens, _ = with_tokens
     docker_config(config, host)
-    registry = open_registry(parse_reference(f"{host}/mine"), http, push=True)
+    registry = Repository(parse_reference(f"{host}/mine"), http, push=True)
     # Expired when it is given, beyond the leeway that docker-registry allows.
     tokens.life = -3600
     with pytest.raises(AccessDenied):
@@ -266,7 +266,7 @@ def test_many_requests_at_a_time_log_in_once(http: Http) -> None:
 
     blobs = [Descriptor("x/y", f"sha256:{number:064}", 0) for number in range(AT_ONCE)]
     with serving(script) as server:
-        registry = open_registry(parse_reference(f"{server.host}/a"), http)
+        registry = Repository(parse_reference(f"{server.host}/a"), http)
         assert registry.lacking(blobs) == blobs[1:]
         with pytest.raises(BrokenImage, match=f"has no {blobs[1].digest}"):
             registry.check(blobs)
@@ -307,7 +307,7 @@ def test_a_token_server_without_a_token_is_an_error(http: Http, body: bytes) -> 
         return Reply(401, {"WWW-Authenticate": f'Bearer realm="{realm}"'})
 
     with serving(script) as server:
-        registry = open_registry(parse_reference(f"{server.host}/a"), http)
+        registry = Repository(parse_reference(f"{server.host}/a"), http)
         with pytest.raises(RegistryFailed, match="answers without a token"):
             registry.tags()
 
@@ -329,7 +329,7 @@ def test_a_challenge_that_cannot_be_met_safely_is_refused(
 ) -> None:
     with serving(lambda _: Reply(401, {"WWW-Authenticate": challenge})) as server:
         docker_config(config, server.host)
-        registry = open_registry(parse_reference(f"{server.host}/a"), http)
+        registry = Repository(parse_reference(f"{server.host}/a"), http)
         with pytest.raises(RegistryFailed, match=said):
             registry.tags()
 
@@ -348,7 +348,7 @@ def test_where_one_scope_of_two_is_refused_the_repositorys_own_is_asked_for(http
         return Reply(202 if seen.method == "POST" else 201, {"Location": "/v2/to/blobs/uploads/1"})
 
     with serving(script) as server:
-        target = open_registry(
+        target = Repository(
             parse_reference(f"{server.host}/to"), http, push=True, mount_from=("from",)
         )
         for _ in range(2):
@@ -386,7 +386,7 @@ def test_no_registry_elsewhere_leads_to_services_of_this_machine(
         with serving(lambda _: INWARDS[way](inside.url), certificate) as server:
             host = f"ghcr.io:{server.host.partition(':')[2]}"
             docker_config(config, host)
-            registry = open_registry(parse_reference(f"{host}/a"), http, push=True)
+            registry = Repository(parse_reference(f"{host}/a"), http, push=True)
             with pytest.raises(
                 RegistryFailed, match=f"it leads to {inside.host}, which would leave"
             ):
@@ -408,10 +408,10 @@ def test_docker_hub_is_asked_as_docker_asks_it(
         for name in ("NO_PROXY", "no_proxy"):
             monkeypatch.delenv(name, raising=False)
         docker_config(config, "https://index.docker.io/v1/")
-        publish(open_registry(parse_reference("tests/image"), http, push=True))
-        publish(open_registry(parse_reference("alpine"), http, push=True))
+        publish(Repository(parse_reference("tests/image"), http, push=True))
+        publish(Repository(parse_reference("alpine"), http, push=True))
         (config / "config.json").unlink()
-        reader = open_registry(parse_reference("alpine"), Http(http.settings))
+        reader = Repository(parse_reference("alpine"), Http(http.settings))
         assert reader.manifest("x") == EMPTY
         asked = [parse_qs(urlsplit(seen.path).query) for seen in server.seen]
         assert asked[0] == {
@@ -444,10 +444,10 @@ def test_ghcr_gives_a_token_at_its_own_address(
             monkeypatch.setenv(name, proxy)
         for name in ("NO_PROXY", "no_proxy"):
             monkeypatch.delenv(name, raising=False)
-        assert open_registry(parse_reference("ghcr.io/owner/a"), http).manifest("x") == EMPTY
+        assert Repository(parse_reference("ghcr.io/owner/a"), http).manifest("x") == EMPTY
         docker_config(config, "ghcr.io")
         again = Http(http.settings)
-        open_registry(parse_reference("ghcr.io/owner/a"), again, push=True).put_manifest("x", EMPTY)
+        Repository(parse_reference("ghcr.io/owner/a"), again, push=True).put_manifest("x", EMPTY)
         tokens = [seen for seen in server.seen if seen.path.startswith("/token?")]
     assert ["authorization" in seen.headers for seen in tokens] == [False, True]
     assert parse_qs(urlsplit(tokens[1].path).query)["scope"] == ["repository:owner/a:pull,push"]
@@ -474,7 +474,7 @@ def test_no_secret_is_in_any_error_log_or_traceback(
         if "credsStore" in entry:
             (config / "config.json").write_text(json.dumps(entry))
         settings = HttpSettings(certificate.with_name("ca.pem"))
-        target = open_registry(
+        target = Repository(
             parse_reference(f"{registry}/a/b"), Http(settings, wait=lambda _: None), push=True
         )
         with pytest.raises(PatcherError) as raised:
@@ -510,7 +510,7 @@ def test_a_helper_that_is_not_there_is_named_by_its_config(
     with_passwords: str, http: Http, config: Path
 ) -> None:
     (config / "config.json").write_text(json.dumps({"credsStore": "nowhere"}))
-    registry = open_registry(parse_reference(f"{with_passwords}/a"), http)
+    registry = Repository(parse_reference(f"{with_passwords}/a"), http)
     with pytest.raises(RegistryFailed, match=r"credentials for .* cannot be read") as raised:
         registry.tags()
     assert "credential helper" in raised.value.next_step

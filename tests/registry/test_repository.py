@@ -27,7 +27,7 @@ from patcher.oci.image import load_image, load_index
 from patcher.oci.model import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Part, part
 from patcher.oci.reference import parse_reference
 from patcher.registry.blobs import Upload
-from patcher.registry.repository import Registry, open_registry
+from patcher.registry.repository import Repository
 from patcher.threads import in_order
 from patcher.web.http import Http
 from tests.auth_servers import docker_config
@@ -46,11 +46,11 @@ MANIFEST = part(b'{"schemaVersion":2}', OCI_MANIFEST)
 WAIT_NOT: Callable[[float], None] = lambda _: None  # noqa: E731
 
 
-def at(host: str, name: str = "a/b", **rights: object) -> Registry:
-    return open_registry(parse_reference(f"{host}/{name}"), Http(wait=WAIT_NOT), **rights)  # type: ignore[arg-type]
+def at(host: str, name: str = "a/b", **rights: object) -> Repository:
+    return Repository(parse_reference(f"{host}/{name}"), Http(wait=WAIT_NOT), **rights)  # type: ignore[arg-type]
 
 
-def read(registry: Registry, start: int = 0) -> bytes:
+def read(registry: Repository, start: int = 0) -> bytes:
     with registry.open(BLOB.descriptor, start) as stream:
         return stream.read()
 
@@ -632,7 +632,7 @@ def test_what_was_written_is_asked_for_again() -> None:
         waits: list[float] = []
         with serving(Late(3)) as server:
             http = Http(wait=waits.append)
-            there = open_registry(parse_reference(f"{server.host}/a/b"), http, push=True)
+            there = Repository(parse_reference(f"{server.host}/a/b"), http, push=True)
             there.put(MANIFEST.descriptor, MANIFEST.data)
             there.put_manifest("v1", MANIFEST)
             there.put(BLOB.descriptor, BLOB.data)
@@ -644,7 +644,7 @@ def test_what_was_not_written_is_asked_for_once_and_all_ends() -> None:
     waits: list[float] = []
     with serving(Late(1000)) as server:
         http = Http(wait=waits.append)
-        there = open_registry(parse_reference(f"{server.host}/a/b"), http, push=True)
+        there = Repository(parse_reference(f"{server.host}/a/b"), http, push=True)
         assert not there.has(BLOB.descriptor)
         assert there.head("v1") is None
         assert waits == []
@@ -826,7 +826,7 @@ def test_many_who_publish_one_image_at_once_all_end_well(registry: str) -> None:
 
     def publish(_: int) -> bool:
         # Its own pauses: what is waited for is another thread's write.
-        there = open_registry(parse_reference(f"{registry}/many"), Http(), push=True)
+        there = Repository(parse_reference(f"{registry}/many"), Http(), push=True)
         for each in (config, layer, manifest):
             there.put(each.descriptor, each.data)
         there.put_manifest("v1", manifest)
