@@ -29,8 +29,9 @@ from patcher.talk import complain, say
 from patcher.terminal import fitted, width_of
 
 if TYPE_CHECKING:
-    from patcher.lock.entries import Entry
-    from patcher.lock.upkeep import Gone, Looked, Unread
+    from patcher.lock.adding import Looked
+    from patcher.lock.drift import Gone
+    from patcher.lock.entries import Entry, Lock, Unread
 
 _HERE = Path("images.lock")
 
@@ -60,7 +61,7 @@ locate_option = click.option(
 
 def _looked(locate: bool) -> Looked:
     """What the patches of the catalogue look for."""
-    from patcher.lock.upkeep import Looked
+    from patcher.lock.adding import Looked
     from patcher.rules.catalogue import select
     from patcher.sources.everywhere import searched_for
 
@@ -163,24 +164,34 @@ def lock_add(
     above all of them. With --offline a digest (...@sha256:...) is taken at its word.
     """
     from patcher.cache import LayerCache
+    from patcher.lock.adding import add_to_lock
     from patcher.lock.file import load
-    from patcher.lock.picking import meant_by
-    from patcher.lock.upkeep import Kind, Looked, add_to_lock
     from patcher.report.lock import entry_json, lock_table
+    from patcher.web.http import Http
 
-    settings = None if offline else http_settings(ca_file, plain_http)
+    http = None if offline else Http(http_settings(ca_file, plain_http))
     path, start = _own(lock)
     is_new = not path.exists()
-    layers = LayerCache()
-    looked = _looked(locate) if locate else Looked()
-    entry = add_to_lock(path, start, version, reference, settings, looked, layers)
+    looked = _looked(locate) if locate else None
+    entry = add_to_lock(path, start, version, reference, http, looked, LayerCache())
     if locate:
         _say_located([entry])
     if is_new and start != path:
         say(f"created {path} with the pins that came with the program")
+    _say_what_it_means(version, entry, load(path))
+    if as_data:
+        hand_over(as_json("lock add", image=entry_json(entry)))
+    else:
+        show(lock_table([entry], width_of(sys.stdout)))
+
+
+def _say_what_it_means(version: str, entry: Entry, known: Lock) -> None:
+    """Where the version that was locked means another image than one might think."""
+    from patcher.lock.entries import Kind
+    from patcher.lock.picking import meant_by
+
     if Kind.NIGHTLY.has(entry.original.reference) and not entry.locked.version.is_devrelease:
         say(f"note: {version} sorts above all its nightlies; a nightly's own version has .devN")
-    known = load(path)
     others = [
         str(other.original.reference)
         for other in known.entries
@@ -191,10 +202,6 @@ def lock_add(
         say(f"note: {version} is locked as {', '.join(others)} too")
         if meant is not None:
             say(f"note: {version} means {meant.original.reference}; name a reference for another")
-    if as_data:
-        hand_over(as_json("lock add", image=entry_json(entry)))
-    else:
-        show(lock_table([entry], width_of(sys.stdout)))
 
 
 def _say_located(entries: Sequence[Entry]) -> None:
@@ -221,7 +228,7 @@ def lock_remove(names: Sequence[str], lock: Path | None, as_data: bool) -> None:
 
     A name that fits several images is refused, and nothing is dropped.
     """
-    from patcher.lock.upkeep import remove_from_lock
+    from patcher.lock.adding import remove_from_lock
     from patcher.report.lock import entry_json, lock_table
 
     path, start = _own(lock)
@@ -265,9 +272,9 @@ def lock_check(
 
     A tag that leads elsewhere has moved; nothing can be built on a digest that is gone.
     """
+    from patcher.lock.drift import Drift, Drifted, check_pins
     from patcher.lock.entries import check
     from patcher.lock.file import load
-    from patcher.lock.upkeep import Drift, Drifted, check_pins
     from patcher.registry.repository import Repository
     from patcher.web.http import Http
 
@@ -332,13 +339,13 @@ def lock_update(
     from patcher.cache import LayerCache
     from patcher.lock.entries import add
     from patcher.lock.file import edit, load
-    from patcher.lock.upkeep import update
+    from patcher.lock.newer import find_newer
     from patcher.report.lock import entry_json, lock_table, update_markdown
     from patcher.web.http import Http
 
     style = one_form(form, as_data)
     http = Http(http_settings(ca_file, plain_http), say=say)
-    done = update(load(lock), names, http, LayerCache(), say, _looked(locate))
+    done = find_newer(load(lock), names, http, LayerCache(), say, _looked(locate))
     if locate:
         _say_located(done.added)
     if done.added:
@@ -382,15 +389,15 @@ def lock_prune(
     A tag that moved or went drops nothing, as its digest can still be pulled. Nor does a registry
     that does not answer; then the exit code is 3.
     """
+    from patcher.lock.drift import dropped, find_gone
     from patcher.lock.file import edit, load
-    from patcher.lock.upkeep import dropped, prune
     from patcher.report.lock import entry_json, pins_table, prune_markdown
     from patcher.web.http import Http
 
     style = one_form(form, as_data)
     http = Http(http_settings(ca_file, plain_http), say=say)
     with counting("asking the registries") as watch:
-        done = prune(load(lock), http, watch)
+        done = find_gone(load(lock), http, watch)
     if done.gone:
         edit(lock, lock, lambda known: dropped(known, done.gone))
     if style == "json":

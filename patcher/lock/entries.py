@@ -7,6 +7,7 @@ it: `stated_by` counts the independent projects whose public files state it.
 
 from __future__ import annotations
 
+import enum
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -26,7 +27,19 @@ if TYPE_CHECKING:
 # GitHub refuses a larger matrix, all of it (its docs, "Running variations of jobs in a workflow").
 _MOST_JOBS = 256
 
-_NIGHTLY_TAG = re.compile(r"nightly-([0-9a-f]{40})")
+
+class Kind(enum.Enum):
+    """How a build's tag is spelled: `v0.23.0`; `nightly-COMMIT`, a build of one commit of vLLM;
+    `2026070501`, a day and the build of that day.
+    """
+
+    RELEASE = re.compile(r"v([0-9]+(?:\.[0-9]+)+(?:\.post[0-9]+)?)")
+    NIGHTLY = re.compile(r"nightly-([0-9a-f]{40})")
+    DATED = re.compile(r"20[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])[0-9]{2}")
+
+    def has(self, reference: Reference) -> bool:
+        """Is the reference's tag spelled so?"""
+        return self.value.fullmatch(reference.tag or "") is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +107,11 @@ class Entry:
         return self.locked.version, str(self.original.reference)
 
     @property
+    def repository(self) -> Reference:
+        """Where its image is, without tag and digest."""
+        return self.original.reference.bare
+
+    @property
     def is_asked(self) -> bool:
         """Did a person lock it? What comes from public files says how many of them state it."""
         return all(pin.stated_by is None for _, pin in self.locked.pins())
@@ -119,6 +137,14 @@ class Flaw:
     problem: str
 
 
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """An image, or a whole repository, that could not be read."""
+
+    image: str
+    problem: str
+
+
 def entry_for(version: str, reference: Reference, answer: Resolved | None = None) -> Entry:
     """The entry for a version and a reference, with what a registry answered about it.
 
@@ -130,7 +156,7 @@ def entry_for(version: str, reference: Reference, answer: Resolved | None = None
     if known is None:
         raise UsageError(f"{version!r} is not a version", next_step="Write it as 0.23.0 (PEP 440).")
     original = Original(version, reference)
-    commit = _tag_commit(reference) or _version_commit(known)
+    commit = tag_commit(reference) or _version_commit(known)
     if answer is not None:
         pin = Pin(answer.digest)
         platforms = {platform: Pin(digest) for platform, digest in answer.platforms.items()}
@@ -146,8 +172,9 @@ def entry_for(version: str, reference: Reference, answer: Resolved | None = None
     return Entry(original, Locked(known, commit, unknown=Pin(reference.digest)))
 
 
-def _tag_commit(reference: Reference) -> str | None:
-    match = _NIGHTLY_TAG.fullmatch(reference.tag or "")
+def tag_commit(reference: Reference) -> str | None:
+    """The commit that a nightly's tag names; None for another tag."""
+    match = Kind.NIGHTLY.value.fullmatch(reference.tag or "")
     return match[1] if match else None
 
 
@@ -181,7 +208,7 @@ def _doubts(entry: Entry) -> Iterator[Flaw]:
     asked = parsed(original.version)
     if asked is None or base(asked) != base(locked.version):
         yield _flaw(entry, f"{original.version!r} was asked and {locked.version} is locked")
-    for commit in (_tag_commit(original.reference), _version_commit(locked.version)):
+    for commit in (tag_commit(original.reference), _version_commit(locked.version)):
         if commit and locked.commit and not same_commit(commit, locked.commit):
             yield _flaw(entry, f"commit {locked.commit} is locked, and its name says {commit}")
     digests = {pin.digest for _, pin in locked.pins()}

@@ -48,6 +48,11 @@ class Reference:
         """Registry and repository, without tag and digest."""
         return f"{self.registry}/{self.repository}"
 
+    @property
+    def bare(self) -> Reference:
+        """The repository alone, without tag and digest."""
+        return replace(self, tag=None, digest=None)
+
     def pinned(self, digest: str) -> Reference:
         """The same repository by digest alone: a tag beside a digest pins nothing more."""
         return replace(self, tag=None, digest=parse_digest(digest))

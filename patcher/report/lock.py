@@ -11,8 +11,9 @@ from patcher.report.table import table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from patcher.lock.entries import Entry, Pin
-    from patcher.lock.upkeep import Pruned, Unread, Update
+    from patcher.lock.drift import Pruned
+    from patcher.lock.entries import Entry, Pin, Unread
+    from patcher.lock.newer import Update
 
 
 def lock_table(entries: Sequence[Entry], width: int | None = None) -> list[str]:

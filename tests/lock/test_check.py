@@ -10,8 +10,8 @@ import pytest
 import requests
 from packaging.version import Version
 
+from patcher.lock.drift import Drift, Drifted, check_pins
 from patcher.lock.entries import Entry, Lock, Locked, Original, Pin, entry_for
-from patcher.lock.upkeep import Drift, Drifted, check_pins
 from patcher.oci.reference import Platform, parse_reference
 from patcher.registry.image import ask_registry
 from patcher.registry.repository import Repository
@@ -28,8 +28,14 @@ HTTP = Http(wait=lambda _: None)
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
 
 
+def unwatched(done: int, total: int | None) -> None:
+    """Nobody looks on."""
+
+
 def check(*entries: Entry) -> list[tuple[Drift, str]]:
-    drifts: Sequence[Drifted] = list(check_pins(Lock(entries), partial(Repository, http=HTTP)))
+    drifts: Sequence[Drifted] = list(
+        check_pins(Lock(entries), partial(Repository, http=HTTP), unwatched)
+    )
     return [(each.drift, each.problem) for each in drifts]
 
 
@@ -167,7 +173,7 @@ def test_each_repository_is_opened_once(registry: str, count: int) -> None:
         opened.append(reference.name)
         return Repository(reference, HTTP)
 
-    assert list(check_pins(Lock((entry,) * count), open_at)) == []
+    assert list(check_pins(Lock((entry,) * count), open_at, unwatched)) == []
     assert opened == [f"{registry}/check/once"]
 
 
@@ -180,12 +186,13 @@ def test_a_host_that_gave_no_answer_is_not_asked_again(registry: str) -> None:
     ]
     waits: list[float] = []
     http = Http(wait=waits.append)
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[int, int | None]] = []
     lock = Lock((*silent, locked("0.24.0", f"{registry}/check/beside:v1")))
     found = list(check_pins(lock, partial(Repository, http=http), lambda *at: seen.append(at)))
     assert [each.drift for each in found] == [Drift.UNKNOWN] * 3
     assert len({each.problem for each in found}) == 1
     once: list[float] = []
-    list(check_pins(Lock(tuple(silent[:1])), partial(Repository, http=Http(wait=once.append))))
+    open_once = partial(Repository, http=Http(wait=once.append))
+    list(check_pins(Lock(tuple(silent[:1])), open_once, unwatched))
     assert len(waits) == len(once)
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]

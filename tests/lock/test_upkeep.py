@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,9 +15,11 @@ from packaging.version import Version
 
 from patcher.cache import LayerCache
 from patcher.errors import BadReference, NotLocked
+from patcher.lock.adding import Looked
+from patcher.lock.drift import Pruned, dropped, find_gone
 from patcher.lock.entries import Entry, Lock, Locked, Original, Pin, add, entry_for
 from patcher.lock.file import save
-from patcher.lock.upkeep import Pruned, Update, dropped, prune, update
+from patcher.lock.newer import Update, find_newer
 from patcher.oci.reference import Platform, parse_reference
 from patcher.registry.image import ask_registry
 from patcher.report.lock import prune_markdown, update_markdown
@@ -32,6 +35,14 @@ HTTP = Http(wait=lambda _: None)
 OLD, NEW, NEXT = (
     f"{number:09x}".ljust(40, "e") for number in (0xA00000001, 0xA00000002, 0xA00000003)
 )
+
+
+# A release's version is its tag, and a build states its own: no file of a patch is looked for.
+LOOKED = Looked((), (), locate=False)
+
+
+def unwatched(done: int, total: int | None) -> None:
+    """Nobody looks on."""
 
 
 def nightly(commit: str) -> str:
@@ -85,7 +96,7 @@ class World:
 
     def update(self, *names: str) -> Update:
         self.proxy.forget()
-        return update(self.lock, names, HTTP, self.cache, lambda _: None)
+        return find_newer(self.lock, names, HTTP, self.cache, lambda _: None, LOOKED)
 
     def delete(self, digest: str) -> None:
         url = f"http://{self.proxy.upstream}/v2/{self.name}/manifests/{digest}"
@@ -113,9 +124,8 @@ def test_a_newer_release_is_locked_and_no_other_tag_of_it(world: World) -> None:
     done = world.update()
     assert found(done) == {"v0.24.0": "0.24.0", "v0.24.1.post1": "0.24.1.post1"}
     assert done.unread == ()
-    assert done.lock.entries[0] == old
-    assert len(done.lock.entries) == 3
-    entry = done.lock.entries[1]
+    first, entry, last = functools.reduce(add, done.added, world.lock).entries
+    assert (first, last.original.version) == (old, "0.24.1.post1")
     assert entry.locked.index == Pin(world.digests["v0.24.0"])
     assert world.blobs_read() == 2, "configs alone: a release's version is its tag"
 
@@ -247,7 +257,6 @@ def test_a_registry_that_does_not_answer_does_not_keep_the_others_out(world: Wor
     done = world.update()
     assert found(done) == {"v0.24.0": "0.24.0"}
     assert [each.image for each in done.unread] == [away.name]
-    assert entry in done.lock.entries
 
 
 def test_only_the_named_repository_is_looked_in(world: World) -> None:
@@ -263,7 +272,7 @@ def test_only_the_named_repository_is_looked_in(world: World) -> None:
 def test_what_was_added_is_not_added_again(world: World) -> None:
     world.locked(nightly(OLD), "0.23.1rc1.dev5")
     world.publish(nightly(NEW), "0.23.1rc1.dev6")
-    world.lock = world.update().lock
+    world.lock = functools.reduce(add, world.update().added, world.lock)
     assert found(world.update()) == {}
     assert world.proxy.seen == [f"GET /v2/{world.name}/tags/list?n=1000"]
 
@@ -284,9 +293,9 @@ def test_what_is_gone_is_dropped_and_what_only_lost_its_name_stays(world: World)
     world.publish("v0.23.0", "0.23.0")
     for _, pin in gone.locked.pins():
         world.delete(pin.digest)
-    done: Pruned = prune(world.lock, HTTP)
+    done: Pruned = find_gone(world.lock, HTTP, unwatched)
     assert [(each.entry, each.whole) for each in done.gone] == [(gone, True)]
-    assert done.lock.entries == (renamed,)
+    assert dropped(world.lock, done.gone) == Lock((renamed,))
     assert done.unread == ()
     # What was added while the registries were asked stays.
     added = dataclasses.replace(renamed, original=Original("0.9", renamed.original.reference))
@@ -307,9 +316,11 @@ def test_of_an_entry_with_pins_that_are_left_only_the_gone_ones_are_dropped(worl
         unknown=Pin(f"sha256:{2:064x}"),
         platforms={Platform("linux", "amd64"): lost},
     )
-    done = prune(Lock((Entry(Original("0.23.0", reference), locked),)), HTTP)
+    lock = Lock((Entry(Original("0.23.0", reference), locked),))
+    done = find_gone(lock, HTTP, unwatched)
     assert [[kind for kind, _ in each.pins] for each in done.gone] == [["unknown", "linux/amd64"]]
-    assert [list(entry.locked.pins()) for entry in done.lock.entries] == [[("index", kept)]]
+    [left] = dropped(lock, done.gone).entries
+    assert list(left.locked.pins()) == [("index", kept)]
     assert "; the rest stays" in prune_markdown(done)
 
 
@@ -342,10 +353,10 @@ def test_a_person_reads_tables_and_a_pull_request_markdown(world: World, tmp_pat
 def test_a_registry_that_does_not_answer_drops_nothing(tmp_path: Path) -> None:
     away = parse_reference(f"127.0.0.1:{free_port()}/vllm/vllm-openai:v0.1.0")
     entry = Entry(Original("0.1.0", away), Locked(Version("0.1.0"), index=Pin(f"sha256:{0:064}")))
-    done = prune(Lock((entry,)), HTTP)
-    assert (done.gone, done.lock.entries) == ((), (entry,))
+    done = find_gone(Lock((entry,)), HTTP, unwatched)
+    assert done.gone == ()
     assert [each.image for each in done.unread] == [str(away)]
-    save(tmp_path / "lock", done.lock)
+    save(tmp_path / "lock", Lock((entry,)))
     ran = run("lock", "prune", "--lock", tmp_path / "lock")
     assert (ran.returncode, ran.stdout) == (3, "")
     assert f"{away}: could not be read, and stays as it was: " in ran.stderr
