@@ -38,7 +38,8 @@ class Base:
 
     `digest` pins it as its publisher gave it: a manifest's or an index's, or a daemon's image id.
     `name` is what the pin came from, `version` what was asked for; None where unknown.
-    `originals` maps the digests of converted documents to those that the publisher gave. `root`
+    `originals` maps the digests of converted documents to those that the publisher gave, and that
+    of an image which a daemon pulled by itself to its index's. `root`
     is the folder of the vLLM that the lock means, in an image that holds several. `local` is the
     name of an image that only the daemon has.
     """

@@ -180,7 +180,9 @@ def _daemon_base(
     there: BaseImage = image
     if pin is not None and pin.located and pin.digest == image.digest:
         there = LocatedImage(image, pin.located, image.read)
-    return image, Base(image.digest, (there,), reference, locked.version, root=locked.root)
+    # Known by its index, as in a registry or a layout: the same base and patches, the same tag.
+    originals = {image.digest: locked.index.digest} if locked.index else {}
+    return image, Base(image.digest, (there,), reference, locked.version, originals, locked.root)
 
 
 def _only_in_daemon(name: str, platform: Platform, unknown: NotLocked) -> DockerImage:

@@ -19,7 +19,7 @@ from patcher.jobs.opening import daemon_job, publish_job
 from patcher.lock.entries import Entry, Lock, Locked, Original, Pin
 from patcher.lock.file import save
 from patcher.oci.layout import open_image
-from patcher.oci.reference import host_platform, parse_reference
+from patcher.oci.reference import Platform, host_platform, parse_reference
 from patcher.rules.catalogue import load_patch
 from patcher.versions import parsed
 from patcher.web.http import HttpSettings
@@ -114,7 +114,15 @@ def world(
     upload(registry, name, blobs.data, root)
     reference, version = parse_reference(f"{registry}/{name}:v0.23.0"), parsed("0.23.0")
     assert version is not None
-    entry = Entry(Original("0.23.0", reference), Locked(version, index=Pin(root["digest"])))
+    # As `lock add` locks it: the index, and each platform's own manifest.
+    index = json.loads(blobs.data[root["digest"]])["manifests"]
+    platforms = {
+        Platform("linux", each["platform"]["architecture"]): Pin(each["digest"])
+        for each in index
+        if each["platform"]["os"] == "linux"
+    }
+    locked = Locked(version, index=Pin(root["digest"]), platforms=platforms)
+    entry = Entry(Original("0.23.0", reference), locked)
     save(tmp_path / "images.lock", Lock((entry,)))
     yield World(registry, tmp_path, tmp_path / "images.lock", root, daemon)
     for repository in (f"{registry}/made-here/vllm", f"{registry}/{name}"):
