@@ -162,9 +162,9 @@ def test_verbose_tells_each_request_and_no_secret(
         set_volume(Volume.USUAL)
     said = capsys.readouterr().err
     assert re.fullmatch(
-        rf" +[\d.]+ s  GET {server.url}/blob: 503, [\d.]+ s\n"
-        rf" +[\d.]+ s  {server.host}: HTTP 503 \(\*\*\*\), attempt 1\n"
-        rf" +[\d.]+ s  GET {server.url}/blob: 200, [\d.]+ s\n",
+        rf"\s*[\d.]+ s  GET {server.url}/blob: 503, [\d.]+ s\n"
+        rf"\s*[\d.]+ s  {server.host}: HTTP 503 \(\*\*\*\), attempt 1\n"
+        rf"\s*[\d.]+ s  GET {server.url}/blob: 200, [\d.]+ s\n",
         said,
     ), said
 
