@@ -141,9 +141,22 @@ def test_a_guarded_or_another_read_may_stand_where_the_receiver_goes_away(source
     assert all(read.guarded for read in verify(source.encode(), RULE))
 
 
-def test_an_attribute_that_is_stored_none_is_not_shown_by_hasattr() -> None:
-    source = b"kv_b_proj.weight = None\nif hasattr(kv_b_proj, 'weight'): kv_b_proj.weight.dtype\n"
-    assert [read.guarded for read in verify(source, RULE)] == [False]
+@pytest.mark.parametrize(
+    "store",
+    [
+        "kv_b_proj.weight = None",
+        "kv_b_proj.weight, x = None, 1",
+        "setattr(kv_b_proj, 'weight', None)",
+        "kv_b_proj.register_parameter('weight', None)",
+        "kv_b_proj.__dict__['weight'] = None",
+        "vars(kv_b_proj).update(weight=None)",
+        "vars(kv_b_proj).update({'weight': None})",
+        "class M:\n weight = None",
+    ],
+)
+def test_an_attribute_that_is_stored_none_is_not_shown_by_hasattr(store: str) -> None:
+    source = f"{store}\nif hasattr(kv_b_proj, 'weight'): kv_b_proj.weight.dtype\n"
+    assert [read.guarded for read in verify(source.encode(), RULE)] == [False]
 
 
 def test_an_encoding_that_reads_by_lines_only_is_named() -> None:

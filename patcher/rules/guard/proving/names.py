@@ -28,7 +28,9 @@ REACHING_CALLS = frozenset({"eval", "exec", "globals", "locals"})
 # By these a handler may come by an error that another handler has caught.
 CONTEXTS = frozenset({"__context__", "__cause__", "exc_info", "last_value", "last_exc"})
 # By these an attribute may get a name that stands nowhere as a name.
-SPELLING = frozenset({"setattr", "namedtuple", "make_dataclass", "__dict__", "update"})
+SPELLING = frozenset({
+    "__dict__", "__setattr__", "make_dataclass", "namedtuple", "setattr", "update", "vars",
+})  # fmt: skip
 # Special methods that the verifier takes for granted run elsewhere: it loses all it knows there.
 CALLED = frozenset({
     "__init__", "__new__", "__call__", "__enter__", "__exit__", "__aenter__", "__aexit__",
@@ -37,6 +39,12 @@ CALLED = frozenset({
     "__set_name__", "__class_getitem__", "__reduce__", "__reduce_ex__", "__getstate__",
     "__setstate__", "__post_init__", "__copy__", "__deepcopy__", "__contains__",
 })  # fmt: skip
+# Those of them that an operator or a statement hands a key or an item.
+KEYED = frozenset({"__contains__", "__setitem__", "__delitem__"})
+# Special names that are no methods.
+DATA = frozenset({"__all__", "__doc__", "__match_args__", "__slots__", "__version__"})
+# By these, called and not as decorators, an attribute gets a property.
+PROPERTIES = frozenset({"property", "cached_property"})
 COMPREHENSIONS = (ast.GeneratorExp, ast.ListComp, ast.SetComp, ast.DictComp)
 SCOPES = (*COMPREHENSIONS, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 IN_PLACE = re.compile(r"__i(?:\w{2}|add|sub|mul|matmul|truediv|floordiv|mod|pow|[lr]shift|xor)__")
@@ -48,18 +56,20 @@ PRIVATE = re.compile(r"(?:_[^\W_]\w*?)?(__\w*[^\W_]_?)")
 class ModuleNames:
     """What a module does with names, wherever in it.
 
-    `bound`: how often each name is bound. `imported`: how often by an import. `shared`: names
-    that a call can bind anew, being global, nonlocal, or a walrus's in a generator. `strings`:
-    all string constants. `stored`: attributes that are stored to or deleted. `loggers`: names
-    bound once, by an import or by calling one. `suppressors`: dotted names that are
-    contextlib.suppress and nothing else. `mangled`: private names that a class spells in two ways.
-    `special`: operators that run code of this module which may undo a guard, and `properties` are
-    the attributes whose load does. `reachable`: attributes in which this module may keep what it
-    is handed. `defined`: its functions.
+    `bound`: how often each name is bound. `imported`: how often by an import; `renamed`: by one
+    that calls it otherwise. `shared`: names that a call can bind anew, being global, nonlocal, or
+    a walrus's in a generator. `strings`: all string constants. `stored`: attributes that are
+    stored to or deleted. `loggers`: names bound once, by an import or by calling one.
+    `suppressors`: dotted names that are contextlib.suppress and nothing else. `mangled`: private
+    names that a class spells in two ways. `operators`: special methods of this module that an
+    operator, a format or a truth calls; `special`: those that may undo a guard, and `properties`
+    are the attributes whose load may. `reachable`: attributes in which this module may keep what
+    it is handed. `defined`: its functions.
     """
 
     bound: Counter[str] = field(default_factory=Counter)
     imported: Counter[str] = field(default_factory=Counter)
+    renamed: set[str] = field(default_factory=set)
     shared: set[str] = field(default_factory=set)
     strings: set[str] = field(default_factory=set)
     stored: set[str] = field(default_factory=set)
@@ -69,6 +79,7 @@ class ModuleNames:
     mangled: set[str] = field(default_factory=set)
     properties: set[str] = field(default_factory=set)
     reachable: set[str] = field(default_factory=set)
+    operators: set[str] = field(default_factory=set)
     special: set[str] = field(default_factory=set)
     defined: set[str] = field(default_factory=set)
 
@@ -104,13 +115,18 @@ class ModuleNames:
 
     def store_acts(self, attribute: str) -> bool:
         """Whether a store to that attribute may run code, or replace what others stand for."""
-        known = self.defined | self.stored | self.strings
+        known = self.defined | self.stored | self.strings | self.special
         return (
             attribute.startswith("_")
             or attribute in REACHING
             or attribute in self.defined
             or not known.isdisjoint({"__setattr__", "__delattr__", "__set__", "__delete__"})
         )
+
+    def may_keep(self, attribute: str) -> bool:
+        """Whether that attribute may hold what this module was handed."""
+        any_name = {"__getattr__", "__getattribute__"}
+        return attribute in self.reachable or not any_name.isdisjoint(self.operators)
 
     def is_builtin(self, node: ast.expr, name: str) -> bool:
         """Whether the expression is the builtin of that name, and not a name that hides it."""
@@ -167,6 +183,7 @@ def scan(nodes: list[ast.AST]) -> ModuleNames:
     docstrings: set[ast.AST] = set()
     namesakes: Counter[str] = Counter()
     stored: Counter[str] = Counter()
+    spelled = False
     for node in nodes:
         match node:
             case ast.Expr(value=ast.Constant() as docstring):
@@ -186,7 +203,11 @@ def scan(nodes: list[ast.AST]) -> ModuleNames:
                     or name in CONTEXTS
                 ):
                     names.mentioned.add(name)
-            case ast.Call(keywords=keywords):
+            case ast.Call(func=func, args=arguments, keywords=keywords):
+                if _last_name(func) in PROPERTIES:
+                    names.special.update({"__get__", "__set__"})
+                if len(arguments) == 3 and _last_name(func) == "type":
+                    spelled = True
                 names.reachable.update(
                     one.arg for one in keywords if one.arg and _last_name(one.value) != one.arg
                 )
@@ -208,12 +229,16 @@ def scan(nodes: list[ast.AST]) -> ModuleNames:
                 for alias in aliases:
                     names.imported[alias.asname or alias.name.partition(".")[0]] += 1
                     names.mentioned.add(alias.name)
+                    if alias.asname not in (None, alias.name):
+                        names.renamed.add(alias.asname)
                 suppressed.update(_suppressors(node))
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
                 names.defined.add(name)
                 names.mentioned.add(name)
             case ast.AnnAssign(target=ast.Name(id=name)):
                 names.reachable.add(name)
+            case ast.ClassDef():
+                names.reachable.update(own_names(node))
             case _:
                 pass
         names.bound.update(bound_by(node))
@@ -222,7 +247,7 @@ def scan(nodes: list[ast.AST]) -> ModuleNames:
     )
     names.stored.update(stored)
     names.reachable.update(names.defined, stored - namesakes)
-    if not SPELLING.isdisjoint(names.mentioned):
+    if spelled or not SPELLING.isdisjoint(names.mentioned):
         names.reachable.update(word for text in names.strings for word in re.findall(r"\w+", text))
     _find_loggers(nodes, names)
     _find_acting(nodes, names)
@@ -269,13 +294,15 @@ def walked(node: ast.AST) -> list[ast.AST]:
 
 
 def own_names(scope: ast.AST) -> set[str]:
-    """The names that are a function's, lambda's or comprehension's own."""
+    """The names that are a function's, lambda's, class's or comprehension's own."""
     own: set[str] = set()
     outer: set[str] = set()
     parts: list[ast.AST] = [scope]
     if isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
         own.update(part.arg for part in ast.walk(scope.args) if isinstance(part, ast.arg))
         parts = [scope.body] if isinstance(scope, ast.Lambda) else [*scope.body]
+    elif isinstance(scope, ast.ClassDef):
+        parts = [*scope.body]
     while parts:
         part = parts.pop()
         if isinstance(part, ast.Global | ast.Nonlocal):
@@ -323,16 +350,21 @@ def _find_loggers(nodes: list[ast.AST], names: ModuleNames) -> None:
 
 def _find_acting(nodes: list[ast.AST], names: ModuleNames) -> None:
     """The special methods and properties of this module that do more than look."""
-    named = {name for name in (*names.bound, *names.stored, *names.strings) if _is_operator(name)}
+    otherwise = names.bound.copy()
     for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            named.discard(node.name)
+            otherwise[node.name] -= 1
             if _is_operator(node.name):
                 if _acts(node, names):
                     names.special.add(node.name)
             elif node.decorator_list and _acts(node, names):
                 names.properties.add(node.name)
-    names.special.update(named & (names.stored | names.strings))
+    # What is bound otherwise than by a def, or stored under its name, may do anything.
+    put = {name for name, count in otherwise.items() if count and name not in DATA}
+    names.special.update(filter(_is_operator, put | names.stored | names.strings))
+    names.operators.update(
+        names.special, filter(_is_operator, names.defined), names.defined & KEYED
+    )
 
 
 def _is_operator(name: str) -> bool:

@@ -22,15 +22,16 @@ It may be strict, and never is it lenient:
   is called. A pattern for a class, a mapping or a sequence runs code of the subject.
 - `hasattr` counts only where the module binds that name nowhere and puts nothing in its place.
 
-What is handed to another function or back, or put into a container or an attribute, is not
-followed, nor are attributes named by strings (`attrgetter`, `eval`). Where the receiver (or an
-attribute that may be None) goes away so, and the member is read, unguarded, of something that may
-be what went away, no answer is given: `NotFollowed` names both lines.
+What is handed to another function, operator or class, or back, or put into a container or an
+attribute, is not followed, nor are attributes named by strings (`attrgetter`, `eval`). Where the
+receiver (or an attribute that may be None) goes away so, and the member is read, unguarded, of
+something that may be what went away, no answer is given: `NotFollowed` names both lines.
 
 Taken for granted: attribute loads, subscript loads, operators, formatting and truth of a value
 alter no receiver, unless the module defines a special method or property that does more than
-look; other modules replace no builtin; what a string annotation holds is not evaluated. A load of
-the attribute alone, without the member, is not a read of the rule's chain.
+look; no finalizer does; other modules replace no builtin; what a string annotation holds is not
+evaluated; an attribute stored only from its own name (`self.q_proj = q_proj`) holds what that
+name says. A load of the attribute alone, without the member, is not a read of the rule's chain.
 """
 
 from __future__ import annotations

@@ -63,6 +63,10 @@ OPERATES = (
 BY_STRING = frozenset({
     "attrgetter", "methodcaller", "eval", "exec", "compile", "format", "format_map",
 })  # fmt: skip
+# Functions that store to an attribute whose name is a string or a keyword.
+STORING = frozenset({
+    "setattr", "__setattr__", "setdefault", "update", "register_buffer", "register_parameter",
+})  # fmt: skip
 # Classes of which None is surely no instance.
 TENSORS = frozenset({"Tensor", "Parameter"})
 # Rounds of a loop after which every name that its body binds is taken to hold anything, and
@@ -81,10 +85,14 @@ class Intricate(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Code that runs at another time, and the names that it sees from outside."""
+    """Code that runs at another time, and the names that it sees from outside.
+
+    `item`: what a comprehension's first loop, whose iterable was evaluated at once, may hand out.
+    """
 
     node: Function | Comprehension
     outer: Mapping[str, Value]
+    item: Value = UNKNOWN
 
 
 @dataclass(slots=True)
@@ -215,7 +223,7 @@ class Walk(ast.NodeVisitor):
                 self._parameters(function.args)
                 self.block(function.body)
             case comprehension:
-                self.comprehend(comprehension, comprehension.generators, UNKNOWN)
+                self.comprehend(comprehension, comprehension.generators, task.item)
         self._judge_nothings()
 
     def _parameters(self, arguments: ast.arguments) -> None:
@@ -232,10 +240,7 @@ class Walk(ast.NodeVisitor):
                 self.bind_name(name, value)
             case ast.Attribute(attr=attr):
                 self.visit(target)
-                if attr == self.rule.attribute and value.nothing:
-                    self.nothing_stored = True
-                if attr != self.rule.receiver:
-                    self.escape(value, target)
+                self.escape(value, target, attr)
                 chain = (self.rule.attribute, self.rule.receiver)
                 self.lose_if(attr in chain or self.names.store_acts(attr))
                 self.facts = self.facts.without_attribute(attr)
@@ -248,15 +253,14 @@ class Walk(ast.NodeVisitor):
                 self.bind(element, OTHER)
             case _:
                 self.visit(target)
-                if not (
-                    isinstance(target, ast.Subscript) and _is(target.slice, self.rule.receiver)
-                ):
-                    self.escape(value, target)
+                self.escape(value, target, _text(getattr(target, "slice", None)))
                 self.lose_paths()
 
     def bind_name(self, name: str, value: Value) -> None:
         """Bind a name anew."""
         self.facts = self.facts.bound(name, value)
+        if self.in_class:
+            self.escape(value, None, name)
         worst = value.detached()
         if name in self.names.shared:
             worst = worst.exposed()
@@ -284,13 +288,25 @@ class Walk(ast.NodeVisitor):
         if acts:
             self.lose_paths()
 
-    def escape(self, value: Value, node: ast.AST) -> None:
-        """A value goes where it is not followed."""
+    def operate(self, node: ast.AST, *operands: Value) -> None:
+        """An operator, a format or a truth, which may be a special method of this module."""
+        if self.names.operators:
+            for operand in operands:
+                self.escape(operand, node)
+        self.lose_if(self.names.acting)
+
+    def escape(self, value: Value, node: ast.AST | None, name: str | None = None) -> None:
+        """A value goes where it is not followed, under a name if there is one.
+
+        What goes by the receiver's own name is taken for the receiver there.
+        """
         line = getattr(node, "lineno", self.line)
-        if value.receiver:
+        if value.receiver and name != self.rule.receiver:
             self.escapes.receiver.add(line)
         if value.held is not Held.NO and value.nothing:
             self.escapes.attribute.add(line)
+        if value.nothing and name == self.rule.attribute:
+            self.nothing_stored = True
 
     def by_string(self, node: ast.expr) -> None:
         """An attribute is loaded whose name is in a string, of something that is not known."""
@@ -368,10 +384,12 @@ class Walk(ast.NodeVisitor):
         """Whether an expression may be what went away by a way that is not followed."""
         match node:
             case ast.Attribute(attr=attr):
-                return attr in self.names.reachable
+                return self.names.may_keep(attr)
             case ast.Name(id=name):
                 return not self.names.is_imported(name)
-            case ast.Constant() | ast.JoinedStr() | ast.BinOp() | ast.UnaryOp() | ast.Compare():
+            case ast.BinOp() | ast.UnaryOp() | ast.Compare():
+                return bool(self.names.operators)
+            case ast.Constant() | ast.JoinedStr():
                 return False
             case _:
                 return True
@@ -414,8 +432,7 @@ class Walk(ast.NodeVisitor):
     def visit_Subscript(self, node: ast.Subscript) -> Value:
         """`modules["kv_b_proj"]` may be the receiver; its path is not followed."""
         base = self.visit(node.value)
-        self.visit(node.slice)
-        self.lose_if(self.names.acting)
+        self.operate(node, self.visit(node.slice))
         if _is(node.slice, self.rule.attribute) and base.receiver:
             return Value(held=Held.UNPROVEN)
         self.escape(base, node)
@@ -446,21 +463,22 @@ class Walk(ast.NodeVisitor):
     def visit_UnaryOp(self, node: ast.UnaryOp) -> Value:
         """`not` gives the opposite answer."""
         value = self.visit(node.operand)
-        self.lose_if(self.names.acting)
+        self.operate(node, value)
         if isinstance(node.op, ast.Not) and value.test:
             return Value(test=-value.test, about=value.about)
         return OTHER
 
     def visit_BinOp(self, node: ast.BinOp) -> Value:
         """An operator."""
-        self.generic_visit(node)
-        self.lose_if(self.names.acting)
+        self.operate(node, self.visit(node.left), self.visit(node.right))
         return OTHER
 
     def visit_FormattedValue(self, node: ast.FormattedValue) -> Value:
         """A value in an f-string."""
-        self.generic_visit(node)
-        self.lose_if(self.names.acting)
+        value = self.visit(node.value)
+        if node.format_spec is not None:
+            self.visit(node.format_spec)
+        self.operate(node, value)
         return OTHER
 
     def visit_Call(self, node: ast.Call) -> Value:
@@ -476,10 +494,13 @@ class Walk(ast.NodeVisitor):
             called = self.visit(func)
         values = [self.visit(argument) for argument in (*node.args, *node.keywords)]
         if self.names.is_log(node):
+            self.operate(node, *values)
             return OTHER
         harmless = self.names.is_harmless(func)
         if not harmless:
             self._hand_over(node, called, values)
+        elif name not in ("getattr", "hasattr"):
+            self.operate(node, *values)
         self.lose_if(not harmless or self.names.acting or self._asks_for_property(node))
         if name == "getattr":
             return self._getattr(node, values, trusted=harmless)
@@ -507,12 +528,12 @@ class Walk(ast.NodeVisitor):
     def _hand_over(self, node: ast.Call, called: Value, values: list[Value]) -> None:
         """What goes into a call that is not followed."""
         self.escape(called, node)
-        for argument, value in zip((*node.args, *node.keywords), values, strict=True):
-            # A parameter of the receiver's own name is taken for the receiver there.
-            if getattr(argument, "arg", None) != self.rule.receiver:
-                self.escape(value, argument)
         func = node.func
         name = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", None)
+        words = {_text(argument) for argument in node.args} | {one.arg for one in node.keywords}
+        stored = self.rule.attribute if name in STORING and self.rule.attribute in words else None
+        for argument, value in zip((*node.args, *node.keywords), values, strict=True):
+            self.escape(value, argument, stored or getattr(argument, "arg", None))
         if name in BY_STRING and self._spells(node):
             self.by_string(node)
 
@@ -579,35 +600,36 @@ class Walk(ast.NodeVisitor):
         return value
 
     def visit_List(self, node: ast.List | ast.Tuple | ast.Set) -> Value:
-        """What is put into a container is not followed."""
+        """What is put into a container is not followed; a set asks for hashes."""
         for element in node.elts:
             self.escape(self.visit(element), element)
+        self.lose_if(self.names.acting and isinstance(node, ast.Set))
         return OTHER
 
     visit_Tuple = visit_Set = visit_List
 
     def visit_Dict(self, node: ast.Dict) -> Value:
-        """A key, its value, the next key; `**mapping` asks the mapping for its keys."""
+        """A key, its value, the next key. A dict asks for hashes, `**mapping` for its keys."""
         for key, value in zip(node.keys, node.values, strict=True):
             if key is not None:
-                self.visit(key)
-            held = self.visit(value)
-            if key is None or not _is(key, self.rule.receiver):
-                self.escape(held, value)
-            if key is None:
-                self.lose_paths()
+                self.escape(self.visit(key), key)
+            self.escape(self.visit(value), value, _text(key))
+            self.lose_if(self.names.acting or key is None)
         return OTHER
 
     def visit_Compare(self, node: ast.Compare) -> Value:
         """The later operands of a chain run only where the first ones compare as they should."""
-        self.visit(node.left)
+        left = self.visit(node.left)
         short = DEAD
         for number, (operator, operand) in enumerate(zip(node.ops, node.comparators, strict=True)):
             if number:
                 short = short.join(self.facts)
-            self.visit(operand)
+            right = self.visit(operand)
+            if not isinstance(operator, ast.Is | ast.IsNot):
+                self.operate(operand, left, right)
             # `in` may iterate; any other operator runs no code, unless this module defines it.
-            self.lose_if(self.names.acting or isinstance(operator, ast.In | ast.NotIn))
+            self.lose_if(isinstance(operator, ast.In | ast.NotIn))
+            left = right
         self.facts = short.join(self.facts)
         return OTHER
 
@@ -619,8 +641,7 @@ class Walk(ast.NodeVisitor):
 
     def visit_GeneratorExp(self, node: ast.GeneratorExp) -> Value:
         """The first iterable is evaluated now, the rest whenever somebody asks."""
-        self._iterated(node.generators[0].iter)
-        self.later.append(Later(node, self.ever))
+        self.later.append(Later(node, self.ever, self._iterated(node.generators[0].iter)))
         return OTHER
 
     def visit_ListComp(self, node: ast.ListComp | ast.SetComp | ast.DictComp) -> Value:
@@ -628,7 +649,7 @@ class Walk(ast.NodeVisitor):
         first = self._iterated(node.generators[0].iter)
         if self.in_class:
             # It sees the names around the class, not those that the class body binds.
-            self.later.append(Later(node, self.ever))
+            self.later.append(Later(node, self.ever, first))
             self.lose_paths()
             return OTHER
         outside = self.facts
@@ -725,7 +746,7 @@ class Walk(ast.NodeVisitor):
             case _:
                 pass
         value = self.visit(test)
-        self.lose_if(self.names.acting)
+        self.operate(test, value)
         true = self._there(test, value).with_has(value.about if value.test == 1 else None)
         return Outcome(true, self.facts.with_has(value.about if value.test == -1 else None), value)
 
@@ -738,6 +759,7 @@ class Walk(ast.NodeVisitor):
             and getattr(kind, "attr", getattr(kind, "id", None)) in TENSORS
             and isinstance(root, ast.Name)
             and self.names.is_imported(root.id)
+            and not (root is kind and root.id in self.names.renamed)
         )
 
     def _chain(self, conjunction: bool, operands: list[ast.expr]) -> Outcome:
@@ -809,7 +831,7 @@ class Walk(ast.NodeVisitor):
         """In place or not, a name keeps its danger."""
         before = self.visit(node.target)
         self.escape(self.visit(node.value), node)
-        self.lose_if(self.names.acting)
+        self.operate(node, before)
         self.bind(node.target, before.exposed() if self.names.adds_in_place else before.detached())
 
     def visit_Delete(self, node: ast.Delete) -> None:
@@ -857,7 +879,7 @@ class Walk(ast.NodeVisitor):
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         """Decorators and defaults now; the body at another time."""
         for decorator in node.decorator_list:
-            self.visit(decorator)
+            self.escape(self.visit(decorator), decorator)
         self.defaults(node.args)
         for argument in ast.walk(node.args):
             if isinstance(argument, ast.arg):
@@ -873,7 +895,7 @@ class Walk(ast.NodeVisitor):
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         """The body runs now, in a namespace of its own; what it finds out stays there."""
         for part in (*node.decorator_list, *node.bases, *node.keywords):
-            self.visit(part)
+            self.escape(self.visit(part), part, getattr(part, "arg", None))
         self.lose_paths()
         before, outer, self.in_class = self.facts, self.in_class, True
         own = {name for child in node.body for part in walked(child) for name in bound_by(part)}
@@ -978,6 +1000,8 @@ class Walk(ast.NodeVisitor):
         words |= {part.value for part in parts if isinstance(part, ast.Constant)}
         if any(isinstance(part, UNPACKING) for part in parts):
             self.escape(subject, parts[0])
+        elif any(isinstance(part, ast.MatchValue) for part in parts):
+            self.operate(parts[0], subject)
         if any(isinstance(part, ast.MatchClass) and part.patterns for part in parts):
             # `__match_args__` says which attribute that is.
             self.escapes.receiver.add(self.line)
@@ -1159,10 +1183,14 @@ def _is(node: ast.expr, constant: str | None) -> bool:
     return isinstance(node, ast.Constant) and node.value == constant
 
 
+def _text(node: ast.expr | None) -> str | None:
+    """The string that an expression is, if it is one."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
 def _is_path_to(node: ast.expr, name: str) -> bool:
     """Whether it is a string like "kv_b_proj" or "attn.kv_b_proj"."""
-    text = node.value if isinstance(node, ast.Constant) else None
-    return isinstance(text, str) and text.rpartition(".")[2] == name
+    return (_text(node) or "").rpartition(".")[2] == name
 
 
 def _compared_with_none(left: ast.expr, right: ast.expr) -> ast.expr | None:
