@@ -259,16 +259,16 @@ def _judge(patch: Patch, installation: Installation) -> Verdict:
     path = file.path if file and len(patch.targets) == 1 else installation.root
     if verdict.status is Status.ABSENT and not verdict.outside:
         missing = next((target for target in patch.targets if target not in there), None)
-        lacks = f"has no {missing}" if missing else f"does not hold it: {verdict.reason}"
+        lacks = f"it has no {missing}" if missing else verdict.reason
         raise FileAbsent(
-            f"vLLM {installation.version} in {installation.root} {lacks}",
-            next_step=f"This vLLM keeps the code elsewhere; {patch.name} cannot judge it. "
-            "Name the patches that you want with --patch.",
+            f"{patch.name} cannot judge vLLM {installation.version} in {installation.root}: "
+            f"{lacks}",
+            next_step="Leave that patch out: name those that you want with --patch.",
         )
     if verdict.status is Status.UNKNOWN and not verdict.outside:
         raise Undecided(
             f"{path}: {patch.name} cannot judge it: {verdict.reason}",
-            next_step="Name the patches that you want with --patch, or try a newer Python.",
+            next_step="Leave that patch out: name those that you want with --patch.",
         )
     stale = next((target for target in patch.targets if target in installation.stale), None)
     if verdict.status is Status.CLEAN and stale is not None:

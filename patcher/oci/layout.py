@@ -197,12 +197,26 @@ def only_named(layout: Layout, name: str | None) -> Descriptor:
     if len(fitting) == 1:
         return next(iter(fitting.values()))
     there = sorted({key for key, _ in named if key})
-    raise BadReference(
-        f"{layout.path}: {'several images are' if fitting else 'no image is'} "
-        f"{repr(name) if name else 'there'}",
-        next_step=f"Give the name of one, as oci:{layout.path}:NAME. "
+    raise _not_one(
+        layout.path,
+        repr(name) if name else "",
+        bool(fitting),
+        f"Give the name of one, as oci:{layout.path}:NAME. "
         f"It holds: {', '.join(there) or 'no names'}.",
+        is_empty=not named,
     )
+
+
+def _not_one(
+    path: Path, wanted: str, are_several: bool, next_step: str, *, is_empty: bool
+) -> BadReference:
+    """No image, or more than one, is what was `wanted`; that is empty where nothing was said."""
+    if is_empty:
+        return BadReference(f"{path} holds no image", next_step="Name another layout.")
+    if not wanted:
+        return BadReference(f"{path} holds several images", next_step=next_step)
+    said = "several images are" if are_several else "no image is"
+    return BadReference(f"{path}: {said} {wanted}", next_step=next_step)
 
 
 def open_image(folder: Path, name: str | None, platform: Platform | None) -> StoredImage:
@@ -228,11 +242,16 @@ def open_image(folder: Path, name: str | None, platform: Platform | None) -> Sto
     }
     if len(fitting) == 1:
         return next(iter(fitting.values()))
-    there = [f"{root.annotations.get(REF_NAME)} ({image.platform})" for root, image in every]
-    wanted = " ".join(str(part) for part in (name, platform) if part) or "not named"
-    raise BadReference(
-        f"{folder}: {'several images are' if fitting else 'no image is'} {wanted}",
-        next_step=f"Give name and platform of one. It holds: {', '.join(there) or 'nothing'}.",
+    there = [
+        f"{root.annotations.get(REF_NAME, 'one without a name')} ({image.platform})"
+        for root, image in every
+    ]
+    raise _not_one(
+        folder,
+        " ".join(str(part) for part in (name, platform) if part),
+        bool(fitting),
+        f"Give name and platform of one. It holds: {', '.join(there)}.",
+        is_empty=not every,
     )
 
 

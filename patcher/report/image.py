@@ -75,7 +75,8 @@ def _sent(report: Report) -> str:
             "cannot be mounted"
         )
     else:
-        return f"{report.sent.parts:,} bytes, and {report.sent.streamed:,} of the base"
+        streamed = report.sent.streamed
+        return f"{report.sent.parts:,} bytes{f', and {streamed:,} of the base' if streamed else ''}"
     return f"nothing, this is a dry run: it would be {said}" if report.dry_run else said
 
 

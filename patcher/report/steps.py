@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -67,5 +68,8 @@ def _to_daemon() -> list[str]:
 
 
 def _program() -> str:
-    """As it was called, where that names it: it need not be on the path."""
-    return sys.argv[0] if sys.argv[0].endswith("vllm-patcher") else "vllm-patcher"
+    """By its name where that finds it; else as it was called, if that names it."""
+    called = sys.argv[0]
+    if not called.endswith("vllm-patcher") or shutil.which("vllm-patcher") == called:
+        return "vllm-patcher"
+    return called

@@ -148,7 +148,7 @@ def test_absent_or_unknown_where_it_is_claimed_stops_the_image(here: Path) -> No
         assert judged.returncode == 3
         made = run("image", "oci:l:base", "--patches", "own", *ALL, cwd=here)
         assert made.returncode == 3
-        assert f"{name} cannot judge it" in made.stderr
+        assert f"{name} cannot judge " in made.stderr
         path.write_text(path.read_text().replace(">=0.23", ">=0.24"))
     assert run("image", "oci:l:base", "--patches", "own", *ALL, cwd=here).returncode == 0
 

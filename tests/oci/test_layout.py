@@ -19,7 +19,7 @@ from patcher.files import write_atomically
 from patcher.jobs.demo import write_base
 from patcher.oci.image import load_family
 from patcher.oci.installation import ImageFile
-from patcher.oci.layout import create_layout, existing_layout, open_image
+from patcher.oci.layout import Layout, create_layout, existing_layout, only_named, open_image
 from patcher.oci.model import OCI_MANIFEST
 from patcher.oci.reference import Platform, host_platform
 from patcher.places.place import Draft
@@ -280,7 +280,7 @@ def test_a_layout_that_was_cut_between_its_first_two_files_is_finished(tmp_path:
 @pytest.mark.parametrize(
     ("platform", "name", "said"),
     [
-        (None, None, "several images are not named"),
+        (None, None, "holds several images"),
         (None, "other", "no image is other"),
         (Platform("linux", "arm64"), "base", "no image is base linux/arm64"),
     ],
@@ -293,6 +293,10 @@ def test_an_image_that_is_not_told_apart_is_refused_with_what_is_there(
     with pytest.raises(BadReference, match=said) as caught:
         open_image(path, name, platform)
     assert "base (linux/amd64), patched (linux/amd64)" in caught.value.next_step
+    create_layout(tmp_path / "empty")
+    for refuse in (open_image, lambda *_: only_named(Layout(tmp_path / "empty"), name)):
+        with pytest.raises(BadReference, match="empty holds no image"):
+            refuse(tmp_path / "empty", name, platform)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "-a", "a..b", "a\n", "é"])

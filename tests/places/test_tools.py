@@ -402,7 +402,7 @@ def test_of_several_images_in_a_layout_one_must_be_named(world: World, tmp_path:
     index["manifests"] = [whole, {**image, "annotations": {}}]
     (box / "index.json").write_text(json.dumps(index))
     order, settings = Order(select(["kv-b-proj-dtype"]), allow_clean=True), HttpSettings()
-    with pytest.raises(BadReference, match="several images are there"):
+    with pytest.raises(BadReference, match="holds several images"):
         publish_job(f"oci:{box}", place(world, "x"), world.lock, order, settings, print)
 
 

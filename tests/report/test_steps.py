@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,17 @@ def test_an_image_in_a_registry_is_run_and_its_proof_held_against_it() -> None:
     assert run.endswith(" ghcr.io/you/vllm:0.23.0-patched MODEL")
     assert shlex.split(verify)[1:4] == ["verify", "--proof", "ghcr.io/you/vllm:0.23.0-patched"]
     expect_known(verify)
+
+
+def test_the_program_is_called_by_its_name_where_that_finds_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    called = tmp_path / "vllm-patcher"
+    called.touch(mode=0o755)
+    monkeypatch.setattr(sys, "argv", [str(called)])
+    assert steps(REPORT)[-1].startswith(f"{called} verify ")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert steps(REPORT)[-1].startswith("vllm-patcher verify ")
 
 
 def test_an_image_in_the_daemon_is_run_tried_and_pushed_where_its_name_says_to() -> None:
