@@ -17,6 +17,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from types import EllipsisType
 from typing import BinaryIO
@@ -96,7 +97,7 @@ def replacing(
             os.close(folder)
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """A regular file to read. Raises `OSError`, also for a pipe, which nobody may ever write to,
     and for a device, which may have no end: a link to one can stand at any name in a folder that
     somebody else has made.

@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import functools
 import hashlib
 import io
 import re
+import weakref
 import zlib
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 from patcher.errors import FileAbsent, Unreadable, printable
+from patcher.files import open_file
 from patcher.sources.index import PROJECT, Release, find, releases
+from patcher.sources.names import NameTree, runs_instead
 from patcher.versions import parsed
 from patcher.web.http import Http
 from patcher.web.ranges import PART_LIMIT, Ranges
@@ -40,6 +44,14 @@ _MEMBER_LIMIT = PART_LIMIT
 _RECORD_LIMIT = 4 << 20
 
 _RECORD = re.compile(rf"{PROJECT}-([^/]+)\.dist-info/RECORD")
+
+# What an installer puts beside or over the package's own files: a folder of .data (PEP 427), and
+# paths that lead to one that is there already.
+_ELSEWHERE = re.compile(rf"[^/]+\.data/(?:pure|plat)lib/{PROJECT}[/.]")
+_NOT_PLAIN = re.compile(r"(?:^|/)\.{0,2}/|(?:^|/)\.{1,2}$")
+
+# Those that installers take. The others inflate a part at once, of whatever size.
+_METHODS = frozenset({ZIP_STORED, ZIP_DEFLATED})
 
 # PEP 427: sha256 or better.
 _HASHES = frozenset({"sha256", "sha384", "sha512"})
@@ -68,6 +80,8 @@ class WheelSource:
         self._ranges = ranges
         self._zip = opened
         self._record_name, self._version = self._find_record()
+        self._expect_own_places()
+        self._tree = NameTree(opened.namelist())
 
     @property
     def size(self) -> int:
@@ -89,6 +103,8 @@ class WheelSource:
             raise FileAbsent(
                 f"{self.label} has no {target}", next_step="Check the path and the version."
             )
+        if instead := runs_instead(self._tree, target):
+            raise _unreadable(self.label, f"Python runs its {instead}, and not {target}")
         data = self._inflate(target)
         algorithm, stated = self._record.get(target, ("", ""))
         if algorithm not in _HASHES:
@@ -142,13 +158,38 @@ class WheelSource:
             )
         return found[0][0], found[0][1]
 
+    def _expect_own_places(self) -> None:
+        """Each file has one place, under the name that it is read by. Raises `Unreadable`."""
+        names = self._zip.namelist()
+        if len(names) != len(self._zip.NameToInfo):
+            raise _unreadable(self.label, "it has two files of one name")
+        for name in names:
+            if _NOT_PLAIN.search(name) or _ELSEWHERE.match(name):
+                raise _unreadable(self.label, f"its {name} is put where another file belongs")
+
     def _inflate(self, name: str, most: int | None = None) -> bytes:
         """One member's bytes; zipfile checks the CRC."""
         info: ZipInfo = self._zip.getinfo(name)
         if info.file_size > (most or _MEMBER_LIMIT):
             raise _unreadable(self.label, f"{name} claims {info.file_size} bytes")
-        with _zip_faults(self.label, f"{name} is damaged"):
-            return self._zip.read(info)
+        if info.compress_type not in _METHODS:
+            raise _unreadable(self.label, f"{name} is packed by method {info.compress_type}")
+        # So many, and not all that there are: what is packed may hold a thousand times more.
+        with _zip_faults(self.label, f"{name} is damaged"), self._zip.open(info) as member:
+            data = member.read(info.file_size)
+        if len(data) < info.file_size:
+            raise _unreadable(self.label, f"{name} is damaged: it ends after {len(data)} bytes")
+        return data
+
+
+class _Parts(io.BufferedReader):
+    """A wheel on this machine; no larger part of it is read than of one on a server."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """See `io.BufferedReader`."""
+        if size is not None and size > PART_LIMIT:
+            raise OSError(errno.EFBIG, f"a part of more than {PART_LIMIT >> 20} MiB is wanted")
+        return super().read(size)
 
 
 def _unreadable(label: str, reason: str) -> Unreadable:
@@ -185,9 +226,13 @@ def _open_remote(label: str, ranges: Ranges) -> WheelSource:
 def open_wheel_file(path: Path) -> WheelSource:
     """A wheel on this machine. Raises `Unreadable`."""
     label = printable(str(path), 5000)
-    with _zip_faults(label, "it is not a zip file"):
-        opened = ZipFile(path)
-    return WheelSource(label, opened)
+    with ExitStack() as opened:
+        with _zip_faults(label, "it is not a zip file"):
+            parts = opened.enter_context(_Parts(open_file(path).detach()))
+            found = ZipFile(parts)
+        source = WheelSource(label, found)
+        weakref.finalize(source, opened.pop_all().close)
+    return source
 
 
 def open_wheel(url: str, *, label: str | None = None, http: Http | None = None) -> WheelSource:

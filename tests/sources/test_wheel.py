@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -405,6 +406,102 @@ def test_a_damaged_wheel_is_unreadable(
 ) -> None:
     with pytest.raises(Unreadable, match=reason):
         from_server(Answer(wheel))
+
+
+def stored(tmp_path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    """A wheel on this machine with the target and these files; RECORD is right about all."""
+    path = tmp_path / "vllm-0.23.0-py3-none-any.whl"
+    data = wheel("0.23.0", {TARGET: CONTENT, **files})
+    with zipfile.ZipFile(io.BytesIO(data)) as read, zipfile.ZipFile(path, "w", method) as out:
+        for info in read.infolist():
+            out.writestr(info.filename, read.read(info))
+    return path
+
+
+MODULE = TARGET.removesuffix(".py")
+FOLDER, _, STEM = MODULE.rpartition("/")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{MODULE}/__init__.py",
+        f"{MODULE}.abi3.so",
+        f"{FOLDER}.py",
+        f"{FOLDER}/__pycache__/{STEM}.cpython-312.opt-1.pyc",
+    ],
+)
+def test_a_file_that_python_runs_instead_makes_the_target_unreadable(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(Unreadable, match=re.escape(f"Python runs its {name}, and not {TARGET}")):
+        open_wheel_file(stored(tmp_path, {name: b""})).read(TARGET)
+
+
+@pytest.mark.parametrize(
+    "name", [f"{MODULE}/data.json", f"{MODULE}_2.py", f"{MODULE}.pyi", f"{FOLDER}/__init__.py"]
+)
+def test_what_lies_beside_a_target_and_does_not_take_its_place_is_harmless(
+    tmp_path: Path, name: str
+) -> None:
+    assert open_wheel_file(stored(tmp_path, {name: b""})).read(TARGET) == CONTENT
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"vllm-0.23.0.data/purelib/{TARGET}",
+        f"VLLM-0.data/platlib/{TARGET}",
+        "x.data/platlib/vllm.py",
+        TARGET.replace("/", "//", 1),
+        f"./{TARGET}",
+        f"vllm/../{TARGET}",
+        f"/{TARGET}",
+        "..",
+    ],
+)
+def test_a_file_that_is_put_over_another_makes_a_wheel_unreadable(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(Unreadable, match=re.escape(f"its {name} is put where another file")):
+        open_wheel_file(stored(tmp_path, {name: b"# other"}))
+
+
+def test_a_wheel_with_two_files_of_one_name_is_unreadable(tmp_path: Path) -> None:
+    path = stored(tmp_path, {})
+    with zipfile.ZipFile(path, "a") as out, pytest.warns(UserWarning, match="Duplicate name"):
+        out.writestr(TARGET, "# other")
+    with pytest.raises(Unreadable, match="two files of one name"):
+        open_wheel_file(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_what_inflates_a_part_at_once_is_not_inflated(tmp_path: Path, method: int) -> None:
+    """700 bytes of bzip2 were 300 MB."""
+    with pytest.raises(Unreadable, match=f"is packed by method {method}"):
+        open_wheel_file(stored(tmp_path, {}, method)).read(TARGET)
+
+
+def test_no_more_is_inflated_than_a_file_claims(tmp_path: Path) -> None:
+    path = stored(tmp_path, {"vllm/bomb.py": bytes(64 << 20)})
+    size = (64 << 20).to_bytes(4, "little")
+    path.write_bytes(path.read_bytes().replace(size, b"\1\0\0\0"))
+    source = open_wheel_file(path)
+    tracemalloc.start()
+    with pytest.raises(Unreadable, match="Bad CRC-32"):
+        source.read("vllm/bomb.py")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_a_list_of_files_without_end_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stored(tmp_path, {f"vllm/{number}.py": b"" for number in range(50)})
+    monkeypatch.setattr("patcher.sources.wheel.PART_LIMIT", 2000)
+    with pytest.raises(Unreadable, match="a part of more than"):
+        open_wheel_file(path)
 
 
 def test_a_file_that_claims_to_be_huge_is_not_inflated(
