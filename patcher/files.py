@@ -22,7 +22,7 @@ from pathlib import Path
 from types import EllipsisType
 from typing import BinaryIO
 
-from patcher.errors import Unwritable
+from patcher.errors import Unreadable, Unwritable
 
 # A partial file without a writer is removed when it is older than this, in seconds: a new one is
 # for a moment not locked yet.
@@ -95,6 +95,40 @@ def replacing(
     finally:
         if folder >= 0:
             os.close(folder)
+
+
+def look(path: Path) -> os.stat_result | None:
+    """What a path leads to, links followed; None for nothing. Raises `Unreadable`, as for a folder
+    that may not be looked into: `Path.exists` gives that on as the system says it.
+    """
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            return None
+        reason = getattr(error, "strerror", None) or str(error)
+        raise Unreadable(
+            f"{path} cannot be read: {reason}", next_step="Check the path's permissions."
+        ) from error
+
+
+def is_there(path: Path) -> bool:
+    """Does the path lead to anything? Raises `Unreadable`; see `look`."""
+    return look(path) is not None
+
+
+def is_file(path: Path) -> bool:
+    """Does the path lead to a regular file? Raises `Unreadable`; see `look`."""
+    found = look(path)
+    return found is not None and stat.S_ISREG(found.st_mode)
+
+
+def is_folder(path: Path) -> bool:
+    """Does the path lead to a folder? Raises `Unreadable`; see `look`."""
+    found = look(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
 
 
 def open_file(path: Path) -> BufferedReader:

@@ -101,6 +101,23 @@ def in_circles(graph: dict[str, set[str]]) -> set[str]:
     return set(graph) - done
 
 
+# Each asks within a `try` that takes what the system says.
+MAY_ASK = {"files", "cache", "places", "sources.everywhere", "smoke"}
+
+
+def test_no_path_is_asked_for_in_a_way_that_raises_what_the_system_says() -> None:
+    """`Path.exists` does where a folder may not be looked into: `patcher.files` has its own."""
+    asking = {
+        module_of(path).partition(".")[2]
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in {"exists", "is_dir", "is_file"}
+    }
+    assert {name for name in asking if not {name, room_of(f"x.{name}")} & MAY_ASK} == set()
+
+
 def test_contributing_shows_the_folders_as_they_are() -> None:
     text = (ROOT.parent / "CONTRIBUTING.md").read_text()
     tree = text.partition("## The tree")[2].partition("\n## ")[0]

@@ -8,15 +8,76 @@ import fcntl
 import os
 import stat
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from patcher.errors import Unwritable
-from patcher.files import open_file, read_file, scratch_folder, write_atomically
+from patcher.errors import BrokenCatalogue, Unreadable, Unwritable
+from patcher.files import (
+    is_file,
+    is_folder,
+    is_there,
+    open_file,
+    read_file,
+    scratch_folder,
+    write_atomically,
+)
+from patcher.rules.catalogue import _files
 from tests.conftest import missing
 
 NOBODY = 65534
+
+
+@contextlib.contextmanager
+def closed(folder: Path, mode: int = 0) -> Iterator[None]:
+    """A folder that whoever runs this may not look into; root becomes somebody else for it."""
+    is_root = os.geteuid() == 0
+    folder.chmod(mode)
+    if is_root:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        folder.chmod(0o700)
+
+
+def test_what_may_not_be_looked_at_is_unreadable_and_not_a_fault_of_the_program(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "folder").mkdir()
+    with closed(tmp_path):
+        for question in (is_there, is_file, is_folder):
+            with pytest.raises(Unreadable, match="folder cannot be read: Permission denied"):
+                question(tmp_path / "folder")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(Unreadable, match="Too many levels of symbolic links"):
+        is_there(tmp_path / "loop" / "x")
+
+
+def test_what_cannot_be_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name in ("gone", "file/x", "x" * 300, "x/" * 3000):
+        assert not is_there(tmp_path / name)
+        assert not is_folder(tmp_path / name)
+    assert is_there(tmp_path / "file")
+    assert is_file(tmp_path / "file")
+    assert not is_file(tmp_path)
+    assert not is_folder(tmp_path / "file")
+    assert is_folder(tmp_path)
+
+
+def test_a_folder_of_patches_that_cannot_be_listed_is_not_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("_not.py", "one.py", "readme.md"):
+        (tmp_path / name).touch()
+    assert _files(Path()) == [Path("one.py")]
+    with closed(tmp_path, 0o111), pytest.raises(BrokenCatalogue, match="Permission denied"):
+        _files(Path())
 
 
 def test_a_new_file_has_the_bytes_and_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from patcher.commands.options import (
     plain_http_option,
 )
 from patcher.errors import Exit, counted
+from patcher.files import is_there
 from patcher.lock import lock_path
 from patcher.progress import counting
 from patcher.report.document import as_json
@@ -171,7 +172,7 @@ def lock_add(
 
     http = None if offline else Http(http_settings(ca_file, plain_http))
     path, start = _own(lock)
-    is_new = not path.exists()
+    is_new = not is_there(path)
     looked = _looked(locate) if locate else None
     entry = add_to_lock(path, start, version, reference, http, looked, LayerCache())
     if locate:

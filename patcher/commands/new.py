@@ -100,7 +100,7 @@ def new(
 
     The releases from a few before it are read: the patch claims the run of those that need it.
     """
-    from patcher.files import make_directory, write_atomically
+    from patcher.files import is_there, make_directory, write_atomically
     from patcher.landed.survey import survey_around
     from patcher.landed.timeline import claiming, needed_around
     from patcher.report import landed as report
@@ -112,7 +112,7 @@ def new(
         raise UsageError(f"{name!r} is not a patch's name", next_step="Take letters, digits and -.")
     stem = name.replace("-", "_")
     path, beside = output / f"{stem}.py", output / f"{stem}.diff"
-    there = next((each for each in (path, beside) if each.exists()), None)
+    there = next((each for each in (path, beside) if is_there(each)), None)
     if there is not None:
         raise UsageError(f"{there} is there already", next_step="Delete it, or take another name.")
     upstream = Releases()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patcher.errors import Unreadable
-from patcher.files import read_file, write_atomically
+from patcher.files import is_file, is_there, read_file, write_atomically
 from patcher.sources.path import PACKAGE, FileSource, PathSource
 
 FOLDER = ".vllm-patcher"
@@ -134,7 +134,7 @@ def _listed(home: Path) -> Iterator[Backup]:
     """
     kept = home / FOLDER
     for each in sorted(kept.rglob("*")):
-        if (found := _NAME.fullmatch(each.name)) and each.is_file():
+        if (found := _NAME.fullmatch(each.name)) and is_file(each):
             inside = each.relative_to(kept).with_name(found["file"])
             path = home / inside
             if _real(each) == each and not each.is_symlink() and _real(path) == path:
@@ -145,9 +145,7 @@ def _home(path: Path) -> Path:
     """The folder that holds the package which a file is of; the file's own where it is of none."""
     folder = _real(path).parent
     for each in (folder, *folder.parents):
-        if each.name == PACKAGE and any(
-            (each / n).exists() for n in ("__init__.py", "_version.py")
-        ):
+        if each.name == PACKAGE and any(is_there(each / n) for n in ("__init__.py", "_version.py")):
             return each.parent
     return folder
 

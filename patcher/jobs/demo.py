@@ -15,7 +15,7 @@ from pathlib import Path
 
 from patcher.diff import unified_diff
 from patcher.errors import AlreadyClean, Unwritable
-from patcher.files import locked, scratch_folder, write_atomically
+from patcher.files import is_there, locked, scratch_folder, write_atomically
 from patcher.jobs.base import Base
 from patcher.jobs.image import Order, Report, make_image
 from patcher.oci.image import StoredImage, load_family
@@ -109,7 +109,7 @@ def _bake(version: str, files: Mapping[str, bytes], folder: Path, output: Path, 
 
 def _expect_demo(output: Path) -> None:
     """Only an earlier demo is replaced: a layout may hold images that nobody can make again."""
-    if output.exists() and not (output / _MARK).is_file():
+    if is_there(output) and not is_there(output / _MARK):
         raise Unwritable(
             f"{output} is there already and is not an earlier demo",
             next_step="Name another folder with -o.",
@@ -121,7 +121,7 @@ def _take_place(made: Path, output: Path) -> None:
     try:
         with locked(output.parent):
             _expect_demo(output)
-            if not output.exists():
+            if not is_there(output):
                 made.rename(output)
             elif not _exchanged(made, output):
                 output.rename(made.with_name("before"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from patcher.files import data_path
+from patcher.files import data_path, is_there
 
 
 def lock_path(path: Path | None) -> Path:
@@ -12,4 +12,4 @@ def lock_path(path: Path | None) -> Path:
     if path is not None:
         return path
     here = Path("images.lock")
-    return here if here.exists() else data_path("images.lock")
+    return here if is_there(here) else data_path("images.lock")

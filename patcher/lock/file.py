@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from patcher.errors import BadReference, BrokenLock, Unreadable, Unwritable
-from patcher.files import locked, make_directory, read_file, write_atomically
+from patcher.files import is_there, locked, make_directory, read_file, write_atomically
 from patcher.lock.entries import Entry, Lock, Locked, Original, Pin
 from patcher.oci.installation import ImageDirectory
 from patcher.oci.reference import Platform, Reference, parse_digest, parse_platform, parse_reference
@@ -315,8 +315,8 @@ def edit(path: Path, start: Path, change: Callable[[Lock], Lock]) -> None:
                 f"{path.parent} cannot be locked: {error.strerror}",
                 next_step="Check the folder's permissions.",
             ) from error
-        known = path if path.exists() else start
-        save(path, change(load(known) if known.exists() else Lock()))
+        known = path if is_there(path) else start
+        save(path, change(load(known) if is_there(known) else Lock()))
 
 
 def _entry_table(entry: Entry) -> dict[str, Any]:

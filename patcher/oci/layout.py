@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from patcher.errors import BadReference, BrokenImage, Unreadable
 from patcher.files import (
+    is_there,
     locked,
     make_directory,
     open_file,
@@ -125,7 +126,7 @@ class Layout:
     def named(self, name: str) -> str | None:
         """The digest that a name leads to; None where nothing has it. Raises `BadReference`."""
         _check_name(name)
-        if not (self.path / "index.json").exists():
+        if not is_there(self.path / "index.json"):
             return None
         found = [each.digest for each in self.entries() if each.annotations.get(REF_NAME) == name]
         return found[0] if found else None
@@ -184,7 +185,7 @@ def split_spec(spec: str) -> tuple[Path, str | None]:
     there.
     """
     folder, colon, name = spec.rpartition(":")
-    return (Path(folder), name) if colon and not Path(spec).exists() else (Path(spec), None)
+    return (Path(folder), name) if colon and not is_there(Path(spec)) else (Path(spec), None)
 
 
 def only_named(layout: Layout, name: str | None) -> Descriptor:
@@ -265,15 +266,15 @@ def create_layout(path: Path) -> Layout:
     make_directory(path)
     marker, index = path / "oci-layout", path / "index.json"
     with _locked(path):
-        if not marker.exists():
-            if index.exists():
+        if not is_there(marker):
+            if is_there(index):
                 raise BadReference(
                     f"{path} holds an index.json and is not an OCI layout",
                     next_step="Name another folder.",
                 )
             version = dump_json({"imageLayoutVersion": _VERSION})
             write_atomically(marker, version, within=path)
-        if not index.exists():
+        if not is_there(index):
             empty = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
             write_atomically(index, dump_json(empty), within=path)
     return existing_layout(path)

@@ -7,6 +7,7 @@ Every text that a third party may have written stands in a code span.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -68,11 +69,12 @@ def load(path: Path) -> Row:
 
 def reports_of(paths: Sequence[Path]) -> list[Path]:
     """The reports that are meant: of a folder, all files in it whose names end in .json."""
-    return [
-        report
-        for path in paths
-        for report in (sorted(path.glob("*.json")) or [path] if path.is_dir() else [path])
-    ]
+    found: list[Path] = []
+    for path in paths:
+        # What may not be looked at is no folder here, and a failure for whoever reads it.
+        inside = sorted(path.glob("*.json")) if os.path.isdir(path) else []  # noqa: PTH112
+        found += inside or [path]
+    return found
 
 
 def unreported(bases: Path, rows: Sequence[Row]) -> list[Row]:

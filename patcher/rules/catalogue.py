@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patcher.errors import BrokenCatalogue, UnknownPatch
-from patcher.files import data_path, read_file
+from patcher.files import data_path, is_folder, is_there, read_file
 from patcher.rules.fault import MODULES, NAME, SEAM, cannot_load, fault
 from patcher.rules.patch import Patch
 from patcher.rules.rule import NeedsUpstream
@@ -95,13 +95,23 @@ def catalogue(folders: Iterable[Path] = ()) -> tuple[Patch, ...]:
 def _load(folders: tuple[Path, ...]) -> tuple[Patch, ...]:
     known: dict[str, tuple[Path, Patch]] = {}
     for folder in folders:
-        if not folder.is_dir():
-            raise BrokenCatalogue(
-                f"{folder} is not a folder", next_step=f"Check --patches and {PATCHES_VARIABLE}."
-            )
-        for path in sorted(folder.glob("[!_]*.py")):
+        for path in _files(folder):
             _add(known, path)
     return tuple(known[name][1] for name in sorted(known))
+
+
+def _files(folder: Path) -> list[Path]:
+    """The patches' files in a folder, sorted."""
+    next_step = f"Check --patches and {PATCHES_VARIABLE}."
+    if not is_folder(folder):
+        raise BrokenCatalogue(f"{folder} is not a folder", next_step=next_step)
+    try:  # glob finds nothing where it may not look
+        found = sorted(folder.iterdir())
+    except OSError as error:
+        raise BrokenCatalogue(
+            f"{folder} cannot be read: {error.strerror}", next_step=next_step
+        ) from error
+    return [path for path in found if path.suffix == ".py" and not path.name.startswith("_")]
 
 
 def _add(known: dict[str, tuple[Path, Patch]], path: Path) -> Patch:
@@ -157,7 +167,7 @@ def is_file(name: str) -> bool:
 
 def _load_file(name: str) -> Patch:
     path = Path(name)
-    if not path.exists():
+    if not is_there(path):
         raise UnknownPatch(f"there is no file {path}", next_step="Check the path.")
     return load_patch(path)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from patcher.errors import BadSource, FileAbsent, Unreadable
+from patcher.files import is_folder
 
 # Settings of the clone itself that would run a program or fail on a file that is not there.
 _SETTINGS = (
@@ -259,7 +260,7 @@ def split(spec: str) -> tuple[Path, str]:
     places = [len(spec), *(at for at, character in enumerate(spec) if character == "@")]
     for place in places:
         folder = Path(spec[:place])
-        if spec[:place] and "\0" not in spec and folder.is_dir():
+        if spec[:place] and "\0" not in spec and is_folder(folder):
             return folder, spec[place + 1 :] or "HEAD"
     raise BadSource(
         f"there is no folder {spec}",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from patcher.errors import BadSource, BrokenImage, FileAbsent, Unreadable
-from patcher.files import read_file
+from patcher.files import is_there, look, read_file
 from patcher.oci.rootfs.installed import VERSION_FILE, bytecode_names, parse_version
 from patcher.oci.rootfs.python import Loader, Place, find_package, module_file, site_places
 from patcher.oci.rootfs.tree import Kind
@@ -129,7 +129,7 @@ PathSource = FileSource | TreeSource
 
 def open_path(path: Path) -> PathSource:
     """The source at a path. Raises `BadSource` where nothing of vLLM is there, `Unreadable`."""
-    found = _stat(path)
+    found = look(path)
     if found is None:
         raise BadSource(f"there is no {path}", next_step="Check the path.")
     if not stat.S_ISDIR(found.st_mode):
@@ -226,7 +226,7 @@ def _trees(path: Path) -> Iterator[TreeSource]:
     followed to where they lead.
     """
     here = path.resolve()
-    if here.name == PACKAGE and (here / "__init__.py").exists():
+    if here.name == PACKAGE and is_there(here / "__init__.py"):
         yield TreeSource(path, here.parent, (str(here),))
         return
     sites = [here, *(site for library in _LIBRARIES for site in sorted(here.glob(library)))]
@@ -253,7 +253,7 @@ def _trees(path: Path) -> Iterator[TreeSource]:
 
 
 def _has_version(folder: str) -> bool:
-    return (Path(folder) / Path(VERSION_FILE).name).exists()
+    return is_there(Path(folder) / Path(VERSION_FILE).name)
 
 
 class _Disk:
@@ -290,19 +290,9 @@ class _Disk:
 _DISK = _Disk()
 
 
-def _stat(path: Path) -> os.stat_result | None:
-    """What is at a path, links followed; None for nothing. Raises `Unreadable`."""
-    try:
-        return path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-
-
 def _read(path: Path) -> bytes:
     """A regular file's bytes."""
-    found = _stat(path)
+    found = look(path)
     if found is None:
         raise FileAbsent(f"there is no {path}", next_step="Check the path and vLLM's version.")
     try:

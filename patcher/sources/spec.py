@@ -35,6 +35,7 @@ from patcher.errors import (
     NotLocked,
     WrongPlatform,
 )
+from patcher.files import is_file, is_there
 
 if TYPE_CHECKING:
     from patcher.lock.entries import Pin
@@ -83,11 +84,11 @@ def open_source(
         return _local(spec, rest, platform, root)
     if kind == "registry":
         return _remote(spec, rest, platform, settings, root)
-    if spec.endswith(".whl") and Path(spec).is_file():
+    if spec.endswith(".whl") and is_file(Path(spec)):
         from patcher.sources.wheel import open_wheel_file
 
         return open_wheel_file(Path(spec))
-    if Path(spec).exists():
+    if is_there(Path(spec)):
         from patcher.sources.path import open_path
 
         return open_path(Path(spec))
