@@ -30,11 +30,12 @@ from patcher.errors import PatcherError
 from patcher.lock.file import loads
 from patcher.oci.append import append
 from patcher.oci.blobs import read_blob
-from patcher.oci.image import StoredImage, load_family
+from patcher.oci.image import load_family
 from patcher.oci.layer import write_tar
 from patcher.oci.layout import Layout, create_layout
 from patcher.oci.model import OCI_LAYER, Part, part
 from patcher.oci.reference import parse_reference
+from patcher.oci.rootfs.layers import StoredImage
 from patcher.oci.rootfs.scan import Wanted, scan_layer
 from patcher.places.place import Draft
 from patcher.places.stored import Stored, StoredPlace

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from patcher.oci.image import find, load_family
+from patcher.oci.image import load_family
+from patcher.oci.rootfs.layers import StoredImage
 from patcher.progress import Progress, Pull, counting, each_minute, moving, summed, waiting
 from patcher.talk import Volume, complain, say, set_volume
 from tests.indexes import add_index
@@ -87,7 +88,7 @@ def test_a_base_that_is_read_shows_its_bytes(monkeypatch: pytest.MonkeyPatch) ->
     blobs = Memory()
     family = load_family(blobs, blobs.descriptor(add_index(blobs)))
     with terminal(monkeypatch, "stderr") as seen:
-        find(blobs, family.images[0], [TARGET])
+        StoredImage(blobs, "", family.images[0]).installation([TARGET])
     assert "linux/amd64: looking for vLLM " in seen.text
     size = sum(layer.size for layer in family.images[0].manifest.layers) / 1e3
     assert re.search(rf" [\d.]+/{size:.1f} kB", seen.text), seen.text

@@ -37,12 +37,13 @@ from patcher.jobs.proof import (
     program_digest,
     removed_bytecode,
 )
-from patcher.oci.image import Image, StoredImage, load_family
+from patcher.oci.image import Image, load_family
 from patcher.oci.installation import Change
 from patcher.oci.layout import existing_layout, only_named, split_spec
 from patcher.oci.model import broken, expect, parse_json
 from patcher.oci.reference import parse_reference
 from patcher.oci.referrer import Referred, read_artifact
+from patcher.oci.rootfs.layers import StoredImage
 from patcher.oci.validate import check_base, check_layer
 from patcher.places.layout import PREFIX
 from patcher.places.registry import RepositoryStore

@@ -18,13 +18,14 @@ from patcher.errors import AlreadyClean, Unwritable
 from patcher.files import is_there, locked, scratch_folder, write_atomically
 from patcher.jobs.base import Base
 from patcher.jobs.image import Order, Report, make_image
-from patcher.oci.image import StoredImage, load_family
+from patcher.oci.image import load_family
 from patcher.oci.installation import ImageDirectory, ImageFile
 from patcher.oci.layer import parents, write_tar
 from patcher.oci.layout import create_layout, existing_layout
 from patcher.oci.model import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, dump_json, part
 from patcher.oci.reference import Platform
 from patcher.oci.rootfs.installed import VERSION_FILE
+from patcher.oci.rootfs.layers import StoredImage
 from patcher.places.layout import PREFIX
 from patcher.places.stored import Stored, StoredPlace
 from patcher.progress import Say

@@ -29,10 +29,11 @@ from patcher.jobs.base import Base
 from patcher.jobs.image import Order, Report, make_image
 from patcher.lock.file import load
 from patcher.lock.picking import Standing, resolve, standing, whole
-from patcher.oci.image import StoredImage, load_family
+from patcher.oci.image import load_family
 from patcher.oci.layout import existing_layout, only_named, split_spec
 from patcher.oci.reference import Platform, Reference, host_platform, parse_reference
-from patcher.oci.rootfs.located import LocatedImage, in_layers
+from patcher.oci.rootfs.layers import StoredImage
+from patcher.oci.rootfs.located import LocatedImage
 from patcher.places.layout import PREFIX, layout_place
 from patcher.places.registry import RepositoryStore, Tally, registry_place
 from patcher.places.stored import Stored
@@ -179,7 +180,7 @@ def _daemon_base(
     pin = locked.platforms.get(platform)
     there: BaseImage = image
     if pin is not None and pin.located and pin.digest == image.digest:
-        there = LocatedImage(image, pin.located, image.read)
+        there = LocatedImage(image, pin.located)
     # Known by its index, as in a registry or a layout: the same base and patches, the same tag.
     originals = {image.digest: locked.index.digest} if locked.index else {}
     return image, Base(image.digest, (there,), reference, locked.version, originals, locked.root)
@@ -285,8 +286,7 @@ def _stored_base(stored: Stored, entry: Entry | None, originals: Mapping[str, st
     for each in stored.family.images:
         image = StoredImage(stored.blobs, each.digest, each, cache)
         there = located.get(originals.get(each.digest, each.digest))
-        read = in_layers(stored.blobs, each.manifest.layers)
-        images.append(LocatedImage(image, there, read) if there else image)
+        images.append(LocatedImage(image, there) if there else image)
     base = Base(stored.family.root.digest, tuple(images), originals=originals)
     if entry is None:
         return base

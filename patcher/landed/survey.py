@@ -215,15 +215,16 @@ def _open_image(entry: Entry, http: Http) -> Source:
 
     One session serves all of them: it remembers a registry that does not answer.
     """
-    from patcher.sources.remote import open_registry_source
+    from patcher.cache import LayerCache
+    from patcher.registry.image import open_remote
 
     _, pin = next(entry.locked.pins())
     platform = None if entry.locked.index else next(iter(entry.locked.platforms), None)
-    name = str(entry.original.reference.pinned(pin.digest))
+    name = entry.original.reference.pinned(pin.digest)
     try:
         return open_source(f"docker:{name}", data_path("images.lock"), platform)
     except (NoDaemon, DaemonFailed):
-        return open_registry_source(f"registry:{name}", name, platform, http)
+        return ImageSource(f"registry:{name}", open_remote(name, platform, http, LayerCache()))
 
 
 def _once() -> Find:

@@ -23,7 +23,7 @@ from patcher.files import (
     write_atomically,
 )
 from patcher.oci.blobs import MOST_BYTES, Moved, Verified, read_blob
-from patcher.oci.image import Family, Image, StoredImage, documents_of, load_family
+from patcher.oci.image import Family, Image, documents_of, load_family
 from patcher.oci.model import (
     OCI_INDEX,
     REF_NAME,
@@ -35,6 +35,7 @@ from patcher.oci.model import (
     read_descriptor,
 )
 from patcher.oci.referrer import listed
+from patcher.oci.rootfs.layers import StoredImage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

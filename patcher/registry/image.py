@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patcher.errors import WrongPlatform
-from patcher.oci.image import StoredImage, load_image, load_index
+from patcher.oci.image import load_image, load_index
 from patcher.oci.model import INDEXES
 from patcher.oci.reference import host_platform
+from patcher.oci.rootfs.layers import StoredImage
 from patcher.registry.repository import Repository
 
 if TYPE_CHECKING:
-    from patcher.oci.image import Cache
     from patcher.oci.model import Descriptor
     from patcher.oci.reference import Platform, Reference
+    from patcher.oci.rootfs.layers import Cache
     from patcher.web.http import Http
 
 

@@ -20,7 +20,6 @@ An image is looked for in the local Docker daemon first, and then in its registr
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -36,13 +35,16 @@ from patcher.errors import (
     WrongPlatform,
 )
 from patcher.files import is_file, is_there
+from patcher.sources.images import ImageSource
 
 if TYPE_CHECKING:
+    from patcher.daemon.engine import DockerImage
     from patcher.lock.entries import Pin
+    from patcher.oci.installation import BaseImage
     from patcher.oci.reference import Platform
+    from patcher.oci.rootfs.layers import StoredImage
     from patcher.rules.source import Source
-    from patcher.sources.images import ImageSource
-    from patcher.web.http import HttpSettings
+    from patcher.web.http import Http, HttpSettings
 
     # Asked for when a registry is: a file needs none.
     Settings = Callable[[], HttpSettings | None]
@@ -66,9 +68,8 @@ def open_source(
     kind, _, rest = spec.partition(":")
     if kind == "pypi":
         from patcher.sources.wheel import open_release
-        from patcher.web.http import Http
 
-        return open_release(rest, http=Http(settings() if settings else None))
+        return open_release(rest, http=_http(settings))
     if kind in ("https", "http") and rest.startswith("//"):
         return _wheel_at(spec, settings)
     if kind == "git":
@@ -77,13 +78,12 @@ def open_source(
         return open_git(rest)
     if kind == "oci":
         from patcher.oci.layout import open_image, split_spec
-        from patcher.sources.images import ImageSource
 
         return ImageSource(spec, open_image(*split_spec(rest), platform), root)
     if kind == "docker":
-        return _local(spec, rest, platform, root)
+        return ImageSource(spec, _local(rest, platform), root)
     if kind == "registry":
-        return _remote(spec, rest, platform, settings, root)
+        return ImageSource(spec, _remote(rest, platform, settings), root)
     if spec.endswith(".whl") and is_file(Path(spec)):
         from patcher.sources.wheel import open_wheel_file
 
@@ -96,60 +96,54 @@ def open_source(
         raise BadSource(f"there is no {spec}", next_step="Check the path.")
     pinned = _pinned(spec, lock, platform)
     if pinned is None:
-        return _image(spec, spec, platform, settings, root)
+        return ImageSource(spec, _image(spec, platform, settings), root)
     reference, stated, pin = pinned
-    found = _image(spec, reference, platform, settings, root or stated)
-    return found if whole else _located(found, pin)
+    image = _image(reference, platform, settings)
+    return ImageSource(spec, image if whole else _located(image, pin), root or stated)
+
+
+def _http(settings: Settings | None) -> Http:
+    from patcher.web.http import Http
+
+    return Http(settings() if settings else None)
 
 
 def _wheel_at(url: str, settings: Settings | None) -> Source:
     from patcher.sources.wheel import open_wheel
-    from patcher.web.http import Http
 
     if not urlsplit(url).path.endswith(".whl"):
         raise BadSource(
             f"{url} is not the address of a wheel",
             next_step="Name one that ends in .whl, or an image as registry.example/repository:tag.",
         )
-    return open_wheel(url, http=Http(settings() if settings else None))
+    return open_wheel(url, _http(settings))
 
 
-def _local(spec: str, name: str, platform: Platform | None, root: str | None) -> ImageSource:
+def _local(name: str, platform: Platform | None) -> DockerImage:
     from patcher.daemon.engine import connect, local_image
-    from patcher.sources.images import ImageSource
 
-    return ImageSource(spec, local_image(connect(), name, platform), root)
+    return local_image(connect(), name, platform)
 
 
-def _remote(
-    spec: str,
-    name: str,
-    platform: Platform | None,
-    settings: Settings | None,
-    root: str | None,
-) -> ImageSource:
-    from patcher.sources.remote import open_registry_source
-    from patcher.web.http import Http
+def _remote(name: str, platform: Platform | None, settings: Settings | None) -> StoredImage:
+    from patcher.cache import LayerCache
+    from patcher.oci.reference import parse_reference
+    from patcher.registry.image import open_remote
 
-    http = Http(settings() if settings else None)
-    return open_registry_source(spec, name, platform, http, root=root)
+    return open_remote(parse_reference(name), platform, _http(settings), LayerCache())
 
 
 def _image(
-    spec: str,
-    name: str,
-    platform: Platform | None,
-    settings: Settings | None,
-    root: str | None,
-) -> ImageSource:
+    name: str, platform: Platform | None, settings: Settings | None
+) -> DockerImage | StoredImage:
     """In the daemon, or else in the registry. A name without a slash is a local one."""
     try:
-        return _local(spec, name, platform, root)
+        return _local(name, platform)
     except (NoDaemon, DaemonFailed, WrongPlatform, BrokenImage):
         # A daemon may have a name for another platform, or only part of an index.
         if "/" not in name:
             raise
-    return _remote(spec, name, platform, settings, root)
+    return _remote(name, platform, settings)
 
 
 def _pinned(
@@ -171,22 +165,12 @@ def _pinned(
     return str(entry.original.reference.pinned(digest)), entry.locked.root, pin
 
 
-def _located(source: ImageSource, pin: Pin | None) -> ImageSource:
+def _located(image: DockerImage | StoredImage, pin: Pin | None) -> BaseImage:
     """The image with what the lock says of where its vLLM is, if it is the one that is pinned."""
-    from patcher.oci.image import StoredImage
-    from patcher.oci.rootfs.located import LocatedImage, in_layers
+    from patcher.oci.rootfs.layers import StoredImage
+    from patcher.oci.rootfs.located import LocatedImage
 
-    image = source.image
-    if pin is None or pin.located is None:
-        return source
-    if isinstance(image, StoredImage):
-        if image.image.digest != pin.digest:
-            return source
-        read = in_layers(image.blobs, image.image.manifest.layers)
-    else:
-        from patcher.daemon.engine import DockerImage
-
-        if not isinstance(image, DockerImage) or image.digest != pin.digest:
-            return source
-        read = image.read
-    return dataclasses.replace(source, image=LocatedImage(image, pin.located, read))
+    own = image.image.digest if isinstance(image, StoredImage) else image.digest
+    if pin is None or pin.located is None or pin.digest != own:
+        return image
+    return LocatedImage(image, pin.located)

@@ -235,13 +235,12 @@ def open_wheel_file(path: Path) -> WheelSource:
     return source
 
 
-def open_wheel(url: str, *, label: str | None = None, http: Http | None = None) -> WheelSource:
+def open_wheel(url: str, http: Http) -> WheelSource:
     """The wheel at an address that a person named. Reads its central directory.
 
     Raises `UsageError` for anything but a web address, `Unreadable`.
     """
-    http = http or Http()
-    return _open_remote(label or shown(printable(url)), Ranges(http.named(url), http))
+    return _open_remote(shown(printable(url)), Ranges(http.named(url), http))
 
 
 def open_listed(release: Release, http: Http) -> WheelSource:

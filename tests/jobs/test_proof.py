@@ -14,7 +14,7 @@ import pytest
 from patcher.jobs.naming import BASE_LABELS
 from patcher.jobs.proof import DIFF, KIND
 from patcher.oci.blobs import read_blob
-from patcher.oci.image import StoredImage, load_family
+from patcher.oci.image import load_family
 from patcher.oci.installation import ImageFile
 from patcher.oci.layer import write_tar
 from patcher.oci.layout import existing_layout
@@ -27,6 +27,7 @@ from patcher.oci.referrer import (
     referrers_tag,
     with_artifact,
 )
+from patcher.oci.rootfs.layers import StoredImage
 from patcher.places.registry import RepositoryStore
 from patcher.registry.repository import Repository
 from patcher.web.http import Http

@@ -23,10 +23,11 @@ from patcher.errors import (
 from patcher.jobs.base import Base
 from patcher.jobs.image import Order, Report, make_image
 from patcher.lock.picking import Standing
-from patcher.oci.image import StoredImage, load_family
+from patcher.oci.image import load_family
 from patcher.oci.layout import Layout, create_layout
 from patcher.oci.model import INDEXES, Part
 from patcher.oci.reference import Reference, parse_platform, parse_reference
+from patcher.oci.rootfs.layers import StoredImage
 from patcher.places.stored import Stored, StoredPlace
 from patcher.report.document import as_json
 from patcher.report.image import image_json, image_lines
@@ -386,7 +387,8 @@ time.time = lambda: float(sys.argv[3])
 time.time_ns = lambda: int(float(sys.argv[3]) * 1e9)
 from pathlib import Path
 from patcher.oci.model import Part
-from patcher.oci.image import StoredImage, load_family
+from patcher.oci.image import load_family
+from patcher.oci.rootfs.layers import StoredImage
 from patcher.oci.layout import Layout, create_layout
 from tests.indexes import add_index
 from tests.memory import OCI, Memory

@@ -12,9 +12,10 @@ import pytest
 
 from patcher.errors import BrokenImage
 from patcher.oci.append import append
-from patcher.oci.image import MOST_DOCUMENTS, StoredImage, load_family
+from patcher.oci.image import MOST_DOCUMENTS, load_family
 from patcher.oci.layout import create_layout, open_image
 from patcher.oci.model import part
+from patcher.oci.rootfs.layers import StoredImage
 from patcher.places.place import Draft
 from patcher.places.stored import Stored, StoredPlace
 from tests.installations import TARGET, change_of

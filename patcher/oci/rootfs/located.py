@@ -10,21 +10,20 @@ Whatever else is asked, or does not fit, is read from the layers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from posixpath import join, normpath, split
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from patcher.errors import BrokenImage, DaemonFailed, Unreadable
-from patcher.oci.installation import Copy, ImageDirectory, ImageFile, Installation
+from patcher.oci.installation import BaseImage, Copy, ImageDirectory, ImageFile, Installation
 from patcher.oci.layer import parents
 from patcher.oci.rootfs.installed import PACKAGE, bytecode_names, is_about_vllm
 from patcher.oci.rootfs.point import Point, find_point, read_at
 
 if TYPE_CHECKING:
     from patcher.oci.blobs import Blobs
-    from patcher.oci.installation import BaseImage
     from patcher.oci.model import Descriptor
     from patcher.oci.reference import Platform
     from patcher.oci.rootfs.scan import Traces
@@ -189,15 +188,23 @@ def _range(blobs: Blobs, layer: Descriptor, start: int, size: int) -> bytes:
         return b"".join(parts)
 
 
+class Locatable(BaseImage, Protocol):
+    """An image out of which one file can be read, once it is known where it is."""
+
+    def read(self, file: LocatedFile) -> bytes | None:
+        """The file's bytes, not proven to be right; None where it is not there.
+
+        Raises `BrokenImage`, `DaemonFailed`, `Unreadable`.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LocatedImage:
-    """An image of which it is written down where its vLLM is. `read` gives a file's bytes, or None
-    where it is not there.
-    """
+    """An image of which it is written down where its vLLM is."""
 
-    image: BaseImage
+    image: Locatable
     located: Located
-    read: Callable[[LocatedFile], bytes | None]
 
     @property
     def digest(self) -> str:
@@ -233,7 +240,7 @@ class LocatedImage:
 
     def _file(self, file: LocatedFile) -> ImageFile | None:
         try:
-            data = self.read(file)
+            data = self.image.read(file)
         except (BrokenImage, DaemonFailed, Unreadable):
             return None  # to read the layers tells what is wrong
         if data is None or hashlib.sha256(data).hexdigest() != file.sha256:
@@ -255,14 +262,12 @@ class LocatedImage:
         )
 
 
-def in_layers(blobs: Blobs, layers: Sequence[Descriptor]) -> Callable[[LocatedFile], bytes | None]:
-    """How a located file is read out of these layers: a range of one."""
-    known = {layer.digest: layer for layer in layers}
+def read_located(blobs: Blobs, layers: Sequence[Descriptor], file: LocatedFile) -> bytes | None:
+    """The bytes of a located file, out of a range of one of these layers; None where none has it.
 
-    def read(file: LocatedFile) -> bytes | None:
-        layer = known.get(file.layer)
-        if layer is None or file.point.start + file.point.packed > layer.size:
-            return None  # else a registry would be asked again and again for what it cannot have
-        return read_at(partial(_range, blobs, layer), file.point, file.size)
-
-    return read
+    They are not proven to be the file's.
+    """
+    layer = next((each for each in layers if each.digest == file.layer), None)
+    if layer is None or file.point.start + file.point.packed > layer.size:
+        return None  # else a registry would be asked again and again for what it cannot have
+    return read_at(partial(_range, blobs, layer), file.point, file.size)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from patcher.oci.model import Descriptor
 
-_SITES = ("site-packages", "dist-packages")
+SITES = ("site-packages", "dist-packages")
 _IN_SITE = re.compile(r"/(?:dist|site)-packages/")
 INTERPRETER = re.compile(r"(?:python|pypy)(?:\d[\d.]*t?)?")
 """What an interpreter's file is called."""
@@ -86,7 +86,7 @@ class Wanted:
         if name in _SETTINGS or path == "/etc/passwd":
             return _MOST_SETTINGS
         if name.endswith(".pth") or name.startswith("__editable__"):
-            return _MOST_SETTINGS if folder.endswith(_SITES) else 0
+            return _MOST_SETTINGS if folder.endswith(SITES) else 0
         if name == "direct_url.json" and posixpath.basename(folder).startswith("vllm-"):
             return _MOST_SETTINGS
         return _HEAD if name in self.scripts and folder.endswith("/bin") else 0
@@ -146,7 +146,7 @@ def _modules(targets: tuple[str, ...]) -> tuple[str, ...]:
 def _folders(targets: tuple[str, ...]) -> tuple[str, ...]:
     above = [module for module in _modules(targets) if f"{module[1:]}.py" not in targets]
     caches = [f"{posixpath.dirname(f'/{target}')}/__pycache__" for target in targets]
-    return (*above, *caches, *(f"/{site}" for site in _SITES))
+    return (*above, *caches, *(f"/{site}" for site in SITES))
 
 
 @functools.cache

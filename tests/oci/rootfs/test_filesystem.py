@@ -20,12 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patcher.errors import BrokenImage, FileAbsent, PatcherError, Unreadable
-from patcher.oci.image import find as find_in
 from patcher.oci.image import load_image
 from patcher.oci.installation import ImageDirectory, ImageFile, Installation
 from patcher.oci.layer import write_tar
 from patcher.oci.model import OCI_LAYER, part
 from patcher.oci.rootfs.filesystem import Filesystem
+from patcher.oci.rootfs.layers import StoredImage
 from patcher.oci.rootfs.running import find_installation
 from patcher.oci.rootfs.scan import Traces, Wanted, scan_layer
 from patcher.oci.rootfs.start import Start
@@ -486,7 +486,7 @@ def test_what_many_files_and_links_come_to_in_all_has_a_bound() -> None:
 
 def test_what_many_layers_come_to_in_all_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer that is listed many times is applied many times."""
-    monkeypatch.setattr("patcher.oci.image._MOST_NAMES", 40)
+    monkeypatch.setattr("patcher.oci.rootfs.layers._MOST_NAMES", 40)
     blobs = Memory()
     manifest = blobs.json(add_image(blobs, OCI)["digest"])
     layers = manifest["layers"] * 9
@@ -495,7 +495,7 @@ def test_what_many_layers_come_to_in_all_has_a_bound(monkeypatch: pytest.MonkeyP
     root = blobs.add({**manifest, "layers": layers, "config": blobs.add(config, OCI[2])}, OCI[1])
     image = load_image(blobs, blobs.descriptor(root))
     with pytest.raises(BrokenImage, match="the layers hold"):
-        find_in(blobs, image, [TARGET])
+        StoredImage(blobs, image.digest, image).installation([TARGET])
 
 
 def test_an_xz_header_that_asks_for_gigabytes_is_refused() -> None:

@@ -290,7 +290,7 @@ def test_a_daemon_is_asked_for_the_file_alone(daemon: docker.DockerClient) -> No
             *entry, hashlib.sha256(file.data).hexdigest(), "sha256:0", Point(0, 0, 0, 0, b"")
         )
         said = Located(found.root, "said", True, "9.9", None, ("a",), (there,), found.directories)
-        known = LocatedImage(image, said, image.read).installation([target], None, [b"a"])
+        known = LocatedImage(image, said).installation([target], None, [b"a"])
         assert (known.version, known.files, known.directories, known.bytecode) == (
             "9.9",
             found.files,
@@ -299,8 +299,8 @@ def test_a_daemon_is_asked_for_the_file_alone(daemon: docker.DockerClient) -> No
         )
         for wrong in (replace(there, sha256="0" * 64), replace(there, path="/nowhere")):
             other = replace(said, files=(wrong,))
-            assert LocatedImage(image, other, image.read).installation([target]) == found
-        known_image = LocatedImage(image, said, image.read)
+            assert LocatedImage(image, other).installation([target]) == found
+        known_image = LocatedImage(image, said)
         with pytest.raises(BadSource, match="no vLLM in /opt"):
             known_image.installation([target], "/opt")
         assert known_image.installation(["vllm/x.py"]).version == "0.23.0"
