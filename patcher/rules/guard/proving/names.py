@@ -204,17 +204,17 @@ def scan(nodes: list[ast.AST]) -> ModuleNames:
                 ):
                     names.mentioned.add(name)
             case ast.Call(func=func, args=arguments, keywords=keywords):
-                if _last_name(func) in PROPERTIES:
+                if last_name(func) in PROPERTIES:
                     names.special.update({"__get__", "__set__"})
-                if len(arguments) == 3 and _last_name(func) == "type":
+                if len(arguments) == 3 and last_name(func) == "type":
                     spelled = True
                 names.reachable.update(
-                    one.arg for one in keywords if one.arg and _last_name(one.value) != one.arg
+                    one.arg for one in keywords if one.arg and last_name(one.value) != one.arg
                 )
                 continue
             case ast.Assign(targets=[ast.Attribute(attr=attr)], value=value):
                 # `self.q_proj = q_proj`: a thing is what its name says, as the receiver is.
-                namesakes[attr] += _last_name(value) == attr
+                namesakes[attr] += last_name(value) == attr
             case ast.Constant(value=str(text)):
                 if node not in docstrings:
                     names.strings.add(text)
@@ -271,7 +271,7 @@ def bound_by(node: ast.AST) -> Iterator[str]:
                 yield named
 
 
-def _last_name(node: ast.expr) -> str | None:
+def last_name(node: ast.expr) -> str | None:
     """`q_proj` of `q_proj` and of `self.q_proj`."""
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", None)
 

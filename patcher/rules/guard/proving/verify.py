@@ -48,7 +48,7 @@ from collections.abc import Iterator
 from patcher.errors import NotFollowed, NotPython
 from patcher.rules.guard.chain import Chain, Read
 from patcher.rules.guard.proving.facts import OTHER
-from patcher.rules.guard.proving.names import parts_of, scan
+from patcher.rules.guard.proving.names import last_name, parts_of, scan
 from patcher.rules.guard.proving.walk import Intricate, Later, Walk
 from patcher.threads import PARSING
 
@@ -190,13 +190,12 @@ def _spans(node: ast.expr | ast.stmt, lines: list[int]) -> bool:
 
 def _written(nodes: list[ast.AST], rule: Chain) -> Iterator[ast.Attribute]:
     """Every place where the chain stands as it is written: `<...>kv_b_proj.weight.dtype`."""
+    chain = (rule.receiver, rule.attribute, rule.member)
     for node in nodes:
         match node:
             case ast.Attribute(attr=member, value=ast.Attribute(attr=attribute, value=receiver)):
-                if (member, attribute) == (rule.member, rule.attribute):
-                    last = getattr(receiver, "attr", getattr(receiver, "id", None))
-                    if last == rule.receiver:
-                        yield node
+                if (last_name(receiver), attribute, member) == chain:
+                    yield node
             case _:
                 pass
 

@@ -31,7 +31,14 @@ from patcher.rules.guard.proving.facts import (
     Value,
     join_all,
 )
-from patcher.rules.guard.proving.names import ModuleNames, bound_by, own_names, walked
+from patcher.rules.guard.proving.handlers import UNPACKING, Try, catches, suppresses
+from patcher.rules.guard.proving.names import (
+    ModuleNames,
+    bound_by,
+    last_name,
+    own_names,
+    walked,
+)
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
@@ -45,20 +52,6 @@ LAZY = tuple(
     for name in ("TypeAlias", "TypeVar", "ParamSpec", "TypeVarTuple")
     if hasattr(ast, name)
 )
-# Patterns that ask the subject for its class, length, items or attributes.
-UNPACKING = (ast.MatchClass, ast.MatchMapping, ast.MatchSequence)
-Try = ast.Try | ast.TryStar
-# What in a handler may let an error out: that one, or another in its place.
-HANDS_ON = (
-    ast.Raise, ast.Assert, ast.Await, ast.Yield, ast.YieldFrom, ast.With, ast.AsyncWith, ast.For,
-    ast.AsyncFor, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Import,
-    ast.ImportFrom, ast.ClassDef, ast.Starred, ast.In, ast.NotIn, *UNPACKING,
-)  # fmt: skip
-# What in a handler may raise where an operator, a load or a truth runs code of the module.
-OPERATES = (
-    ast.Attribute, ast.Subscript, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.If,
-    ast.IfExp, ast.While, ast.Match, ast.JoinedStr, ast.AugAssign, ast.Call,
-)  # fmt: skip
 # Functions that load an attribute, or run code, whose name is in a string.
 BY_STRING = frozenset({
     "attrgetter", "methodcaller", "eval", "exec", "compile", "format", "format_map",
@@ -484,7 +477,7 @@ class Walk(ast.NodeVisitor):
     def visit_Call(self, node: ast.Call) -> Value:
         """hasattr and getattr answer about the receiver; an unknown call may alter any."""
         func = node.func
-        name = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", None)
+        name = last_name(func)
         called = OTHER
         if isinstance(func, ast.Attribute):
             called = self.visit(func.value)
@@ -520,16 +513,16 @@ class Walk(ast.NodeVisitor):
         )
 
     def _asks_for_property(self, node: ast.Call) -> bool:
-        asked = [one.value if isinstance(one, ast.Constant) else None for one in node.args[1:2]]
-        return bool(asked and self.names.properties) and (
-            asked[0] is None or asked[0] in self.names.properties
+        """Whether a getattr or the like may load a property of this module."""
+        properties = self.names.properties
+        return bool(properties) and any(
+            _text(asked) is None or _text(asked) in properties for asked in node.args[1:2]
         )
 
     def _hand_over(self, node: ast.Call, called: Value, values: list[Value]) -> None:
         """What goes into a call that is not followed."""
         self.escape(called, node)
-        func = node.func
-        name = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", None)
+        name = last_name(node.func)
         words = {_text(argument) for argument in node.args} | {one.arg for one in node.keywords}
         stored = self.rule.attribute if name in STORING and self.rule.attribute in words else None
         for argument, value in zip((*node.args, *node.keywords), values, strict=True):
@@ -756,7 +749,7 @@ class Walk(ast.NodeVisitor):
         return (
             self.names.is_builtin(func, "isinstance")
             and not self.names.acting
-            and getattr(kind, "attr", getattr(kind, "id", None)) in TENSORS
+            and last_name(kind) in TENSORS
             and isinstance(root, ast.Name)
             and self.names.is_imported(root.id)
             and not (root is kind and root.id in self.names.renamed)
@@ -1029,7 +1022,7 @@ class Walk(ast.NodeVisitor):
         if items[0].optional_vars is not None:
             self.bind(items[0].optional_vars, UNKNOWN)
         # A manager further in may turn the error into another, which nobody waits for.
-        self.caught = self._suppresses(items[0].context_expr)
+        self.caught = suppresses(items[0].context_expr, self.names)
         self._enter(items[1:], body)
         self.floors.pop()
         self.caught = caught
@@ -1037,17 +1030,6 @@ class Walk(ast.NodeVisitor):
             exits[mark:] = map(self.lost, exits[mark:])
         self.facts = self.facts.join(floor.facts)
         self.lose_paths()
-
-    def _suppresses(self, manager: ast.expr) -> bool:
-        match manager:
-            case ast.Call(func=func, args=classes, keywords=[]) if self.names.is_suppress(func):
-                return any(
-                    self._is_caught(found)
-                    for written in classes
-                    for found in self.names.exceptions(written)
-                )
-            case _:
-                return False
 
     def visit_Try(self, node: Try) -> None:
         """Body, handlers and else; then `finally`, once for every kind of way out."""
@@ -1085,7 +1067,7 @@ class Walk(ast.NodeVisitor):
 
     def _attempt(self, node: Try) -> None:
         # What this `try` does not catch it may turn into another error on its way out.
-        caught, self.caught = self.caught, self._catches(node)
+        caught, self.caught = self.caught, catches(node, self.names)
         floor = self._lay_floor()
         self.block(node.body)
         self.floors.pop()
@@ -1113,70 +1095,6 @@ class Walk(ast.NodeVisitor):
     def _lay_floor(self) -> Floor:
         self.floors.append(Floor(self.facts))
         return self.floors[-1]
-
-    def _catches(self, node: Try) -> bool:
-        """Whether an AttributeError in the body surely ends in a handler, for good.
-
-        A handler that uses the error, raises, or calls anything may hand the error on; so may
-        what is evaluated to find the handler.
-        """
-        if isinstance(node, ast.TryStar):
-            return False
-        for handler in node.handlers:
-            if any(not isinstance(part, PLAIN) for part in ast.walk(handler.type or ast.Load())):
-                return False
-            found = list(self.names.exceptions(handler.type))
-            if not any(one is None or self._is_caught(one) for one in found):
-                continue
-            if self._hands_on(handler):
-                return False
-            if any(one is not None and self._is_caught(one) for one in found):
-                return True
-        return False
-
-    def _hands_on(self, handler: ast.ExceptHandler) -> bool:
-        """Whether a handler may let the error out. A log line may name it, and does not."""
-        parts: list[ast.AST] = list(handler.body)
-        for part in parts:  # which grows meanwhile
-            if self.names.is_log(part) and not self.names.contexts:
-                logged = [
-                    one for argument in ast.iter_child_nodes(part) for one in ast.walk(argument)
-                ]
-                parts += [
-                    one
-                    for one in logged
-                    if isinstance(one, (ast.Call, *HANDS_ON)) and not self.names.is_log(one)
-                ]
-                continue
-            if self._may_hand_on(part, handler.name):
-                return True
-            parts += ast.iter_child_nodes(part)
-        return False
-
-    def _may_hand_on(self, node: ast.AST, error: str | None) -> bool:
-        match node:
-            case ast.Name(id=name) if name == error:
-                return True
-            case ast.Attribute(ctx=context) | ast.Subscript(ctx=context):
-                if not isinstance(context, ast.Load):
-                    return True
-            case ast.FunctionDef() | ast.AsyncFunctionDef():
-                return bool(node.decorator_list)
-            case ast.Call(func=func) if not self.names.is_harmless(func):
-                return True
-            case ast.Tuple(ctx=ast.Store()) | ast.List(ctx=ast.Store()):
-                return True  # unpacking iterates
-            case _:
-                pass
-        return isinstance(node, HANDS_ON) or (self.names.contexts and isinstance(node, OPERATES))
-
-    @staticmethod
-    def _is_caught(found: type[BaseException] | None) -> bool:
-        return found is not None and issubclass(AttributeError, found)
-
-
-# What names a class in an `except`, and runs no code.
-PLAIN = (ast.Name, ast.Attribute, ast.Tuple, ast.expr_context)
 
 
 def _is(node: ast.expr, constant: str | None) -> bool:

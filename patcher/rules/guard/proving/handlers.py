@@ -1,0 +1,96 @@
+"""Whether an `except` or a `suppress` surely ends an AttributeError, for good."""
+
+from __future__ import annotations
+
+import ast
+
+from patcher.rules.guard.proving.names import ModuleNames
+
+# Patterns that ask the subject for its class, length, items or attributes.
+UNPACKING = (ast.MatchClass, ast.MatchMapping, ast.MatchSequence)
+Try = ast.Try | ast.TryStar
+# What in a handler may let an error out: that one, or another in its place.
+HANDS_ON = (
+    ast.Raise, ast.Assert, ast.Await, ast.Yield, ast.YieldFrom, ast.With, ast.AsyncWith, ast.For,
+    ast.AsyncFor, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Import,
+    ast.ImportFrom, ast.ClassDef, ast.Starred, ast.In, ast.NotIn, *UNPACKING,
+)  # fmt: skip
+# What in a handler may raise where an operator, a load or a truth runs code of the module.
+OPERATES = (
+    ast.Attribute, ast.Subscript, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.If,
+    ast.IfExp, ast.While, ast.Match, ast.JoinedStr, ast.AugAssign, ast.Call,
+)  # fmt: skip
+# What names a class in an `except`, and runs no code.
+PLAIN = (ast.Name, ast.Attribute, ast.Tuple, ast.expr_context)
+
+
+def suppresses(manager: ast.expr, names: ModuleNames) -> bool:
+    """Whether a context manager is contextlib.suppress of it."""
+    match manager:
+        case ast.Call(func=func, args=classes, keywords=[]) if names.is_suppress(func):
+            return any(
+                _is_caught(found) for written in classes for found in names.exceptions(written)
+            )
+        case _:
+            return False
+
+
+def catches(node: Try, names: ModuleNames) -> bool:
+    """Whether an AttributeError in the body surely ends in a handler, for good.
+
+    A handler that uses the error, raises, or calls anything may hand the error on; so may
+    what is evaluated to find the handler.
+    """
+    if isinstance(node, ast.TryStar):
+        return False
+    for handler in node.handlers:
+        if any(not isinstance(part, PLAIN) for part in ast.walk(handler.type or ast.Load())):
+            return False
+        found = list(names.exceptions(handler.type))
+        if not any(one is None or _is_caught(one) for one in found):
+            continue
+        if _hands_on(handler, names):
+            return False
+        if any(one is not None and _is_caught(one) for one in found):
+            return True
+    return False
+
+
+def _hands_on(handler: ast.ExceptHandler, names: ModuleNames) -> bool:
+    """Whether a handler may let the error out. A log line may name it, and does not."""
+    parts: list[ast.AST] = list(handler.body)
+    for part in parts:  # which grows meanwhile
+        if names.is_log(part) and not names.contexts:
+            logged = [one for argument in ast.iter_child_nodes(part) for one in ast.walk(argument)]
+            parts += [
+                one
+                for one in logged
+                if isinstance(one, (ast.Call, *HANDS_ON)) and not names.is_log(one)
+            ]
+            continue
+        if _may_hand_on(part, handler.name, names):
+            return True
+        parts += ast.iter_child_nodes(part)
+    return False
+
+
+def _may_hand_on(node: ast.AST, error: str | None, names: ModuleNames) -> bool:
+    match node:
+        case ast.Name(id=name) if name == error:
+            return True
+        case ast.Attribute(ctx=context) | ast.Subscript(ctx=context):
+            if not isinstance(context, ast.Load):
+                return True
+        case ast.FunctionDef() | ast.AsyncFunctionDef():
+            return bool(node.decorator_list)
+        case ast.Call(func=func) if not names.is_harmless(func):
+            return True
+        case ast.Tuple(ctx=ast.Store()) | ast.List(ctx=ast.Store()):
+            return True  # unpacking iterates
+        case _:
+            pass
+    return isinstance(node, HANDS_ON) or (names.contexts and isinstance(node, OPERATES))
+
+
+def _is_caught(found: type[BaseException] | None) -> bool:
+    return found is not None and issubclass(AttributeError, found)
