@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from patcher.rules.guard.proving.names import ModuleNames
+from patcher.rules.guard.proving.names import ModuleNames, last_name
 
 # Patterns that ask the subject for its class, length, items or attributes.
 UNPACKING = (ast.MatchClass, ast.MatchMapping, ast.MatchSequence)
@@ -44,7 +44,8 @@ def catches(node: Try, names: ModuleNames) -> bool:
     if isinstance(node, ast.TryStar):
         return False
     for handler in node.handlers:
-        if any(not isinstance(part, PLAIN) for part in ast.walk(handler.type or ast.Load())):
+        named = list(ast.walk(handler.type or ast.Load()))
+        if any(not isinstance(part, PLAIN) or _loads(part, names) for part in named):
             return False
         found = list(names.exceptions(handler.type))
         if not any(one is None or _is_caught(one) for one in found):
@@ -78,9 +79,10 @@ def _may_hand_on(node: ast.AST, error: str | None, names: ModuleNames) -> bool:
     match node:
         case ast.Name(id=name) if name == error:
             return True
-        case ast.Attribute(ctx=context) | ast.Subscript(ctx=context):
-            if not isinstance(context, ast.Load):
-                return True
+        case (
+            ast.Attribute(ctx=ast.Store() | ast.Del()) | ast.Subscript(ctx=ast.Store() | ast.Del())
+        ):
+            return True
         case ast.FunctionDef() | ast.AsyncFunctionDef():
             return bool(node.decorator_list)
         case ast.Call(func=func) if not names.is_harmless(func):
@@ -89,7 +91,19 @@ def _may_hand_on(node: ast.AST, error: str | None, names: ModuleNames) -> bool:
             return True  # unpacking iterates
         case _:
             pass
-    return isinstance(node, HANDS_ON) or (names.contexts and isinstance(node, OPERATES))
+    operates = names.contexts and isinstance(node, OPERATES)
+    return isinstance(node, HANDS_ON) or operates or _loads(node, names)
+
+
+def _loads(node: ast.AST, names: ModuleNames) -> bool:
+    """Whether a property of this module may run."""
+    match node:
+        case ast.Attribute(attr=attr):
+            return attr in names.properties
+        case ast.Call(func=func):
+            return bool(names.properties) and last_name(func) == "getattr"
+        case _:
+            return False
 
 
 def _is_caught(found: type[BaseException] | None) -> bool:

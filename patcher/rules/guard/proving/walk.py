@@ -43,9 +43,9 @@ from patcher.rules.guard.proving.names import (
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 Display = (ast.List, ast.Tuple, ast.Set)
-# What an annotation must not hold to be taken for a mere name of a type.
-ACTS = (ast.Call, ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom, ast.Starred, ast.Dict,
-        ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.In, ast.NotIn)  # fmt: skip
+# What an annotation is made of that runs no code, unless this module defines an operator.
+PLAIN = (ast.Name, ast.Attribute, ast.Subscript, ast.Slice, ast.Constant, ast.Tuple, ast.List,
+         ast.BinOp, ast.operator, ast.expr_context)  # fmt: skip
 # Evaluated when somebody asks for them (PEP 695); none before Python 3.12.
 LAZY = tuple(
     getattr(ast, name)
@@ -710,7 +710,8 @@ class Walk(ast.NodeVisitor):
         self.facts = Facts(names=dict(self.ever), dead=before.dead)
         self.visit(node)
         after, self.floors, self.caught = self.facts, floors, caught
-        acts = any(isinstance(part, ACTS) for part in ast.walk(node))
+        acts = self.names.acting or bool(self.names.properties)
+        acts = acts or not all(isinstance(part, PLAIN) for part in ast.walk(node))
         self.facts = self.lost(before.join(after)) if acts else before
 
     # ---- Conditions
