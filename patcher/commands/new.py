@@ -20,9 +20,8 @@ from patcher.terminal import width_of
 
 if TYPE_CHECKING:
     from patcher.landed.timeline import Timeline
-    from patcher.rules.backport.draft import Draft
+    from patcher.rules.backport.draft import About, Draft
     from patcher.rules.rule import Upstream
-    from patcher.web.pull_request import PullRequest
 
 EPILOG = """\
 Exit codes: 0 the patch is written; 1 the fix cannot be taken, or that release does not need it;
@@ -100,36 +99,28 @@ def new(
 
     The releases from a few before it are read: the patch claims the run of those that need it.
     """
-    from patcher.files import is_there, make_directory, write_atomically
-    from patcher.landed.survey import survey_around
-    from patcher.landed.timeline import claiming, needed_around
-    from patcher.report import landed as report
+    from patcher.files import make_directory, write_atomically
+    from patcher.report import landed
     from patcher.rules.backport.draft import About, of_releases, patch_file, whole_diff
-    from patcher.rules.catalogue import is_file, select
     from patcher.sources.upstream import Releases
 
-    if is_file(name):
-        raise UsageError(f"{name!r} is not a patch's name", next_step="Take letters, digits and -.")
-    stem = name.replace("-", "_")
-    path, beside = output / f"{stem}.py", output / f"{stem}.diff"
-    there = next((each for each in (path, beside) if is_there(each)), None)
-    if there is not None:
-        raise UsageError(f"{there} is there already", next_step="Delete it, or take another name.")
+    path, beside = _free_paths(name, output)
     upstream = Releases()
-    by_diff = (diff_file is None) != (pr is None) and release and not (before or after or functions)
-    by_releases = before and after and functions and not (diff_file or release)
-    if not (by_diff or by_releases):
+    about = About(pr)
+    of_two = before or after or functions
+    if release and diff_file is not None and pr is None and not of_two:
+        base, draft = release, _of_diff(_read(diff_file), release, upstream)
+    elif release and pr is not None and diff_file is None and not of_two:
+        diff, about = _fetched(pr, ca_file)
+        base, draft = release, _of_diff(diff, release, upstream)
+    elif before and after and functions and not (diff_file or release):
+        base, draft = before, of_releases(functions, before, after, upstream)
+    else:
         raise UsageError(
             "say what the fix is",
             next_step="Give --diff FILE or --pr N, and --from VERSION, the release that you run; "
             "or --before, --after and --function.",
         )
-    request = _fetched(pr, ca_file) if by_diff and pr is not None else None
-    if by_diff:
-        text = request.diff if request else _read(diff_file or Path())
-        draft = _of_diff(text, release or "", upstream)
-    else:
-        draft = of_releases(functions, before or "", after or "", upstream)
     for each in draft.dropped:
         say(f"left out: {each}")
     for sides in draft.sides:
@@ -138,17 +129,12 @@ def new(
     kept = "" if draft.after else beside.name
     if kept:
         write_atomically(beside, whole_diff(draft).encode())
-    base = release or before or ""
-    about = About(pr, request.title if request else "", request.state if request else "")
     named = str(path) if path.is_absolute() else f"./{path}"
     try:
         write_atomically(path, patch_file(name, draft, [f"=={base}"], about, kept).encode())
-        patch = select([named], upstream)[0]
-        line = survey_around(patch, base, say)
-        affected = needed_around(line, base)
-        line = claiming(line, affected)
+        line, affected = _claim(named, base, upstream)
         if not as_data:
-            hand_over(report.text(report.Answer((line,)), width_of(sys.stdout)))
+            hand_over(landed.text(landed.Answer((line,)), width_of(sys.stdout)))
         if not affected:
             raise _not_needed(line, base)
         write_atomically(path, patch_file(name, draft, affected, about, kept).encode())
@@ -163,6 +149,35 @@ def new(
         hand_over(as_json("new", **said))
     say(f"wrote {path}: it claims {' or '.join(affected)}. Fill in its title and why; then")
     say(f"vllm-patcher diff --patch {shlex.quote(named)} pypi:{base}")
+
+
+def _free_paths(name: str, output: Path) -> tuple[Path, Path]:
+    """Where the patch and its diff are to be written. Raises `UsageError` where one is there."""
+    from patcher.files import is_there
+    from patcher.rules.catalogue import is_file
+
+    if is_file(name):
+        raise UsageError(f"{name!r} is not a patch's name", next_step="Take letters, digits and -.")
+    stem = name.replace("-", "_")
+    paths = output / f"{stem}.py", output / f"{stem}.diff"
+    for each in paths:
+        if is_there(each):
+            raise UsageError(
+                f"{each} is there already", next_step="Delete it, or take another name."
+            )
+    return paths
+
+
+def _claim(named: str, base: str, upstream: Upstream) -> tuple[Timeline, tuple[str, ...]]:
+    """What the releases around `base` say of a patch's file, and which of them it can claim."""
+    from patcher.landed.survey import survey_around
+    from patcher.landed.timeline import claiming, needed_around
+    from patcher.rules.catalogue import select
+
+    [patch] = select([named], upstream)
+    line = survey_around(patch, base, say)
+    affected = needed_around(line, base)
+    return claiming(line, affected), affected
 
 
 def _not_needed(line: Timeline, version: str) -> Finding:
@@ -199,13 +214,15 @@ def _of_diff(text: str, release: str, upstream: Upstream) -> Draft:
     return draft
 
 
-def _fetched(number: int, ca_file: Path | None) -> PullRequest:
+def _fetched(number: int, ca_file: Path | None) -> tuple[str, About]:
+    """The diff of a pull request, and what GitHub says of it."""
+    from patcher.rules.backport.draft import About
     from patcher.web.http import Http
     from patcher.web.pull_request import pull_request, told
 
     request = pull_request(number, Http(http_settings(ca_file, ()), say=say))
     say(told(request))
-    return request
+    return request.diff, About(number, request.title, request.state)
 
 
 def _read(path: Path) -> str:
