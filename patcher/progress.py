@@ -50,30 +50,23 @@ def is_watched() -> bool:
 @contextlib.contextmanager
 def moving(doing: str, total: int | None = None) -> Iterator[Callable[[Progress], None]]:
     """Show layers that come or go, all in one, in bytes; `total` where it is known beforehand."""
-    with telling(doing, in_bytes=True) as tell:
+    with counting(doing, in_bytes=True) as tell:
         yield summed(tell, total)
-
-
-@contextlib.contextmanager
-def counting(doing: str) -> Iterator[Tell]:
-    """Show how many of several things are done."""
-    with telling(doing) as tell:
-        yield tell
 
 
 @contextlib.contextmanager
 def waiting(doing: str) -> Iterator[None]:
     """Show that something lasts of which nobody says how far it is."""
-    with telling(doing) as tell:
+    with counting(doing) as tell:
         tell(0, None)
         yield
 
 
 @contextlib.contextmanager
-def telling(doing: str, *, in_bytes: bool = False) -> Iterator[Tell]:
-    """Show how far something is, as it is told; nothing before the first word of it.
+def counting(doing: str, *, in_bytes: bool = False) -> Iterator[Tell]:
+    """Show how many things or bytes are done, from the first that is told on.
 
-    In a log, bytes alone are told: they take the longest.
+    A log has lines about bytes alone: they take the longest.
     """
     if is_watched():
         from patcher.bars import bar
@@ -153,5 +146,5 @@ class Pull:
 @contextlib.contextmanager
 def pulling() -> Iterator[Callable[[Progress], None]]:
     """Show a pull, and the unpacking after it."""
-    with telling("pulling", in_bytes=True) as come, telling("unpacking layers") as unpacked:
+    with counting("pulling", in_bytes=True) as come, counting("unpacking layers") as unpacked:
         yield Pull(come, unpacked).show

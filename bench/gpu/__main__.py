@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from patcher.smoke import probe
-from patcher.smoke.cases import CASES, told
+from patcher.smoke.cases import CASES, read_probe
 
 # What the cases are about.
 _PATCHES = ("kv-b-proj-dtype", "kv-b-proj-integer-weights")
@@ -90,7 +90,7 @@ def in_one_piece(tree: Tree, case: str) -> Any:
         )
     except subprocess.TimeoutExpired:
         return {"tree": tree.folder.name, "kind": "whole", "case": case}
-    return {"tree": tree.folder.name, "kind": "whole", "case": case, **told(ran.stdout)}
+    return {"tree": tree.folder.name, "kind": "whole", "case": case, **read_probe(ran.stdout)}
 
 
 def table(rows: list[Any]) -> str:

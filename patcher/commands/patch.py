@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +20,10 @@ from patcher.commands.options import (
 from patcher.errors import UsageError
 from patcher.report.document import as_json
 from patcher.talk import say, say_command
+
+if TYPE_CHECKING:
+    from patcher.jobs.in_place import Done
+    from patcher.jobs.revert import Reverted
 
 _PATCH_EPILOG = """\
 Exit codes: 0 patched, or nothing is there to patch; 1 a place is refused;
@@ -83,13 +88,7 @@ def patch(
         raise UsageError("-o OUT leaves the originals alone", next_step="Leave --backup out.")
     say_of_version(open_path(path))
     done = patch_path(path, chosen(patches, folders), output, backup=backup)
-    if as_data:
-        hand_over(as_json("patch", files=done))
-    for file in done:
-        if not as_data:
-            show([str(file.path)])
-        for line in file.lines:
-            say(line)
+    _tell("patch", done, as_data)
     if backup and any(file.edits for file in done):
         say("the originals are kept; this puts them back:")
         say_command(f"vllm-patcher revert {shlex.quote(str(path))}")
@@ -111,9 +110,13 @@ def revert(path: Path, as_data: bool) -> None:
     """
     from patcher.jobs.revert import revert_path
 
-    done = revert_path(path)
+    _tell("revert", revert_path(path), as_data)
+
+
+def _tell(command: str, done: Sequence[Done | Reverted], as_data: bool) -> None:
+    """The files on stdout, and what was done to each on stderr."""
     if as_data:
-        hand_over(as_json("revert", files=done))
+        hand_over(as_json(command, files=done))
     for file in done:
         if not as_data:
             show([str(file.path)])

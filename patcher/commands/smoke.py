@@ -103,7 +103,8 @@ def smoke(
 def _image(
     context: click.Context, name: str, cases: Sequence[str], timeout: float, as_data: bool
 ) -> None:
-    from patcher.daemon.engine import connect, local_image
+    from patcher.daemon.client import connect
+    from patcher.daemon.engine import local_image
     from patcher.report.smoke import engine_lines
     from patcher.smoke.cases import CONTROL, select_cases
     from patcher.smoke.container import claimed, engine_of, gpu, run_in

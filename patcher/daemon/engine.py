@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 from patcher.cache import LayerCache
 from patcher.daemon import dockerfile
-from patcher.daemon.build import build, remove, stated
-from patcher.daemon.client import asking, connect, follow, is_podman, progress_of
+from patcher.daemon.build import Built, build, remove, stated
+from patcher.daemon.client import asking, follow, is_podman, progress_of
 from patcher.daemon.files import find, read_files
 from patcher.daemon.load import load
 from patcher.errors import BadReference, BrokenImage, DaemonFailed, Unreadable, WrongPlatform
@@ -24,26 +24,13 @@ from patcher.oci.reference import Platform, parse_platform, parse_reference
 from patcher.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from docker import DockerClient
 
     from patcher.oci.image import Image
     from patcher.oci.installation import Change, Installation
     from patcher.oci.rootfs.located import LocatedFile
-
-__all__ = [
-    "BakedDockerImage",
-    "DockerImage",
-    "connect",
-    "keeps_indexes",
-    "local_image",
-    "named_image",
-    "pull",
-]
-
-DOCKERFILE, LOAD = "dockerfile", "load"
-"""The two ways to bake: the daemon builds the rendered Dockerfile, or loads the thin layer."""
 
 # From this version of the API on, an image is inspected for a platform (Docker 28.1).
 _BY_PLATFORM = (1, 49)
@@ -84,9 +71,7 @@ class DockerImage:
     ) -> Installation:
         """See `BaseImage`. Raises `DaemonFailed` too."""
         cache = LayerCache()
-        return find(
-            self.client, self.attrs, self.platform, targets, cache, root=root, mentions=mentions
-        )
+        return find(self.client, self.attrs, self.platform, cache, targets, root, mentions)
 
     def read(self, file: LocatedFile) -> bytes | None:
         """The bytes of a file that was located in it. Raises `DaemonFailed`, `BrokenImage`."""
@@ -126,9 +111,9 @@ class DockerImage:
     def build(self, change: Change) -> BakedDockerImage:
         """Let the daemon build the rendered Dockerfile. Raises as `bake` does."""
         context = dockerfile.context(self.dockerfile(change), change)
-        built = build(self.client, self.attrs, self.platform, context, change)
-        image = DockerImage(self.client, built.attrs["Id"], self.platform, built.attrs)
-        return BakedDockerImage(image, built.made, DOCKERFILE)
+        return self._baked(
+            build(self.client, self.attrs, self.platform, context, change), "dockerfile"
+        )
 
     def load(
         self, image: Image, change: Change, annotations: Mapping[str, str]
@@ -137,9 +122,11 @@ class DockerImage:
 
         Raises `BrokenImage`, `DaemonFailed`.
         """
-        built = load(self.client, self.attrs, image, change, annotations)
-        made = DockerImage(self.client, built.attrs["Id"], self.platform, built.attrs)
-        return BakedDockerImage(made, built.made, LOAD)
+        return self._baked(load(self.client, self.attrs, image, change, annotations), "load")
+
+    def _baked(self, built: Built, way: str) -> BakedDockerImage:
+        image = DockerImage(self.client, built.attrs["Id"], self.platform, built.attrs)
+        return BakedDockerImage(image, built.made, way)
 
     def _loaded(self, change: Change, annotations: Mapping[str, str]) -> BakedDockerImage | None:
         """The change, loaded; None where this image's documents cannot be had, or it fails."""
@@ -154,7 +141,8 @@ class DockerImage:
 @dataclass(frozen=True, slots=True)
 class BakedDockerImage:
     """An image to be tagged. `made` are the ids of all images that making it made, in order;
-    `way` is how it was made, None for one that was there.
+    `way` is how it was made: `dockerfile`, built, or `load`, the thin layer alone; None for one
+    that was there.
     """
 
     image: DockerImage
@@ -213,7 +201,10 @@ def pull(
         events = client.api.pull(
             wanted.name, tag=wanted.digest, platform=str(platform), stream=True, decode=True
         )
-        _show(follow(events, doing, next_step=next_step), progress)
+        for event in follow(events, doing, next_step=next_step):
+            step = progress_of(event)
+            if step is not None and progress is not None:
+                progress(step)
     return _image(client, pinned, _inspect(client, pinned, platform), platform)
 
 
@@ -332,11 +323,3 @@ def _pin(name: str, attrs: Mapping[str, Any]) -> str:
         repository = parse_reference(name).name
         pins = [pin for pin in pins if parse_reference(pin).name == repository]
     return pins[0] if pins else image
-
-
-def _show(events: Iterable[dict[str, Any]], progress: Callable[[Progress], None] | None) -> None:
-    """Read a stream to its end, telling each step."""
-    for event in events:
-        step = progress_of(event)
-        if step is not None and progress is not None:
-            progress(step)

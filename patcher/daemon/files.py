@@ -24,7 +24,7 @@ from patcher.oci.rootfs.running import find_installation
 from patcher.oci.rootfs.scan import Traces, Wanted, scan_tar, whole
 from patcher.oci.rootfs.start import read_start
 from patcher.oci.rootfs.tarball import TarStream
-from patcher.progress import telling
+from patcher.progress import counting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -50,11 +50,10 @@ def find(
     client: DockerClient,
     image: Mapping[str, Any],
     platform: Platform,
+    cache: LayerCache,
     targets: Sequence[str],
-    cache: LayerCache | None = None,
-    *,
-    root: str | None = None,
-    mentions: Sequence[bytes] = (),
+    root: str | None,
+    mentions: Sequence[bytes],
 ) -> Installation:
     """The vLLM that is run in an image, which is the daemon's inspection of it.
 
@@ -65,12 +64,11 @@ def find(
     key = Descriptor(f"image/{platform}", f"{image['Id']}/{platform}", 0)
 
     def scan(wanted: Wanted) -> list[Traces]:
-        known = cache.load(key, wanted) if cache else None
+        known = cache.load(key, wanted)
         if known is None:
             with opened(client, image["Id"], platform) as container:
                 known = whole(lambda more: _export(client, container, more), wanted)
-            if cache:
-                cache.save(key, wanted, known)
+            cache.save(key, wanted, known)
         return [known]
 
     return find_installation(scan, start, targets, root=root, mentions=mentions)
@@ -91,7 +89,7 @@ def _export(client: DockerClient, container: str, wanted: Wanted) -> Traces:
         if not answer.ok:
             raise DaemonFailed(f"the image cannot be read: {answer.text}", next_step=_LOST)
         try:
-            with telling("looking for vLLM in the daemon's image", in_bytes=True) as tell:
+            with counting("looking for vLLM in the daemon's image", in_bytes=True) as tell:
                 came = io.BufferedReader(Counted(answer.raw, _added_up(tell)), 1 << 20)
                 stream = TarStream(came)
                 traces = scan_tar(stream, wanted)

@@ -90,9 +90,9 @@ class Ran:
     code: int | None
 
 
-def told(output: str) -> dict[str, Any]:
-    """All that the probe said. A line that is not whole says nothing, nor does a value of another
-    form than the probe's: what runs beside the engine may print such lines, too.
+def read_probe(output: str) -> dict[str, Any]:
+    """What the probe said in a run's output. A line that is cut off does not count, nor does a
+    value of another form than the probe's: what runs beside the engine may print such lines, too.
     """
     said: dict[str, Any] = {}
     for line in output.splitlines():
@@ -136,7 +136,7 @@ def outcome(case: Case, ran: Ran, limit: float) -> Outcome:
     never enters it no proof for one: both are NOT_REACHED. But the read of a missing attribute in
     the patched file is the failure itself, wherever it comes: 0.15.0 has it while loading.
     """
-    said = told(ran.output)
+    said = read_probe(ran.output)
     state, reason = _judged(case, ran, said, limit)
     return Outcome(
         case=case.name,

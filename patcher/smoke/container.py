@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from patcher.daemon.client import asking, undisturbed
 from patcher.errors import DaemonFailed, Undecided, WrongPlatform
+from patcher.jobs.naming import PATCHES_LABEL
 from patcher.rules.catalogue import catalogue
 from patcher.rules.patch import Patch
 from patcher.smoke import probe
-from patcher.smoke.cases import Case, Ran, told
+from patcher.smoke.cases import Case, Ran, read_probe
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 LABEL = "dev.vllm-patcher.smoke"
 """Marks the containers: one that outlives a kill can be recognised."""
-
-# Set by `image` on what it bakes: `name@version,...`.
-_PATCHES = "dev.vllm-patcher.patches"
 
 _FOLDER = "vllm-patcher-probe"
 _MOST_BYTES = 8 << 20
@@ -52,7 +50,7 @@ _UPDATE = "Update the GPU's driver on this machine, or take an image made with a
 
 def claimed(image: DockerImage) -> tuple[Patch, ...]:
     """The patches that an image's labels name; the whole catalogue for one that was not patched."""
-    stated = image.labels.get(_PATCHES)
+    stated = image.labels.get(PATCHES_LABEL)
     if stated is None:
         return catalogue()
     names = {each.partition("@")[0] for each in stated.split(",")}
@@ -115,7 +113,7 @@ def run_in(engine: Engine, devices: Sequence[Any], case: Case, limit: float) -> 
         code = _wait(client, name, limit)
         with asking(doing, next_step=_NEXT):
             ran = Ran(_output(client, name), code)
-    place = told(ran.output).get("place")
+    place = read_probe(ran.output).get("place")
     if place is not None and dirname(place) != engine.root:
         raise Undecided(
             f"{engine.name} runs the vLLM in {engine.root}, but a script of "

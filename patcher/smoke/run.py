@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from patcher.errors import Undecided
 from patcher.rules.patch import Patch
-from patcher.smoke.cases import CONTROL, Case, Outcome, Ran, outcome, select_cases, told
+from patcher.smoke.cases import CONTROL, Case, Outcome, Ran, outcome, read_probe, select_cases
 
 Run = Callable[[Case, float], Ran]
 """Runs the probe once: the case, and its limit in seconds."""
@@ -25,7 +25,7 @@ def run_cases(cases: Sequence[Case], run: Run, limit: float) -> Iterator[Outcome
     """
     for case in cases:
         ran = run(case, limit)
-        refused = told(ran.output).get("refused")
+        refused = read_probe(ran.output).get("refused")
         if refused is not None:
             raise Undecided(
                 f"nothing can be tried here: {refused}",

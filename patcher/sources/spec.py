@@ -120,7 +120,8 @@ def _wheel_at(url: str, settings: Settings | None) -> Source:
 
 
 def _local(name: str, platform: Platform | None) -> DockerImage:
-    from patcher.daemon.engine import connect, local_image
+    from patcher.daemon.client import connect
+    from patcher.daemon.engine import local_image
 
     return local_image(connect(), name, platform)
 

@@ -19,6 +19,7 @@ import requests
 
 from patcher.daemon import engine
 from patcher.daemon.build import build
+from patcher.daemon.client import connect
 from patcher.daemon.dockerfile import context
 from patcher.daemon.files import READER_LABEL, opened
 from patcher.errors import (
@@ -646,7 +647,7 @@ def test_an_image_removed_between_two_steps_is_an_error(vllm: engine.DockerImage
 def refusal() -> str:
     """What a `NoDaemon` says. docker-py leaves a refused socket to the garbage collector."""
     try:
-        engine.connect()
+        connect()
     except NoDaemon as error:
         text = str(error)
     gc.collect()
@@ -687,7 +688,7 @@ def test_a_socket_without_permission_is_told_from_no_daemon(
 
 
 def test_connecting_reaches_the_daemon(daemon: docker.DockerClient) -> None:
-    client = engine.connect()
+    client = connect()
     try:
         assert client.ping()
         assert client.api.timeout > 60

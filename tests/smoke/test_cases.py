@@ -17,8 +17,8 @@ from patcher.smoke.cases import (
     State,
     exit_of,
     outcome,
+    read_probe,
     select_cases,
-    told,
 )
 from patcher.smoke.probe import MARK, model_config
 from patcher.smoke.run import cases_of
@@ -112,7 +112,7 @@ def test_what_a_hostile_image_prints_is_passed_over(odd: object) -> None:
 
 @pytest.mark.parametrize("line", ["[" * 100_000, "[]", "null", '{"reads": ' + "9" * 5000 + "}"])
 def test_a_line_that_is_no_object_says_nothing(line: str) -> None:
-    assert told(f"{MARK}{line}\n{MARK}{json.dumps(UP)}") == UP
+    assert read_probe(f"{MARK}{line}\n{MARK}{json.dumps(UP)}") == UP
 
 
 def test_of_a_very_long_traceback_the_end_is_shown() -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from patcher.daemon.engine import DockerImage, local_image
 from patcher.errors import DaemonFailed, Undecided, WrongPlatform
-from patcher.smoke.cases import select_cases, told
+from patcher.smoke.cases import read_probe, select_cases
 from patcher.smoke.container import (
     LABEL,
     Engine,
@@ -163,8 +163,8 @@ def test_the_probe_runs_with_the_python_that_runs_the_images_vllm(
     assert (engine.python, engine.root) == ("/opt/venv/bin/python3", VENV)
     ran = run_in(engine, (), CONTROL, 60)
     assert ran.code == 0
-    assert told(ran.output)["place"] == f"{VENV}/vllm"
-    assert "PyTorch sees no GPU" in told(ran.output)["refused"]
+    assert read_probe(ran.output)["place"] == f"{VENV}/vllm"
+    assert "PyTorch sees no GPU" in read_probe(ran.output)["refused"]
     assert left_over(daemon, made) == []
 
 
