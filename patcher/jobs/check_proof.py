@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from patcher.errors import (
     Unreadable,
 )
 from patcher.jobs.base import judge_all
+from patcher.jobs.differences import Difference, differences
 from patcher.jobs.held_base import held_base
 from patcher.jobs.naming import PATCHES_LABEL, base_of
 from patcher.jobs.proof import (
@@ -59,18 +60,6 @@ if TYPE_CHECKING:
     from patcher.rules.verdict import Verdict
 
 _MOST_PATCHES = 1000
-
-# What one side does not have at all; JSON's null is a value.
-_NOTHING = object()
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """What the proof says, and what the image's content is; None where one of them has nothing."""
-
-    where: str
-    said: str | None
-    found: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,24 +102,23 @@ def check_proofs(
     family = load_family(store, root)
     base, why = held_base(store, *base_of(family.images[0].labels), settings)
     held = _Held(name, store, family, base, why)
-    unlike = {each.digest: each for each in proofs}.values()
-    return [_told(held, each, known) for each in unlike]
+    return [_check(held, each, known) for each in {each.digest: each for each in proofs}.values()]
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """What proofs are held against: an image, and its base; `why` that is not known."""
+    """What proofs are held against: an image, and its base, or why that is not known."""
 
     name: str
     store: Referred
     family: Family
     base: Family | None
-    why: str
+    why_no_base: str
 
 
-def _told(held: _Held, proof: Descriptor, known: Mapping[str, Patch]) -> CheckedProof:
+def _check(held: _Held, proof: Descriptor, known: Mapping[str, Patch]) -> CheckedProof:
     try:
-        return _checked(held, proof, known)
+        return _compared(held, proof, known)
     except (BrokenImage, Unreadable) as error:
         if isinstance(error, RegistryFailed) and not isinstance(error, NotInRegistry):
             raise  # the others would fail in the same way
@@ -158,9 +146,41 @@ def _open(name: str, settings: HttpSettings | None) -> tuple[Referred, Descripto
         raise FileAbsent(error.problem, next_step=error.next_step) from error
 
 
-def _checked(held: _Held, proof: Descriptor, known: Mapping[str, Patch]) -> CheckedProof:
-    store, family = held.store, held.family
-    files = read_artifact(store, proof, KIND, family.root.digest)
+def _compared(held: _Held, proof: Descriptor, known: Mapping[str, Patch]) -> CheckedProof:
+    said, lines = _read(held, proof)
+    patches, notes, undecided = _patches(said, known)
+    platforms = _by_platform(said)
+    looked = [
+        _look(held, image, patches, platforms.get(str(image.platform)))
+        for image in held.family.images
+    ]
+    contents = [each.content for each in looked]
+    for each in looked:
+        notes += [f"the vLLM in {root} is in the image too, and not judged" for root in each.beside]
+    found = _document(held.family, contents)
+    wrong = list(differences({key: said.get(key) for key in found}, found, ""))
+    wrong += [each for image in looked for each in image.wrong]
+    wrong += _unnamed(said, held.family)
+    if lines != diff(contents):
+        wrong.append(Difference("diff", "other lines", "what the image's content gives"))
+    program = expect(said.get("program"), dict, "proof: program")
+    notes += _claims(held, program)
+    return CheckedProof(
+        image=held.name,
+        digest=held.family.root.digest,
+        proof=proof.digest,
+        program=str(program.get("version")),
+        differences=tuple(wrong),
+        before=tuple(each for content in contents for each in content.before),
+        after=tuple(each for content in contents for each in content.after),
+        notes=tuple(notes),
+        undecided=undecided or any(each.beside for each in looked),
+    )
+
+
+def _read(held: _Held, proof: Descriptor) -> tuple[dict[str, Any], bytes]:
+    """The two parts of a proof: what it says, and its diff. Raises `BrokenImage`."""
+    files = read_artifact(held.store, proof, KIND, held.family.root.digest)
     if sorted(file.media_type for file in files) != sorted((KIND, DIFF)):
         raise broken(f"proof {proof.digest}: it is not one document and one diff")
     document, lines = (
@@ -169,37 +189,16 @@ def _checked(held: _Held, proof: Descriptor, known: Mapping[str, Patch]) -> Chec
     said = parse_json(document, f"proof {proof.digest}")
     if expect(said.get("schema"), int, "proof: schema") != FORM:
         raise broken(f"proof {proof.digest}: it has a form that this program does not know")
-    patches, notes, undecided = _patches(said, known)
-    platforms = _by_platform(said)
-    looked = [
-        _look(held, image, patches, platforms.get(str(image.platform))) for image in family.images
-    ]
-    contents = [each.content for each in looked]
-    for each in looked:
-        notes += [f"the vLLM in {root} is in the image too, and not judged" for root in each.beside]
-    found = {
+    return said, lines
+
+
+def _document(family: Family, contents: Sequence[Content]) -> dict[str, Any]:
+    """What the proof would have to say of the image, as far as its content tells."""
+    return {
         "image": family.root.digest,
         "base": dict(zip(("name", "digest"), base_of(family.images[0].labels), strict=True)),
         "platforms": [content_json(each) for each in contents],
     }
-    differences = list(_differences({key: said.get(key) for key in found}, found, ""))
-    differences += [each for image in looked for each in image.wrong]
-    differences += _unnamed(said, family)
-    if lines != diff(contents):
-        differences.append(Difference("diff", "other lines", "what the image's content gives"))
-    program = expect(said.get("program"), dict, "proof: program")
-    notes += _claims(held, program)
-    return CheckedProof(
-        image=held.name,
-        digest=family.root.digest,
-        proof=proof.digest,
-        program=str(program.get("version")),
-        differences=tuple(differences),
-        before=tuple(each for content in contents for each in content.before),
-        after=tuple(each for content in contents for each in content.after),
-        notes=tuple(notes),
-        undecided=undecided or any(each.beside for each in looked),
-    )
 
 
 def _claims(held: _Held, program: Mapping[str, Any]) -> Iterator[str]:
@@ -208,7 +207,8 @@ def _claims(held: _Held, program: Mapping[str, Any]) -> Iterator[str]:
         made_by = f"{program.get('name')} {program.get('version')}"
         yield f"only claimed: that it was made by {made_by}; this is another program"
     if held.base is None:
-        yield f"only claimed: that all below its top layer is the base that it names: {held.why}"
+        why = held.why_no_base
+        yield f"only claimed: that all below its top layer is the base that it names: {why}"
 
 
 def _patches(
@@ -284,7 +284,10 @@ def _look(
         changes=changed_files(before, after),
         removed=removed_bytecode(before, after),
     )
-    wrong = [_beyond(store, image, before, after, content), _unlike_base(held, base, image)]
+    wrong = [
+        _layer_difference(store, image, before, after, content),
+        _base_difference(held, base, image),
+    ]
     beside = tuple(root for root in every if root not in content.roots)
     return _Looked(content, tuple(each for each in wrong if each), beside)
 
@@ -295,8 +298,8 @@ def _base_image(base: Family | None, image: Image) -> Image | None:
     return next((each for each in images if each.platform == image.platform), None)
 
 
-def _unlike_base(held: _Held, base: Image | None, image: Image) -> Difference | None:
-    """Whether an image is another base than the one it names, or was given other settings."""
+def _base_difference(held: _Held, base: Image | None, image: Image) -> Difference | None:
+    """Where an image is on another base than the one it names, or was given other settings."""
     where = f"base of {image.platform}"
     if base_of(image.labels) != base_of(held.family.images[0].labels):
         return Difference(where, "the same for all platforms", str(base_of(image.labels)))
@@ -331,10 +334,10 @@ def _found(
     return found, every
 
 
-def _beyond(
+def _layer_difference(
     store: Referred, image: Image, before: Installation, after: Installation, content: Content
 ) -> Difference | None:
-    """Whether the uppermost layer holds anything but the changes that the proof is about."""
+    """What the uppermost layer holds beside the changes that the proof is about."""
     there = {
         file.path: file
         for each in (after, before)
@@ -367,37 +370,3 @@ def _below(image: Image) -> Image:
         manifest=dataclasses.replace(manifest, layers=manifest.layers[:-1]),
         config=dataclasses.replace(config, diff_ids=config.diff_ids[:-1]),
     )
-
-
-def _differences(said: object, found: object, where: str) -> Iterator[Difference]:
-    """Where two JSON documents differ, by the path of the field."""
-    if isinstance(said, Mapping) and isinstance(found, Mapping):
-        for key in dict.fromkeys([*found, *said]):
-            sides = (said.get(key, _NOTHING), found.get(key, _NOTHING))
-            yield from _differences(*sides, f"{where}.{key}".lstrip("."))
-    elif isinstance(said, list) and isinstance(found, list):
-        left, right = (_labelled(each) for each in (said, found))
-        for label in dict.fromkeys([*right, *left]):
-            sides = (left.get(label, _NOTHING), right.get(label, _NOTHING))
-            yield from _differences(*sides, f"{where}[{label}]")
-    elif type(said) is not type(found) or said != found:  # JSON's true is not a number
-        yield Difference(where, _shown(said), _shown(found))
-
-
-def _labelled(values: list[Any]) -> dict[str, Any]:
-    """A list's entries by what tells them apart: their platform, patch and path, or number."""
-    labelled: dict[str, Any] = {}
-    for number, value in enumerate(values):
-        keys = (
-            ("platform",) if isinstance(value, dict) and "platform" in value else ("patch", "path")
-        )
-        parts = [str(value[key]) for key in keys if key in value] if isinstance(value, dict) else []
-        label = " ".join(parts) or str(number)
-        labelled[label if label not in labelled else f"{label} {number}"] = value
-    return labelled
-
-
-def _shown(value: object) -> str | None:
-    if value is _NOTHING:
-        return None
-    return value if isinstance(value, str) else str(value)

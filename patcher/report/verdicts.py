@@ -14,7 +14,8 @@ from patcher.rules.verdict import Status, Verdict
 from patcher.terminal import styled
 
 if TYPE_CHECKING:
-    from patcher.jobs.check_proof import CheckedProof, Difference
+    from patcher.jobs.check_proof import CheckedProof
+    from patcher.jobs.differences import Difference
     from patcher.jobs.verify import Elsewhere, SourceReport
     from patcher.rules.rule import Place
 
