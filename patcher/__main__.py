@@ -51,7 +51,7 @@ class _Data(io.FileIO):
 
 
 class _Talk(io.FileIO):
-    """Standard error: where it takes nothing nobody listens, and the work goes on."""
+    """Standard error: what cannot be written there is dropped, and the work goes on."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:

@@ -1,4 +1,4 @@
-"""The bars: one display for a whole run, whoever works inside whom, and in whatever thread."""
+"""The progress bars: one display for the whole run, shared by its steps and threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from patcher.talk import through
 
 
 class _Said(ProgressColumn):
-    """How much is done, in bytes or things, and at what speed; how long it takes, if unknown."""
+    """How much is done, in bytes or things, and how fast; the seconds so far for an open end."""
 
     def render(self, task: Task) -> Text:
         """See `ProgressColumn`."""
@@ -45,7 +45,7 @@ _bars = 0
 
 @contextlib.contextmanager
 def bar(doing: str, *, in_bytes: bool = False) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar of its own, from the first that is told of it on: see `patcher.progress.Tell`."""
+    """One bar, shown from its first step on. Gives a `patcher.progress.Tell`."""
     bars = _enter()
     task = bars.add_task(doing, total=None, visible=False, in_bytes=in_bytes)
 

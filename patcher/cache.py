@@ -92,9 +92,8 @@ class Cache:
         except FileNotFoundError:
             return None
         except OSError as error:
-            if (
-                error.errno != errno.ELOOP
-            ):  # a symbolic link does not count as an entry, and is replaced
+            # A symbolic link does not count as an entry, and is replaced.
+            if error.errno != errno.ELOOP:
                 self._give_up(error.strerror or str(error))
             return None
         checksum, data = entry[:_CHECKSUM], entry[_CHECKSUM:]
@@ -165,8 +164,8 @@ def kept() -> tuple[Kept, ...]:
 def clear() -> int:
     """Remove every entry of this user's, and say how many there were. Raises `Unwritable`.
 
-    A process that is writing one meanwhile goes on without the cache. Never goes through a
-    symbolic link: what it leads to is somebody's.
+    A process that is writing one meanwhile goes on without the cache. No symbolic link is
+    followed: what it leads to may be somebody else's.
     """
     gone = 0
     try:

@@ -43,7 +43,7 @@ _ON_THE_WAY = frozenset({"Downloading", "Copying", "Reading"})
 
 
 def is_watched() -> bool:
-    """Does somebody look at a terminal that can show bars?"""
+    """Is stderr a terminal that can show bars, and are they wanted?"""
     return sys.stderr.isatty() and not is_dumb() and volume() is not Volume.QUIET
 
 
@@ -56,7 +56,7 @@ def moving(doing: str, total: int | None = None) -> Iterator[Callable[[Progress]
 
 @contextlib.contextmanager
 def waiting(doing: str) -> Iterator[None]:
-    """Show that something lasts of which nobody says how far it is."""
+    """Show that something is under way, of which nobody says how far it is."""
     with counting(doing) as tell:
         tell(0, None)
         yield
@@ -96,7 +96,7 @@ def each_minute(doing: str, clock: Callable[[], float] = time.monotonic) -> Tell
 
 
 def summed(tell: Tell, total: int | None = None) -> Callable[[Progress], None]:
-    """Steps of layers, which come by several threads, as the sum of all of them."""
+    """Add up the steps of all layers, which come from several threads."""
     layers: dict[str, tuple[int, int]] = {}
     lock = threading.Lock()
 

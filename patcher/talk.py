@@ -35,7 +35,7 @@ _start = time.monotonic()
 
 
 def set_volume(volume: Volume) -> None:
-    """From now on so much is said, by all threads."""
+    """Say so much from now on, in all threads."""
     global _volume
     _volume = volume
 
@@ -46,7 +46,7 @@ def volume() -> Volume:
 
 
 def through(show: Callable[[str], None] | None) -> None:
-    """From now on lines go through this, as bars stand on the screen; None: straight to stderr."""
+    """Send lines through this from now on, while bars are shown; None: straight to stderr."""
     global _show
     _show = show or _echo
 
@@ -67,7 +67,7 @@ def say_command(command: str) -> None:
 
 
 def say_steps(commands: Sequence[str]) -> None:
-    """Show what a person may go on with; nothing where there is nothing."""
+    """Show the commands that a person may go on with, if there are any."""
     if commands:
         say("next:")
     for command in commands:

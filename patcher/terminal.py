@@ -1,4 +1,4 @@
-"""What a terminal takes: how wide a line may be, whether it can be coloured, whether bars move."""
+"""What a terminal can show: how wide a line may be, colours, moving bars."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ def width_of(stream: TextIO) -> int | None:
 
 
 def takes_colour(stream: TextIO) -> bool:
-    """Whether it may be coloured: by a terminal that can, for somebody who has not refused it
-    (no-color.org).
-    """
+    """Whether it may be coloured: the terminal can, and nobody has refused it (no-color.org)."""
     return stream.isatty() and not is_dumb() and not os.environ.get("NO_COLOR")
 
 
@@ -44,6 +42,6 @@ def fitted(text: str, width: int | None) -> list[str]:
     import textwrap
 
     lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
-    # What stood within a line may be a command where it begins one: a runner's log can be of a
-    # terminal.
+    # A break can put what a CI runner takes for a command at the start of a line: its log may be
+    # a terminal's.
     return [printable(line, len(text)) for line in lines]

@@ -36,7 +36,7 @@ class Once(Generic[_Item, _Result]):
 
 @dataclass(frozen=True, slots=True)
 class _Done(Generic[_Result]):
-    """What came of the item at a place: a result, or what was raised."""
+    """The outcome of the item at a place: its result, or its exception."""
 
     place: int
     result: _Result | None = None

@@ -1,4 +1,4 @@
-"""`vllm-patcher cache`: what was read before, kept in the user's cache folder."""
+"""`vllm-patcher cache`: what earlier runs read, kept in the user's cache folder."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a shell completes beside commands and options: names in the lock, patches, platforms.
 
-What cannot be read completes nothing: an error has no place in the middle of a line.
+What cannot be read offers nothing: an error must not appear in the middle of a line.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def complete_patch(_: click.Context, __: click.Parameter, typed: str) -> list[Co
 
 def complete_name(context: click.Context, _: click.Parameter, typed: str) -> list[CompletionItem]:
     """The versions in the lock that the call means, by their images."""
-    return _fitting(typed, ((str(e.locked.version), _image(e)) for e in _entries(context)))
+    known = ((str(e.locked.version), str(e.original.reference)) for e in _entries(context))
+    return _fitting(typed, known)
 
 
 def complete_source(
@@ -63,7 +64,7 @@ def complete_repository(
     context: click.Context, _: click.Parameter, typed: str
 ) -> list[CompletionItem]:
     """The repositories of the lock's images."""
-    names = (entry.original.reference.name for entry in _entries(context))
+    names = (str(entry.repository) for entry in _entries(context))
     return _fitting(typed, ((name, "") for name in names))
 
 
@@ -81,12 +82,9 @@ def _entries(context: click.Context) -> Iterator[Entry]:
         yield from load(lock_path(context.params.get("lock"))).entries
 
 
-def _image(entry: Entry) -> str:
-    return str(entry.original.reference)
-
-
 def _fitting(typed: str, known: Iterable[tuple[str, str]]) -> list[CompletionItem]:
-    unlike = dict(known)
     return [
-        CompletionItem(name, help=text) for name, text in unlike.items() if name.startswith(typed)
+        CompletionItem(name, help=text)
+        for name, text in dict(known).items()
+        if name.startswith(typed)
     ]

@@ -91,7 +91,7 @@ def build(
 
 
 def _still_there(client: DockerClient, made: Sequence[str]) -> list[str]:
-    """The images of a build that its result needs: of what is not its parent, nothing is left.
+    """Remove the images of a build that its result does not need, and give the others.
 
     Containerd's image store has no parents: each instruction's image would be a dangling one.
     """
@@ -110,7 +110,7 @@ def _still_there(client: DockerClient, made: Sequence[str]) -> list[str]:
 def remove(client: DockerClient, made: Sequence[str]) -> None:
     """Remove the images of a build, and every name that they have.
 
-    A daemon that does not answer is let be: the error that led here says more.
+    A daemon that does not answer is left alone: the error that led here says more.
     """
     from docker.errors import DockerException
     from requests import RequestException

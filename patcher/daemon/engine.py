@@ -233,7 +233,7 @@ def keeps_indexes(client: DockerClient) -> bool:
 
 
 def _deep(error: DaemonFailed) -> DaemonFailed:
-    """The error, and what helps where it is the number of layers."""
+    """The error; where the base has too many layers, with what helps then."""
     if "max depth exceeded" not in error.problem:
         return error
     return DaemonFailed(

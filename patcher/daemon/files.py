@@ -2,8 +2,8 @@
 
 A container is created and never started, and the daemon hands out its file system as one tar
 (Docker Engine API, ContainerExport). Only a look at every name says which vLLM is run; the tar is
-read as it comes and nothing of it is stored but what is kept of a layer too. A container that is
-about a result is asked for its few files alone (ContainerArchive).
+read as it comes, and of it no more is stored than of a registry's layer. Of a result, only the few
+files that were changed are asked for (ContainerArchive).
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _export(client: DockerClient, container: str, wanted: Wanted) -> Traces:
 
 
 def _added_up(tell: Tell) -> Callable[[int], None]:
-    """Tells how many bytes came in all; how many will, no daemon says."""
+    """Tell the bytes so far; no daemon says how many there will be."""
     done = 0
 
     def add(step: int) -> None:
@@ -155,7 +155,7 @@ def _file(client: DockerClient, container: str, path: str) -> ImageFile | None:
 
 
 def _bounded(stream: Iterable[bytes], path: str) -> bytes:
-    """What came, at most as much as one file may have: of a folder the daemon sends all below."""
+    """The archive, if no larger than one file's: of a folder the daemon sends all that is below."""
     packed = bytearray()
     for piece in stream:
         packed += piece

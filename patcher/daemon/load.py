@@ -67,7 +67,7 @@ def load(
 
 
 def _send(client: DockerClient, packed: bytes) -> str:
-    """Load a tar; gives the last that the daemon said."""
+    """Load a tar; gives the daemon's last message."""
     said = ""
     with asking(_DOING, next_step=_NEXT_STEP), undisturbed():
         events = client.api.load_image(packed)  # type: ignore[no-untyped-call]

@@ -46,7 +46,7 @@ class Kind(enum.Enum):
 class Pin:
     """A digest, and how many independent projects state it; None: a registry was asked.
 
-    `located` says where vLLM is in the image of this digest, where somebody has looked.
+    `located` says where vLLM is in the image of this digest, where that was looked up.
     """
 
     digest: str

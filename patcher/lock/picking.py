@@ -57,7 +57,7 @@ class Standing:
 
 
 FIRST = Standing(None, newest=True)
-"""Where no lock compares an image with others."""
+"""The standing of an image that no lock compares with others."""
 
 
 def resolve(lock: Lock, name: str, platform: Platform) -> tuple[Entry, str]:

@@ -64,7 +64,7 @@ class ContextPlan:
     @property
     def outline(self) -> Outline:
         """See `Plan`. Only the build will tell a digest, and give the tags."""
-        return Outline("", {}, 0, 0, 0, (), frozenset())
+        return Outline()
 
     def make(self, watch: Watch) -> ContextResult:
         """See `Plan`. Raises `BadReference` for what no Dockerfile can hold, `Unwritable`."""

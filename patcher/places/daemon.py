@@ -64,7 +64,7 @@ class DaemonPlan:
         """See `Plan`. A daemon tells no digest before it has built."""
         digest = self.there.id if self.there else ""
         images = {self.place.base.digest: digest} if digest else {}
-        return Outline(digest, images, 0, 0, 0, self.moving, self.taken)
+        return Outline(digest, images, moving=self.moving, taken=self.taken)
 
     def make(self, watch: Watch) -> DaemonResult:
         """See `Plan`. Raises `BadReference`, `BrokenImage`, `DaemonFailed`."""

@@ -22,8 +22,8 @@ class Draft:
     """What a base is to become.
 
     `images` are the digests of the wanted images of the base, `changes` what a layer does to each
-    of them; without changes the base itself is named. `annotations` are said again where a
-    registry shows them. `tags` are to lead to the result, the fixed one first.
+    of them; without changes the base itself is named. `annotations` repeat labels on the manifest
+    or index, where registries show them. `tags` will lead to the result, the fixed one first.
     """
 
     images: tuple[str, ...]
@@ -51,13 +51,13 @@ class Outline:
     lead to something else.
     """
 
-    digest: str
-    images: Mapping[str, str]
-    lacking: int
-    base_lacking: int
-    blobs: int
-    moving: tuple[str, ...]
-    taken: frozenset[str]
+    digest: str = ""
+    images: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    lacking: int = 0
+    base_lacking: int = 0
+    blobs: int = 0
+    moving: tuple[str, ...] = ()
+    taken: frozenset[str] = frozenset()
 
 
 def changed(before: Installation, files: Sequence[ImageFile], gone: Sequence[str]) -> Installation:
@@ -144,7 +144,7 @@ class Plan(Protocol):
         ...
 
     def make(self, watch: Watch) -> Made:
-        """Make the result. What was sent till an error is found there by the next run."""
+        """Make the result. What was sent before an error, the next run need not send."""
         ...
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +40,8 @@ _MOST_REPORT = 64 << 20
 class Row:
     """One base, and what became of it. `reason` is that of a base that was not published.
 
-    `before` and `after` hold each different verdict once; `sent` are bytes, None where nothing
-    was counted.
+    `before` and `after` hold each different verdict once; `sent` are bytes, None where nobody
+    counts them.
     """
 
     base: str
@@ -53,7 +53,7 @@ class Row:
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     sent: int | None = None
-    seconds: float | None = None
+    seconds: float = 0.0
     reason: str = ""
 
 
@@ -101,22 +101,22 @@ def _row(report: Mapping[str, Any]) -> Row:
         return _error_row(report)
     if report["command"] != "image":
         raise ValueError(report["command"])
-    images = report.get("platforms", [report])
+    images = report["platforms"]
     # Nobody counts what goes through a daemon's socket.
-    uncounted = "sent" not in report or report.get("way") in ("dockerfile", "load")
+    uncounted = report.get("way") in ("dockerfile", "load")
     sent = None if uncounted else sum(report["sent"].values())
-    moved = sent is None or sent or report["moved"]
+    moved = uncounted or sent or report["moved"]
     return Row(
         base=str(report["base_name"] or report["base_digest"]),
-        outcome=DRY_RUN if report.get("dry_run") else PUBLISHED if moved else THERE,
-        repository=_word(report.get("repository") or report["tags"][0].rpartition(":")[0]),
+        outcome=DRY_RUN if report["dry_run"] else PUBLISHED if moved else THERE,
+        repository=_word(report["repository"]),
         digest=_word(report["digest"]),
         vllm=_distinct(image["vllm"] for image in images),
         tags=tuple(map(str, report["tags"])),
         before=_distinct(_verdict(each) for image in images for each in image["before"]),
         after=_distinct(_verdict(each) for image in images for each in image["after"]),
         sent=sent,
-        seconds=float(report["seconds"]) if "seconds" in report else None,
+        seconds=float(report["seconds"]),
     )
 
 
@@ -146,7 +146,7 @@ def _verdict(verdict: Mapping[str, Any]) -> str:
     return f"{verdict['patch']}: {verdict['status']} ({counts})"
 
 
-def _distinct(texts: Any) -> tuple[str, ...]:
+def _distinct(texts: Iterable[object]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(str, texts)))
 
 
@@ -174,9 +174,8 @@ def image_markdown(rows: Sequence[Row]) -> Document:
 
 def _cells(row: Row) -> str:
     sent = _NONE if row.sent is None else f"{row.sent:,}"
-    seconds = _NONE if row.seconds is None else f"{row.seconds:.1f}"
     texts = ((row.base,), (row.outcome,), row.vllm, row.before, row.after)
-    return f"| {' | '.join(map(_cell, texts))} | {sent} | {seconds} |"
+    return f"| {' | '.join(map(_cell, texts))} | {sent} | {row.seconds:.1f} |"
 
 
 def _names(row: Row) -> str:

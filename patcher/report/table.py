@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from patcher.errors import printable
 from patcher.terminal import fitted, styled
 
-# With less for the last column, a table is no longer read with ease.
+# With less for the last column, a table is hard to read.
 _LEAST = 20
 _LONGEST = 2000
 
