@@ -1,8 +1,5 @@
 """What was learnt of content that never changes, kept in the user's cache directory.
 
-Two kinds: verdicts by content (`Cache`), and what a layer of an image says (`LayerCache`): a layer
-of 3 GB is streamed once for a file of 100 KB.
-
 An entry is found by the hash of its key, so no third-party text becomes a path, and begins with a
 checksum over key and content: one that is damaged, cut off or moved is ignored, and what it held is
 read again. Entries appear in one step, so two processes can share the folder.
@@ -15,40 +12,24 @@ links. A folder that is otherwise, or that cannot be used, is left alone, with o
 
 from __future__ import annotations
 
-import base64
 import errno
 import functools
 import hashlib
-import json
 import os
 import stat
-import sys
 import threading
-import zlib
-from array import array
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from patcher.errors import Unwritable, printable
 from patcher.files import write_atomically
-from patcher.oci.installation import ImageDirectory, ImageFile
-from patcher.oci.rootfs.scan import Traces
 from patcher.talk import say
-
-if TYPE_CHECKING:
-    from patcher.oci.model import Descriptor
-    from patcher.oci.rootfs.scan import Wanted
 
 # A verdict with its evidence has under 2 KB.
 _MOST_VERDICT = 1 << 20
-_MOST_LAYER = 256 << 20
 
 _CHECKSUM = 32
-
-# Part of every layer's key: whoever changes what a trace holds, or how it is found, raises it.
-_FORM = 3
 
 
 def default_folder() -> Path:
@@ -60,7 +41,7 @@ def default_folder() -> Path:
 
 @functools.cache
 def _warn(text: str) -> None:
-    """Say it once, on stderr."""
+    """Say it on stderr, the first time."""
     say(text)
 
 
@@ -194,96 +175,3 @@ def _not_usable(how: str, error: OSError) -> Unwritable:
         f"the cache in {default_folder()} cannot be {how}: {error.strerror}",
         next_step="Remove the folder by hand.",
     )
-
-
-class LayerCache:
-    """What layers say, by the layer's digest and what was looked for; neither ever changes."""
-
-    def __init__(self, folder: Path | None = None, say: Callable[[str], object] = _warn) -> None:
-        self.folder = folder or default_folder() / "layers"
-        self._kept = Cache(self.folder, say, _MOST_LAYER)
-
-    def load(self, layer: Descriptor, wanted: Wanted) -> Traces | None:
-        """What is kept of a layer; None for nothing, or nothing whole."""
-        packed = self._kept.load(_layer_key(layer, wanted))
-        if packed is None:
-            return None
-        try:
-            inflater = zlib.decompressobj()
-            data = inflater.decompress(packed, _MOST_LAYER)
-            return _parse(data) if inflater.eof else None
-        except (ValueError, TypeError, KeyError, zlib.error):
-            return None
-
-    def save(self, layer: Descriptor, wanted: Wanted, traces: Traces) -> None:
-        """Keep what a layer said, if the disk takes it."""
-        self._kept.save(_layer_key(layer, wanted), zlib.compress(_dump(traces), 1))
-
-
-def _layer_key(layer: Descriptor, wanted: Wanted) -> bytes:
-    looked_for = [
-        sorted(wanted.targets),
-        sorted(wanted.paths),
-        sorted(wanted.scripts),
-        sorted(wanted.packages),
-        sorted(map(_text, wanted.mentions)),
-    ]
-    return json.dumps([_FORM, layer.digest, looked_for]).encode()
-
-
-def _dump(traces: Traces) -> bytes:
-    document = {
-        "files": [_dump_file(file) for file in traces.files.values()],
-        "mentions": [_dump_file(file) for file in traces.mentions.values()],
-        "links": traces.links,
-        "directories": [asdict(directory) for directory in traces.directories.values()],
-        "names": sorted(traces.names),
-        "bytecode": {path: _text(head) for path, head in traces.bytecode.items()},
-        "read": traces.read,
-        "whiteouts": sorted(traces.whiteouts),
-        "opaque": sorted(traces.opaque),
-        "others": _text(_little_endian(traces.others).tobytes()),
-    }
-    # ASCII keeps the names that are not UTF-8, and tarfile gives as lone surrogates.
-    return json.dumps(document, ensure_ascii=True).encode("ascii")
-
-
-def _dump_file(file: ImageFile) -> dict[str, Any]:
-    return {**asdict(file), "data": _text(file.data)}
-
-
-def _parse_files(files: list[dict[str, Any]]) -> dict[str, ImageFile]:
-    read = [ImageFile(**{**file, "data": _bytes(file["data"])}) for file in files]
-    return {file.path: file for file in read}
-
-
-def _parse(data: bytes) -> Traces:
-    document: dict[str, Any] = json.loads(data)
-    directories = [ImageDirectory(**directory) for directory in document["directories"]]
-    return Traces(
-        files=_parse_files(document["files"]),
-        mentions=_parse_files(document["mentions"]),
-        links=document["links"],
-        directories={directory.path: directory for directory in directories},
-        names=set(document["names"]),
-        bytecode={path: _bytes(head) for path, head in document["bytecode"].items()},
-        read={path: (before, after) for path, (before, after) in document["read"].items()},
-        whiteouts=set(document["whiteouts"]),
-        opaque=set(document["opaque"]),
-        others=_little_endian(array("Q", _bytes(document["others"]))),
-    )
-
-
-def _little_endian(numbers: array[int]) -> array[int]:
-    if sys.byteorder == "big":
-        numbers = numbers[:]
-        numbers.byteswap()
-    return numbers
-
-
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
-
-
-def _bytes(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)

@@ -35,7 +35,7 @@ FLOORS = [
         "__init__",
     },
     {"rules", "oci"},
-    {"cache", "web", "daemon"},
+    {"cache", "layer_cache", "web", "daemon"},
     {"registry"},
     {"lock", "places"},
     {"sources"},

@@ -164,7 +164,7 @@ def lock_add(
     Write a nightly's whole version: 0.23.1rc1.dev672+g93d8f834d, not 0.23.1rc1, which would sort
     above all of them. With --offline a digest (...@sha256:...) is taken at its word.
     """
-    from patcher.cache import LayerCache
+    from patcher.layer_cache import LayerCache
     from patcher.lock.adding import add_to_lock
     from patcher.lock.file import load
     from patcher.report.lock import entry_json, lock_table
@@ -337,7 +337,7 @@ def lock_update(
     An image that cannot be read is reported, and the others are locked all the same; then the
     exit code is 3.
     """
-    from patcher.cache import LayerCache
+    from patcher.layer_cache import LayerCache
     from patcher.lock.entries import add
     from patcher.lock.file import edit, load
     from patcher.lock.newer import find_newer

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from patcher.cache import LayerCache
 from patcher.daemon import dockerfile
 from patcher.daemon.build import Built, build, remove, stated
 from patcher.daemon.client import asking, follow, is_podman, progress_of
 from patcher.daemon.files import find, read_files
 from patcher.daemon.load import load
 from patcher.errors import BadReference, BrokenImage, DaemonFailed, Unreadable, WrongPlatform
+from patcher.layer_cache import LayerCache
 from patcher.oci.reference import Platform, parse_platform, parse_reference
 from patcher.progress import Progress
 

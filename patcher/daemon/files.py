@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from docker import DockerClient
 
-    from patcher.cache import LayerCache
+    from patcher.layer_cache import LayerCache
     from patcher.oci.installation import Installation
     from patcher.oci.reference import Platform
     from patcher.progress import Tell

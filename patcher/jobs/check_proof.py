@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from patcher.cache import LayerCache
 from patcher.errors import (
     BadReference,
     BadSource,
@@ -38,6 +37,7 @@ from patcher.jobs.proof import (
     program_digest,
     removed_bytecode,
 )
+from patcher.layer_cache import LayerCache
 from patcher.oci.image import Image, load_family
 from patcher.oci.installation import Change
 from patcher.oci.layout import existing_layout, only_named, split_spec

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patcher.cache import LayerCache
 from patcher.errors import (
     BadReference,
     BrokenImage,
@@ -27,6 +26,7 @@ from patcher.errors import (
 from patcher.files import scratch_folder
 from patcher.jobs.base import Base
 from patcher.jobs.image import Order, Report, make_image
+from patcher.layer_cache import LayerCache
 from patcher.lock.file import load
 from patcher.lock.picking import Standing, resolve, standing, whole
 from patcher.oci.image import load_family

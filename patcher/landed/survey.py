@@ -215,7 +215,7 @@ def _open_image(entry: Entry, http: Http) -> Source:
 
     One session serves all of them: it remembers a registry that does not answer.
     """
-    from patcher.cache import LayerCache
+    from patcher.layer_cache import LayerCache
     from patcher.registry.image import open_remote
 
     _, pin = next(entry.locked.pins())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from patcher.cache import LayerCache
+    from patcher.layer_cache import LayerCache
     from patcher.web.http import Http
 
 

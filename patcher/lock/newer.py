@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from packaging.version import Version
 
-    from patcher.cache import LayerCache
+    from patcher.layer_cache import LayerCache
     from patcher.lock.adding import Looked
     from patcher.oci.reference import Reference
     from patcher.progress import Say

@@ -127,7 +127,7 @@ def _local(name: str, platform: Platform | None) -> DockerImage:
 
 
 def _remote(name: str, platform: Platform | None, settings: Settings | None) -> StoredImage:
-    from patcher.cache import LayerCache
+    from patcher.layer_cache import LayerCache
     from patcher.oci.reference import parse_reference
     from patcher.registry.image import open_remote
 

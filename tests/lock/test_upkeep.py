@@ -13,8 +13,8 @@ import pytest
 import requests
 from packaging.version import Version
 
-from patcher.cache import LayerCache
 from patcher.errors import BadReference, NotLocked
+from patcher.layer_cache import LayerCache
 from patcher.lock.adding import Looked
 from patcher.lock.drift import Pruned, dropped, find_gone
 from patcher.lock.entries import Entry, Lock, Locked, Original, Pin, add, entry_for

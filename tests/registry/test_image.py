@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from patcher.cache import LayerCache
 from patcher.errors import BrokenImage, FileAbsent, WrongPlatform
+from patcher.layer_cache import LayerCache
 from patcher.oci.installation import ImageDirectory, ImageFile
 from patcher.oci.layer import parents, write_tar
 from patcher.oci.model import DOCKER_LAYER, OCI_LAYER
