@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import click
     from _typeshed import ReadableBuffer
 
-    from patcher.answer import Document
-
 # Each ends the program as Ctrl-C does, which takes back what it began: a job that is cancelled gets
 # SIGTERM, one whose terminal is closed SIGHUP.
 _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -153,12 +151,12 @@ def _wrong_call(error: click.ClickException) -> UsageError:
 def _tell(error: PatcherError, arguments: list[str], code: int | None = None) -> int:
     from patcher.terminal import fitted, takes_colour, width_of
 
-    marks = ("error:", " next:")
-    colours = ("\x1b[1;31m", "\x1b[1m", "\x1b[0m") if takes_colour(sys.stderr) else ("", "", "")
-    for mark, colour, text in zip(marks, colours, (error.problem, error.next_step), strict=False):
+    coloured = takes_colour(sys.stderr)
+    parts = (("error:", "1;31", error.problem), (" next:", "1", error.next_step))
+    for mark, style, text in parts:
         first, *more = fitted(f"{mark} {text}", width_of(sys.stderr))
-        print(f"{colour}{mark}{colours[2]}{first.removeprefix(mark)}", file=sys.stderr)
-        for line in more:
+        shown = f"\x1b[{style}m{mark}\x1b[0m" if coloured else mark
+        for line in (f"{shown}{first.removeprefix(mark)}", *more):
             print(line, file=sys.stderr)
     return _answer(error, arguments, int(error.exit_code) if code is None else code)
 
@@ -166,17 +164,13 @@ def _tell(error: PatcherError, arguments: list[str], code: int | None = None) ->
 def _answer(error: PatcherError, arguments: list[str], code: int) -> int:
     """The error as the answer, for a caller that asked for JSON; the exit code."""
     if "--json" in arguments and not isinstance(error, OutputLost):
+        from patcher.report.document import error_json
+
         try:
-            hand_over(_as_json(error, arguments))
+            hand_over(error_json(error, arguments))
         except OutputLost as lost:
             return _tell(lost, arguments)
     return code
-
-
-def _as_json(error: PatcherError, arguments: list[str]) -> Document:
-    from patcher.report.document import error_json
-
-    return error_json(error, arguments)
 
 
 def _unexpected(error: Exception) -> PatcherError:

@@ -36,22 +36,6 @@ vllm-patcher image 0.23.0 --to oci:out --platform linux/arm64
 vllm-patcher image 0.23.0 --to ghcr.io/you/vllm --dry-run
 """
 
-to_option = click.option(
-    "--to",
-    metavar="PLACE",
-    help="Publish to REGISTRY/REPO[:TAG] or oci:DIR[:TAG], every platform, without a daemon.",
-)
-context_option = click.option(
-    "--context",
-    "context_folder",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Build nothing: write the Dockerfile and its files, for buildx, kaniko or bake.",
-)
-dry_run_option = click.option(
-    "--dry-run", is_flag=True, help="With --to: say what would be sent, and send nothing."
-)
-
 
 @click.command(
     cls=Command,
@@ -74,9 +58,21 @@ dry_run_option = click.option(
     metavar="REPO",
     help=f"What the image is called in the local daemon; default: {_REPOSITORY}.",
 )
-@to_option
-@context_option
-@dry_run_option
+@click.option(
+    "--to",
+    metavar="PLACE",
+    help="Publish to REGISTRY/REPO[:TAG] or oci:DIR[:TAG], every platform, without a daemon.",
+)
+@click.option(
+    "--context",
+    "context_folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Build nothing: write the Dockerfile and its files, for buildx, kaniko or bake.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="With --to: say what would be sent, and send nothing."
+)
 @click.option("--allow-clean", is_flag=True, help="Tag a base that needs no patch as patched.")
 @ca_file_option
 @plain_http_option

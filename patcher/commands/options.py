@@ -31,15 +31,6 @@ Exit codes: 0 as wanted; 1 a finding (a patch is needed, or nothing is there
 to patch); 2 a wrong call; 3 could not decide or reach."""
 
 json_option = click.option("--json", "as_data", is_flag=True, help="Print JSON on stdout.")
-
-
-def one_form(form: str | None, as_data: bool) -> str | None:
-    """The form that `--format` and `--json` ask for; None for neither. Raises `UsageError`."""
-    if as_data and form not in {None, "json"}:
-        raise UsageError(f"--json is not --format {form}", next_step="Give one of the two.")
-    return "json" if as_data else form
-
-
 folders_option = click.option(
     "--patches",
     "folders",
@@ -99,6 +90,13 @@ stdin_option = click.option(
     metavar="PATH",
     help="What the file on standard input is called in vLLM, where SOURCE is -.",
 )
+
+
+def one_form(form: str | None, as_data: bool) -> str | None:
+    """The form that `--format` and `--json` ask for; None for neither. Raises `UsageError`."""
+    if as_data and form not in {None, "json"}:
+        raise UsageError(f"--json is not --format {form}", next_step="Give one of the two.")
+    return "json" if as_data else form
 
 
 def say_of_version(source: Source) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from posixpath import dirname
 from typing import TYPE_CHECKING
@@ -148,8 +148,7 @@ def _check_idle(patches: Sequence[Patch], installation: Installation, say: Say) 
     needed = set()
     for each in installation.idle:
         for patch in patches:
-            there = {target: file.data for target, file in each.files.items()}
-            verdict = _judged(patch, _files(patch, there), each.version or None)
+            verdict = _verdict(patch, each)
             if verdict.outside:
                 continue
             if verdict.status is Status.NEEDED:
@@ -252,13 +251,11 @@ def judge_all(patches: Sequence[Patch], installation: Installation) -> tuple[Ver
 
 
 def _judge(patch: Patch, installation: Installation) -> Verdict:
-    there = {target: file.data for target, file in installation.files.items()}
-    version = installation.version or None
-    verdict = _judged(patch, _files(patch, there), version)
+    verdict = _verdict(patch, installation)
     file = installation.files.get(patch.target)
     path = file.path if file and len(patch.targets) == 1 else installation.root
     if verdict.status is Status.ABSENT and not verdict.outside:
-        missing = next((target for target in patch.targets if target not in there), None)
+        missing = next((each for each in patch.targets if each not in installation.files), None)
         lacks = f"it has no {missing}" if missing else verdict.reason
         raise FileAbsent(
             f"{patch.name} cannot judge vLLM {installation.version} in {installation.root}: "
@@ -284,15 +281,14 @@ def patch_all(patches: Sequence[Patch], installation: Installation) -> tuple[Fil
     """Apply the needed patches to each vLLM, one after the other where they share a file."""
     changes: dict[str, FileChange] = {}
     for each in installation.all:
-        verdicts = {patch: _judge(patch, each) for patch in patches}
+        verdicts = {patch: _verdict(patch, each) for patch in patches}
         needed = tuple(
             patch
             for patch, verdict in verdicts.items()
             if verdict.status is Status.NEEDED and not verdict.outside
         )
         targets = dict.fromkeys(target for patch in needed for target in patch.targets)
-        there = {target: file.data for target, file in each.files.items()}
-        for step in _series(needed, tuple((target, there.get(target)) for target in targets)):
+        for step in _series(needed, _files(each, targets)):
             file = each.files.get(step.target) or _new_file(step.target, each)
             done = Patched(
                 step.patch.name,
@@ -318,12 +314,17 @@ def _new_file(target: str, installation: Installation) -> ImageFile:
     return ImageFile(path, b"", folder.uid, folder.gid, mode=0o644, mtime=0)
 
 
-# A patch's targets and their bytes, as a value that a cache can hold.
+# Targets and their bytes, as a value that a cache can hold.
 _Files = tuple[tuple[str, bytes | None], ...]
 
 
-def _files(patch: Patch, there: Mapping[str, bytes]) -> _Files:
-    return tuple((target, there.get(target)) for target in patch.targets)
+def _files(installation: Installation, targets: Iterable[str]) -> _Files:
+    there = {target: file.data for target, file in installation.files.items()}
+    return tuple((target, there.get(target)) for target in targets)
+
+
+def _verdict(patch: Patch, installation: Installation) -> Verdict:
+    return _judged(patch, _files(installation, patch.targets), installation.version or None)
 
 
 @functools.cache
