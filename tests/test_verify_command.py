@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from patcher.cli import cli
 from patcher.errors import BadSource, PatcherError, UsageError
-from tests.commands import ONE
+from tests.commands import ONE, run
 from tests.conftest import TARGET
 from tests.test_schemas import check
 from tests.wheelhouse import CLEAN, NEEDED, Site, name_of, serving, wheel
@@ -35,12 +35,16 @@ def test_wheels_and_standard_input_are_judged(tmp_path: Path) -> None:
         address = f"{url}/files/{name_of('0.28.0')}"
         typed = address.replace("://", "://me:hunter2@")
         stdin = ("-", "--stdin-filename", TARGET)
-        found = call("verify", "--json", file, typed, f"{url}/no.whl", *stdin, given=NEEDED)
+        lost = typed.replace(name_of("0.28.0"), "no.whl")
+        found = call("verify", "--json", file, typed, lost, *stdin, given=NEEDED)
     document = check(found.stdout, found.exit_code, 1)
     said = [(each["artifact"], each["status"]) for each in document["verdicts"]]
     assert said[0] == (str(file), "needed")
     assert said[1][1] == "clean"
-    assert said[2] == (f"{url}/no.whl", "unknown")
+    shown = f"{url}/files/no.whl".replace("://", "://***@")
+    assert said[2] == (shown, "unknown")
+    [unread] = document["unread"]
+    assert (unread["source"], bool(unread["next_step"])) == (shown, True)
     assert said[3] == (TARGET, "needed")
     assert "hunter2" not in found.output
 
@@ -76,3 +80,11 @@ def test_too_much_on_standard_input_is_not_read() -> None:
     given = b"#" * ((16 << 20) + 2)
     error = error_of(call("verify", "-", "--stdin-filename", "a.py", given=given))
     assert error.problem == "a.py cannot be read: it has more than 16 MiB"
+
+
+def test_a_name_that_is_nothing_is_not_taken_for_an_image_alone(tmp_path: Path) -> None:
+    nothing = "is no path here and no name in images.lock, and no Docker daemon answers at"
+    for typed, step in (("venv", "Start Docker"), ("pipy:0.23.0", "Did you mean pypi:0.23.0?")):
+        ran = run("verify", typed, *ONE, cwd=tmp_path, DOCKER_HOST="unix:///none.sock")
+        assert ran.returncode == 3
+        assert f"error: {typed!r} {nothing} unix:///none.sock\n next: {step}" in ran.stderr

@@ -8,7 +8,7 @@ from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from patcher.answer import Document
-from patcher.errors import Exit, counted, printable
+from patcher.errors import Exit, PatcherError, counted, printable
 from patcher.report.document import as_json, copy_json
 from patcher.rules.verdict import Status, Verdict
 from patcher.terminal import styled
@@ -36,7 +36,17 @@ def verify_json(reports: Sequence[SourceReport]) -> Document:
         elsewhere=[_elsewhere_json(found) for report in reports for found in report.elsewhere],
         copies=[copy_json(report.label, copy) for report in reports for copy in report.copies],
         idle=[verdict for report in reports for verdict in report.idle],
+        unread=[_unread_json(each.label, each.error) for each in reports if each.error],
+        undecided=[
+            {"source": each.label, "problem": each.question} for each in reports if each.question
+        ],
+        notes=[note for report in reports for note in report.notes],
     )
+
+
+def _unread_json(source: str, error: PatcherError) -> dict[str, str]:
+    typed = printable(source, 5000)  # without a password
+    return {"source": typed, "problem": error.problem, "next_step": error.next_step}
 
 
 def _elsewhere_json(found: Elsewhere) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from patcher.errors import (
     DaemonFailed,
     NoDaemon,
     NotLocked,
+    PatcherError,
     WrongPlatform,
 )
 from patcher.files import is_file, is_there
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 
     # Asked for when a registry is: a file needs none.
     Settings = Callable[[], HttpSettings | None]
+
+
+_KINDS = ("pypi", "git", "oci", "docker", "registry")
 
 
 def open_source(
@@ -140,11 +144,26 @@ def _image(
     """In the daemon, or else in the registry. A name without a slash is a local one."""
     try:
         return _local(name, platform)
-    except (NoDaemon, DaemonFailed, WrongPlatform, BrokenImage):
+    except (NoDaemon, DaemonFailed) as error:
+        if "/" not in name:
+            raise _nothing(name, error) from error
+    except (WrongPlatform, BrokenImage):
         # A daemon may have a name for another platform, or only part of an index.
         if "/" not in name:
             raise
     return _remote(name, platform, settings)
+
+
+def _nothing(name: str, error: NoDaemon | DaemonFailed) -> PatcherError:
+    """What to say of a name that is nothing here, where the daemon was the last to be asked."""
+    from difflib import get_close_matches
+
+    kind, _, rest = name.partition(":")
+    near = get_close_matches(kind, _KINDS, 1, 0.5) if rest else []
+    return type(error)(
+        f"{name!r} is no path here and no name in images.lock, and {error.problem}",
+        next_step=f"Did you mean {near[0]}:{rest}?" if near else error.next_step,
+    )
 
 
 def _pinned(

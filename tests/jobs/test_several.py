@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -56,6 +57,9 @@ def test_all_are_patched_and_what_is_not_is_named(layout: Path) -> None:
     assert guarded(layout, "0.23.0-patched") == {FIRST: True, SECOND: True}
     assert "vLLM in /tmp/build: idle: on no Python's path" in done.stderr
     assert f"{PLUGIN}:3: " in done.stderr
+    document = json.loads(run("verify", f"oci:{layout}:base", *ONE, "--json").stdout)
+    assert document["notes"][0].endswith(": may run: " + document["copies"][0]["why"])
+    assert [each["state"] for each in document["elsewhere"]] == ["may run"]
     again = run("verify", f"oci:{layout}:0.23.0-patched", *ONE)
     assert again.returncode == 0, again.stderr
     said = "notice: unguarded self.kv_b_proj.weight.dtype [kv-b-proj-dtype] (may run)\n"
