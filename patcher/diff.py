@@ -10,11 +10,11 @@ NO_NEWLINE = "\\ No newline at end of file"  # as diff(1) says it
 def unified_diff(before: bytes, after: bytes, path: str) -> str:
     """The difference, as `patch` and `git apply` take it with -p1; empty for none."""
     old, new = (data.decode(errors="surrogateescape") for data in (before, after))
-    lines = difflib.unified_diff(_lines(old), _lines(new), f"a/{path}", f"b/{path}")
+    lines = difflib.unified_diff(lines_of(old), lines_of(new), f"a/{path}", f"b/{path}")
     return "".join(line if line.endswith("\n") else f"{line}\n{NO_NEWLINE}\n" for line in lines)
 
 
-def _lines(text: str) -> list[str]:
+def lines_of(text: str) -> list[str]:
     """Lines with their ends; only a line feed ends a line of a diff."""
     *whole, rest = text.split("\n")
     return [f"{line}\n" for line in whole] + ([rest] if rest else [])

@@ -53,6 +53,18 @@ def test_a_patch_is_one_of_the_catalogue() -> None:
     assert offered("smoke --case w4") == ["w4a16"]
 
 
+def test_a_title_is_one_line_to_the_shell(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """zsh reads three lines an item: what a title breaks off would be typed for the next one."""
+    shipped = (data_path("patches") / "kv_b_proj_dtype.py").read_text()
+    title = next(line for line in shipped.splitlines() if line.startswith("    title="))
+    said = shipped.replace(title, r'    title="x\nplain\n$(id)\x1b[2J",')
+    (folder / "mine.py").write_text(said.replace('name="kv-b-proj-dtype"', 'name="zz"'))
+    monkeypatch.setenv("VLLM_PATCHER_PATCHES", str(folder))
+    complete = ShellComplete(cli, {}, "vllm-patcher", "_VLLM_PATCHER_COMPLETE")
+    [item] = complete.get_completions(["verify", "--patch"], "zz")
+    assert (item.value, item.help) == ("zz", r"x\nplain\n$(id)\x1b[2J")
+
+
 def test_a_platform_is_one_that_the_version_has() -> None:
     assert offered("diff --platform ") == ["linux/amd64", "linux/arm64"]
     alone = next(

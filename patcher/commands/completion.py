@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
-from patcher.errors import PatcherError
+from patcher.errors import PatcherError, printable
 from patcher.lock import lock_path
 
 if TYPE_CHECKING:
@@ -83,8 +83,9 @@ def _entries(context: click.Context) -> Iterator[Entry]:
 
 
 def _fitting(typed: str, known: Iterable[tuple[str, str]]) -> list[CompletionItem]:
+    # A shell reads items by lines: a title's own would be offered as further ones.
     return [
-        CompletionItem(name, help=text)
+        CompletionItem(name, help=printable(text))
         for name, text in dict(known).items()
         if name.startswith(typed)
     ]

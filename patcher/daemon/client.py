@@ -126,10 +126,17 @@ def progress_of(event: dict[str, Any]) -> Progress | None:
     """The step that an event of a pull or push tells of; None for an event that tells none."""
     if "status" not in event:
         return None
-    detail = event.get("progressDetail") or {}
+    detail = event.get("progressDetail")
     # A pull begins with the tag or digest in the place of the layer's id.
     layer = event.get("id") if "progressDetail" in event else None
-    return Progress(layer, event["status"], detail.get("current"), detail.get("total"))
+    known = detail if isinstance(detail, dict) else {}
+    done, total = (_bytes(known.get(key)) for key in ("current", "total"))
+    return Progress(layer if isinstance(layer, str) else None, str(event["status"]), done, total)
+
+
+def _bytes(stated: object) -> int | None:
+    """A number of bytes as a bar can show it; None for anything else that a daemon may send."""
+    return stated if type(stated) is int and 0 <= stated < 2**63 else None
 
 
 @contextmanager

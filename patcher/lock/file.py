@@ -271,7 +271,11 @@ def loads(data: bytes, name: str) -> Lock:
         # A key with a typing error is unknown, and the one that was meant is missing.
         fault = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         path = tuple(key for key in fault["loc"] if key != "[key]")
-        said = fault.get("ctx", {}).get("error") or _SAID.get(fault["type"], fault["msg"])
+        context = fault.get("ctx", {})
+        ours = _SAID.get(fault["type"], "").format(**context)
+        said = context.get("error") or ours or fault["msg"]
+        if path == ("schema",) and "than_equal" in fault["type"]:
+            said = f"this program knows {SCHEMA} only"
         raise _broken(name, _line_of(text, path), f"{_shown(path)}: {said}") from error
     except tomllib.TOMLDecodeError as error:
         raise _broken(name, *_syntax_fault(text, str(error))) from error
@@ -395,9 +399,9 @@ _SAID = {
     "string_type": "not a string",
     "string_pattern_mismatch": "not a commit (7 to 40 hexadecimal digits)",
     "int_type": "not a whole number",
-    "greater_than": "not above 0",
-    "greater_than_equal": f"this program knows {SCHEMA} only",
-    "less_than_equal": f"this program knows {SCHEMA} only",
+    "greater_than": "not above {gt}",
+    "greater_than_equal": "below {ge}",
+    "less_than_equal": "above {le}",
 }
 
 

@@ -107,6 +107,18 @@ def test_another_thread_than_the_main_one_is_left_alone() -> None:
             {"status": "Pull complete", "id": "ab", "progressDetail": {}},
             Progress("ab", "Pull complete", None, None),
         ),
+        ({"status": "x", "id": ["ab"], "progressDetail": "no"}, Progress(None, "x", None, None)),
+        (
+            {"status": "x", "id": "a", "progressDetail": {"current": -1}},
+            Progress("a", "x", None, None),
+        ),
+        ({"status": "x", "progressDetail": {"total": 2**63}}, Progress(None, "x", None, None)),
+        ({"status": "x", "progressDetail": {"total": "1"}}, Progress(None, "x", None, None)),
+        ({"status": "x", "progressDetail": {"total": True}}, Progress(None, "x", None, None)),
+        (
+            {"status": "x", "progressDetail": {"total": 2**63 - 1}},
+            Progress(None, "x", None, 2**63 - 1),
+        ),
         ({"status": "Digest: sha256:ab"}, Progress(None, "Digest: sha256:ab", None, None)),
         ({"aux": {"Digest": "sha256:ab"}}, None),
     ],

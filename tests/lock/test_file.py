@@ -126,6 +126,7 @@ def test_an_unsorted_lock_is_read_and_reported() -> None:
         ("v0.24.0", "v0.24.0\\nRUN x", 20, "is not a valid tag"),
         (digest(1), digest(1)[:-1], 13, "is not a digest"),
         ("stated_by = 2", "stated_by = 0", 14, "index.stated_by: not above 0"),
+        ("schema = 1", "schema = 0", 1, "schema: this program knows 1 only"),
         ("stated_by = 2", "stated_by = true", 14, "not a whole number"),
         ("stated_by = 2", 'stated_by = "2"', 14, "not a whole number"),
         ("stated_by = 2", "stated = 2", 14, "image[0].locked.index.stated: this key is not known"),

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from patcher.diff import lines_of
 from patcher.errors import FileAbsent, RewriteRefused, Unreadable, UsageError, printable
 from patcher.rules.backport.changed import changed_scopes, read_sides
 from patcher.rules.backport.hunks import Hunk, NotFitting, applied, hunks_of, is_compiled, turned
@@ -291,10 +292,7 @@ def whole_diff(draft: Draft) -> str:
         text += [f"--- a/{path}\n", f"+++ b/{path}\n"]
         for each in draft.sides:
             if each.scope.path == path:
-                old, new = (
-                    (side or b"").decode().splitlines(keepends=True)
-                    for side in (each.before, each.after)
-                )
+                old, new = (lines_of((side or b"").decode()) for side in (each.before, each.after))
                 heading = f"@@ -1,{len(old)} +1,{len(new)} @@ {each.scope.name}\n"
                 lines = difflib.unified_diff(old, new, n=len(old) + len(new))
                 text += [heading, *list(lines)[3:]]
@@ -324,8 +322,8 @@ def patch_file(
         rule += [f'        after="{draft.after}",', "        scopes=("]
         for each in draft.sides:
             scope = each.scope
-            rule += ["            Scope(", f'                "{scope.path}",']
-            rule += [f'                "{scope.name}",']
+            rule += ["            Scope(", f"                {_quoted(scope.path)},"]
+            rule += [f"                {_quoted(scope.name)},"]
             rule += [
                 f'                {side}="{digest}",'
                 for side, digest in (("before", scope.before), ("after", scope.after))
@@ -369,5 +367,11 @@ def _literal(text: str) -> str:
 
 def _tuple(field: str, texts: Sequence[str]) -> list[str]:
     if len(texts) == 1:
-        return [f'    {field}=("{texts[0]}",),']
-    return [f"    {field}=(", *(f'        "{each}",' for each in texts), "    ),"]
+        return [f"    {field}=({_quoted(texts[0])},),"]
+    return [f"    {field}=(", *(f"        {_quoted(each)}," for each in texts), "    ),"]
+
+
+def _quoted(text: str) -> str:
+    """A path or name as a literal: a diff and a wheel choose it, and the patch's file is run."""
+    plain = text.isprintable() and not set(text) & set('"\\')
+    return f'"{text}"' if plain else repr(text)

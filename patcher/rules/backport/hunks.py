@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from patcher.diff import lines_of
 from patcher.errors import RewriteRefused, Unreadable
 
 _HUNK = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+\d{1,9}(?:,(\d{1,9}))? @@")
@@ -45,7 +46,7 @@ def hunks_of(diff: str) -> dict[str, list[Hunk]]:
     old = path = ""
     if diff.count("\r\n") == diff.count("\n"):  # as a browser on Windows may keep it
         diff = diff.replace("\r\n", "\n")
-    lines = diff.splitlines(keepends=True)
+    lines = lines_of(diff)
     at = 0
     while at < len(lines):
         line = lines[at]
@@ -94,7 +95,7 @@ def _no_diff(line: int, problem: str) -> Unreadable:
 
 def applied(path: str, source: bytes, hunks: Sequence[Hunk], version: str) -> bytes:
     """The file with the hunks made. Raises `NotFitting`."""
-    lines = source.decode().splitlines(keepends=True)
+    lines = lines_of(source.decode())
     done: list[str] = []
     at = 0
     for hunk in hunks:

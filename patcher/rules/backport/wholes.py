@@ -10,6 +10,7 @@ import ast
 import re
 from dataclasses import dataclass
 
+from patcher.diff import lines_of
 from patcher.errors import Unreadable
 from patcher.rules.backport.merging.cut import Cut, sha256
 from patcher.rules.backport.scope import IMPORTS, Scope, Sides
@@ -25,7 +26,7 @@ def sides_of_diff(diff: str) -> list[Sides]:
     """Both sides of every function in a diff. Raises `Unreadable`, with the line at fault."""
     found: list[Sides] = []
     path = ""
-    lines = diff.splitlines(keepends=True)
+    lines = lines_of(diff)
     at = 0
     while at < len(lines):
         line = lines[at]
@@ -125,7 +126,7 @@ class _Whole:
 
 
 def _whole(text: str) -> _Whole:
-    lines = text.splitlines(keepends=True)
+    lines = lines_of(text)
     first = next((at for at, line in enumerate(lines) if _START.match(line)), len(lines))
     margin = lines[first][: len(lines[first]) - len(lines[first].lstrip())] if lines[first:] else ""
     end = first

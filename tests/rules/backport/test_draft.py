@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 from dataclasses import dataclass
 
@@ -260,12 +261,49 @@ def test_a_diff_with_the_line_ends_of_windows_fits() -> None:
     assert windows == of_diff(diff, "1.0", RELEASES)
 
 
+@pytest.mark.parametrize("sign", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
+def test_a_sign_that_ends_a_line_for_unicode_ends_none_of_a_diff(sign: str) -> None:
+    old = OLD.replace("a comment", f"a{sign}comment")
+    new = old.replace("return 1", f"return '{sign}'")
+    one, other = (text.split("\n") for text in (old, new))
+    lines = difflib.unified_diff(one, other, PATH, PATH, lineterm="")
+    made = "".join(f"{line}\n" for line in lines)
+    draft = of_diff(made, "1.0", Upstream({("1.0", PATH): old}))
+    assert [each.scope.name for each in draft.sides] == ["A.one"]
+    rule = Backport(diff=whole_diff(draft))
+    assert rule.rewrite({PATH: old.encode()})[PATH].data.decode() == new
+
+
 def test_what_is_not_of_the_package_may_be_moved_and_is_named() -> None:
     moved = "diff --git a/docs/a.md b/docs/b.md\nrename from docs/a.md\nrename to docs/b.md\n"
     odd = f"@@ -1,{'9' * 5000} +1 @@\n"
     draft = of_diff(moved + diff_to(NEW) + odd, "1.0", RELEASES)
     assert [each.scope.name for each in draft.sides] == ["A.one"]
     assert draft.dropped == ("docs/b.md: not in the package",)
+
+
+@pytest.mark.parametrize("sign", ['"', "\\", "'", "\x1b", "\u2028", "{x}", "#", '"+x+"'])
+@pytest.mark.parametrize("by_diff", [True, False])
+def test_a_path_is_text_in_the_file_that_is_run(sign: str, *, by_diff: bool) -> None:
+    """A diff and a wheel that were made for each other have any path."""
+    path = f"vllm/a{sign}.py"
+    files = Upstream({("1.0", path): OLD, ("2.0", path): NEW})
+    draft = (
+        of_diff(diff_to(NEW, path), "1.0", files)
+        if by_diff
+        else of_releases([f"{path}:A.one"], "1.0", "2.0", files)
+    )
+    text = patch_file("mine", draft, ("==1.0",), About(), "mine.diff" * by_diff)
+    assigned = ast.parse(text).body[-1]
+    assert isinstance(assigned, ast.Assign)
+    assert isinstance(assigned.value, ast.Call)
+    said = {each.arg: each.value for each in assigned.value.keywords}
+    assert ast.literal_eval(said["targets"]) == (path,)
+    scopes = [node for node in ast.walk(said["rule"]) if isinstance(node, ast.Tuple)]
+    if not by_diff:
+        [scope] = scopes[0].elts
+        assert isinstance(scope, ast.Call)
+        assert [ast.literal_eval(each) for each in scope.args] == [path, "A.one"]
 
 
 def test_two_releases_leave_no_line_of_either_in_the_patch() -> None:
