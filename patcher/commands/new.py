@@ -218,10 +218,10 @@ def _fetched(number: int, ca_file: Path | None) -> tuple[str, About]:
     """The diff of a pull request, and what GitHub says of it."""
     from patcher.rules.backport.draft import About
     from patcher.web.http import Http
-    from patcher.web.pull_request import pull_request, told
+    from patcher.web.pull_request import described, pull_request
 
     request = pull_request(number, Http(http_settings(ca_file, ()), say=say))
-    say(told(request))
+    say(described(request))
     return request.diff, About(number, request.title, request.state)
 
 

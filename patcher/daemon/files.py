@@ -13,6 +13,7 @@ import posixpath
 import tarfile
 import uuid
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from patcher.daemon.client import asking, undisturbed
@@ -21,7 +22,7 @@ from patcher.oci.blobs import Counted
 from patcher.oci.installation import ImageFile
 from patcher.oci.model import Descriptor, broken
 from patcher.oci.rootfs.running import find_installation
-from patcher.oci.rootfs.scan import Traces, Wanted, scan_tar, whole
+from patcher.oci.rootfs.scan import Traces, Wanted, scan_tar, with_hard_links
 from patcher.oci.rootfs.start import read_start
 from patcher.oci.rootfs.tarball import TarStream
 from patcher.progress import counting
@@ -67,7 +68,8 @@ def find(
         known = cache.load(key, wanted)
         if known is None:
             with opened(client, image["Id"], platform) as container:
-                known = whole(lambda more: _export(client, container, more), wanted)
+                export = partial(_export, client, container)
+                known = with_hard_links(export, wanted)
             cache.save(key, wanted, known)
         return [known]
 

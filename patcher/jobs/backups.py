@@ -17,7 +17,8 @@ from pathlib import Path
 
 from patcher.errors import Unreadable
 from patcher.files import is_file, is_there, read_file, write_atomically
-from patcher.sources.path import PACKAGE, FileSource, PathSource
+from patcher.oci.rootfs.installed import PACKAGE
+from patcher.sources.path import FileSource, PathSource
 
 FOLDER = ".vllm-patcher"
 

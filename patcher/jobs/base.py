@@ -21,7 +21,7 @@ from patcher.rules.apply import Step, series
 from patcher.rules.patch import Patch
 from patcher.rules.verdict import Status, Verdict, judge_files
 from patcher.sources.everywhere import in_image, searched_for
-from patcher.sources.images import open_question, told
+from patcher.sources.images import about_copies, open_question
 from patcher.versions import parsed, same_commit
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def examine(
     installation = image.installation(targets, root or base.root, searched_for(patches))
     say(f"{image.platform}: found vLLM {installation.version} in {installation.root}")
     check_version(base, installation)
-    for line in told(installation):
+    for line in about_copies(installation):
         say(f"{image.platform}: {line}")
     for patch in patches:
         for notice in in_image(installation, patch, whole=False):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from patcher.errors import FileAbsent, PatcherError, Unreadable, UsageError, printable
 from patcher.rules.verdict import Status, Verdict, judge
 from patcher.sources.everywhere import everywhere, in_image, searched_for
-from patcher.sources.images import CopySource, ImageSource, NoCopy, open_question, told
+from patcher.sources.images import CopySource, ImageSource, NoCopy, about_copies, open_question
 from patcher.sources.path import PathSource, TreeSource, as_typed, concerned, named
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _of_image(image: ImageSource, patches: Sequence[Patch], *, elsewhere: bool) 
             for patch in patches
             for notice in in_image(found, patch, whole=elsewhere)
         ),
-        tuple(f"{image.label}: {line}" for line in told(found)),
+        tuple(f"{image.label}: {line}" for line in about_copies(found)),
     )
 
 

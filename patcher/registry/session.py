@@ -62,13 +62,12 @@ class Session:
         path: str,
         good: Collection[int],
         headers: Mapping[str, str] = _NONE,
-        body: bytes | None = None,
     ) -> Answer:
         """A whole answer about `path`, which follows `root`; transient faults are tried again."""
         url = f"{self.root}{path}"
         return self.http.persist(
             url,
-            lambda: self.take(self.send(method, url, good, headers, body)),
+            lambda: self.take(self.send(method, url, good, headers)),
             most_seconds=ALL_ATTEMPTS,
         )
 
@@ -153,7 +152,7 @@ class Session:
             return self.absent(url.rpartition("/")[2], reason)
         return self.failure(reason)
 
-    def absent(self, what: str, reason: str = "HTTP 404") -> NotInRegistry:
+    def absent(self, what: str, reason: str) -> NotInRegistry:
         """The error for a manifest, a blob, a list or, for "", the repository itself."""
         what = what.partition("?")[0]
         if not what:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from patcher.errors import printable
 from patcher.smoke.cases import CONTROL, State
-from patcher.sources.images import told
+from patcher.sources.images import about_copies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ def engine_lines(engine: Engine) -> list[str]:
     lines = [f"trying the vLLM in {engine.root}, with {engine.python}"]
     if not engine.found.followed:
         lines.append("what the image's command starts is not known: it may be another")
-    return [printable(line, 2000) for line in [*lines, *told(engine.found)]]
+    return [printable(line, 2000) for line in [*lines, *about_copies(engine.found)]]
 
 
 def case_line(outcome: Outcome) -> str:

@@ -1,6 +1,6 @@
-"""A rule's places in other files of the package than the patch's targets.
+"""Places that a patch's rule is about, in files that the patch does not name.
 
-Absence from a target is not absence from vLLM: its code is copied into new models.
+What is absent from a target may be elsewhere in vLLM: its code is copied into new models.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patcher.errors import NotPython, Unreadable
-from patcher.oci.rootfs.installed import is_about_vllm
+from patcher.oci.rootfs.installed import PACKAGE, is_about_vllm
 from patcher.rules.rule import SearchesElsewhere
 
 if TYPE_CHECKING:
@@ -24,15 +24,13 @@ if TYPE_CHECKING:
 # 0.33.0. All Python files would be 4 to 12 MB, in a hundred places.
 FOLDERS = ("vllm/model_executor/models", "vllm/models")
 
-_PACKAGE = "vllm"
-
 # vLLM's largest Python file has under 1 MB.
 _LIMIT = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A place of a patch's rule in another file of the package than the patch's targets.
+    """A place that a patch's rule is about, in a file that is not one of the patch's targets.
 
     `path` is under site-packages, `line` counts from 1, `text` shows the place; for a file that
     is worth a look and cannot be judged, the reason.
@@ -72,7 +70,7 @@ def in_image(found: Installation, patch: Patch, *, whole: bool) -> tuple[Notice,
     is `searched_for`. Of what has nothing to do with vLLM, nothing.
     """
     judged = {file.path for each in found.all for file in each.files.values()}
-    own = tuple(f"{copy.root}/{_PACKAGE}/" for copy in found.copies)
+    own = tuple(f"{copy.root}/{PACKAGE}/" for copy in found.copies)
     files = (
         (path, file.data)
         for path, file in found.mentions.items()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patcher.errors import BrokenImage, DaemonFailed, FileAbsent, Unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Sequence
 
     from patcher.errors import PatcherError
     from patcher.oci.installation import BaseImage, Installation
@@ -74,8 +73,10 @@ class ImageSource:
 
         Raises `FileAbsent` where there is no vLLM, `Unreadable`.
         """
-        with _unreadable():
+        try:
             found = self.image.installation(targets, self.root, mentions)
+        except (BrokenImage, DaemonFailed) as error:
+            raise Unreadable(error.problem, next_step=error.next_step) from error
         if not found.others:
             return [CopySource(self.label, found)]
         return [CopySource(f"{self.label} {each.root}", each) for each in found.all]
@@ -104,7 +105,7 @@ class ImageSource:
         return self.copies([])[0].version()
 
 
-def told(found: Installation) -> list[str]:
+def about_copies(found: Installation) -> list[str]:
     """Which vLLM of an image is which, where there is more than one, and what else to know."""
     lines = list(found.notes)
     if len(found.copies) > 1:
@@ -129,11 +130,3 @@ def open_question(found: Installation, needed: Collection[str]) -> str | None:
                 "not followed"
             )
     return None
-
-
-@contextmanager
-def _unreadable() -> Iterator[None]:
-    try:
-        yield
-    except (BrokenImage, DaemonFailed) as error:
-        raise Unreadable(error.problem, next_step=error.next_step) from error

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from patcher.errors import BadSource, BrokenImage, FileAbsent, Unreadable
 from patcher.files import is_there, look, read_file
-from patcher.oci.rootfs.installed import VERSION_FILE, bytecode_names, parse_version
+from patcher.oci.rootfs.installed import PACKAGE, VERSION_FILE, bytecode_names, parse_version
 from patcher.oci.rootfs.python import Loader, Place, find_package, module_file, site_places
 from patcher.oci.rootfs.tree import Kind
 from patcher.rules.verdict import Status, judge
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from patcher.rules.patch import Patch
     from patcher.rules.source import Source
-
-PACKAGE = "vllm"
 
 # Where site-packages is under a virtual environment or a prefix: POSIX, 64-bit Fedora, Windows;
 # dist-packages is Debian's name, and that of the official images.

@@ -14,6 +14,8 @@ from patcher.web.trust import host_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+VLLM = "https://github.com/vllm-project/vllm"
+
 LABEL = "vllm-patcher-landed"
 
 _MOST_BYTES = 65_000  # GitHub takes 65,536 characters as a body
@@ -108,9 +110,6 @@ def _issue(document: Mapping[str, Any]) -> Issue:
 
 def _not_an_issue() -> Unreadable:
     return Unreadable("GitHub's answer is not an issue", next_step="Check GITHUB_API_URL.")
-
-
-VLLM = "https://github.com/vllm-project/vllm"
 
 
 def issues_of(environment: Mapping[str, str]) -> Issues:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from patcher.errors import RegistryFailed, Unreadable, printable
@@ -32,7 +32,7 @@ class PullRequest:
     """
 
     number: int
-    diff: str
+    diff: str = ""
     title: str = ""
     state: str = ""
     problem: str = ""
@@ -40,32 +40,29 @@ class PullRequest:
 
 def pull_request(number: int, http: Http) -> PullRequest:
     """The pull request of that number. Raises `Unreadable`, with the way to go without GitHub."""
-    title, state, problem = _facts(number, http)
-    return PullRequest(number, _diff(number, http, problem), title, state, problem)
+    facts = _facts(number, http)
+    return replace(facts, diff=_diff(number, http, facts.problem))
 
 
-def _facts(number: int, http: Http) -> tuple[str, str, str]:
-    """Its title, its state, and why these are not known."""
+def _facts(number: int, http: Http) -> PullRequest:
+    """All but its diff, as far as GitHub's API tells."""
     try:
         answer = http.ask(Request("GET", f"{_API}/{number}", _HEADERS))
     except RegistryFailed as error:
-        return "", "", error.problem
+        return PullRequest(number, problem=error.problem)
     if answer.status == 404:
         raise _none(number)
     if answer.status != 200:
-        return (
-            "",
-            "",
-            f"api.github.com: HTTP {answer.status}{explanation(answer.body)}{_until(answer)}",
-        )
+        said = f"HTTP {answer.status}{explanation(answer.body)}{_until(answer)}"
+        return PullRequest(number, problem=f"api.github.com: {said}")
     try:
-        said = json.loads(answer.body)
-        title, merged, state = (said[key] for key in ("title", "merged_at", "state"))
+        document = json.loads(answer.body)
+        title, merged, state = (document[key] for key in ("title", "merged_at", "state"))
         day = datetime.datetime.fromisoformat(merged).date() if merged else None
         state = f"merged {day}" if day else {"open": "open"}.get(state, "closed unmerged")
     except (ValueError, LookupError, TypeError, RecursionError):
-        return "", "", "api.github.com: its answer is no pull request"
-    return str(title), state, ""
+        return PullRequest(number, problem="api.github.com: its answer is no pull request")
+    return PullRequest(number, title=str(title), state=state)
 
 
 def _until(answer: Answer) -> str:
@@ -111,7 +108,7 @@ def _none(number: int) -> Unreadable:
     )
 
 
-def told(request: PullRequest) -> str:
+def described(request: PullRequest) -> str:
     """What a person should know before the diff is taken."""
     name = f"pull request {request.number}"
     if not request.state:

@@ -75,7 +75,7 @@ class Ranges:
 
         first, last = span
         if last is None:
-            first, data = self._tail = self._ask(f"bytes={first}", None, -first)
+            first, data = self._tail = self._ask(None, -first)
             if first + len(data) != self.size:
                 raise self._unreadable("the server sent another part than the file's end")
         else:
@@ -98,22 +98,23 @@ class Ranges:
         missing_last = min(last, tail_first - 1)
         if missing_last - first >= PART_LIMIT:
             raise self._unreadable(f"a part of more than {PART_LIMIT >> 20} MiB is wanted")
-        _, data = self._ask(f"bytes={first}-{missing_last}", first, missing_last + 1 - first)
+        _, data = self._ask(first, missing_last + 1 - first)
         return data + tail[: max(0, last + 1 - tail_first)]
 
-    def _ask(self, header: str, first: int | None, length: int) -> tuple[int, bytes]:
-        """Where the part begins that the server sends for a range, and its bytes."""
+    def _ask(self, first: int | None, length: int) -> tuple[int, bytes]:
+        """Where the part begins that the server sends, and its bytes; the file's end for None."""
         if self._whole is not None:
             return self._from_whole(self._whole, first, length)
         try:
-            return self._http.persist(self.url, lambda: self._ask_once(header, first, length))
+            return self._http.persist(self.url, lambda: self._ask_once(first, length))
         except RegistryFailed as error:
             raise Unreadable(
                 f"it cannot be read: {error.problem}", next_step=error.next_step
             ) from error
 
-    def _ask_once(self, header: str, first: int | None, length: int) -> tuple[int, bytes]:
-        request = Request("GET", self.url, {"Range": header})
+    def _ask_once(self, first: int | None, length: int) -> tuple[int, bytes]:
+        span = f"-{length}" if first is None else f"{first}-{first + length - 1}"
+        request = Request("GET", self.url, {"Range": f"bytes={span}"})
         answer = self._http.send(request, stream=True)
         try:
             if answer.status == 200:

@@ -10,7 +10,7 @@ import pytest
 
 from patcher.errors import Unreadable
 from patcher.web.http import Http, HttpSettings
-from patcher.web.pull_request import pull_request, told
+from patcher.web.pull_request import described, pull_request
 from tests.auth_servers import tunnels
 from tests.certificates import make_certificate
 from tests.scripted import HANG_UP, Reply, Seen, serving
@@ -71,13 +71,13 @@ def http(certificate: Path) -> Http:
 def test_the_diff_is_followed_to_where_github_keeps_it(github: GitHub, http: Http) -> None:
     found = pull_request(7, http)
     assert found.diff == DIFF
-    assert told(found) == r"pull request 7 (merged 2026-07-06): [Bugfix] x\x1b[31m"
+    assert described(found) == r"pull request 7 (merged 2026-07-06): [Bugfix] x\x1b[31m"
     github.answers["api.github.com", API] = Reply(body=json.dumps(OPEN).encode())
-    said = told(pull_request(7, Http(http.settings)))
+    said = described(pull_request(7, Http(http.settings)))
     assert said == "pull request 7 (open): y. Its diff is today's, and may be another tomorrow"
     closed = Reply(body=json.dumps(OPEN | {"state": "closed"}).encode())
     github.answers["api.github.com", API] = closed
-    assert "(closed unmerged)" in told(pull_request(7, Http(http.settings)))
+    assert "(closed unmerged)" in described(pull_request(7, Http(http.settings)))
 
 
 @pytest.mark.parametrize(
@@ -94,14 +94,14 @@ def test_without_the_api_the_diff_is_taken_and_that_is_said(
     github.answers["api.github.com", API] = answer
     found = pull_request(7, http)
     assert (found.diff, found.state) == (DIFF, "")
-    assert said in told(found)
+    assert said in described(found)
 
 
 def test_a_limit_on_requests_says_how_long_to_wait(github: GitHub, http: Http) -> None:
     """GitHub's second way to say it: too many requests, and the end as seconds since 1970."""
     headers = {**LIMIT, "X-RateLimit-Reset": str(int(time.time()) + 3000)}
     github.answers["api.github.com", API] = Reply(429, headers, REFUSED.body)
-    said = told(pull_request(7, http))
+    said = described(pull_request(7, http))
     assert "API rate limit exceeded" in said
     assert "it asks to wait" in said
 

@@ -81,26 +81,10 @@ def locate(
     `layers` are those that it was found in, the topmost first. Of each file some hundred KB are
     read once more.
     """
-    own = f"{join(found.root, PACKAGE)}/"
-    beside = any(
-        is_about_vllm(path, file.data)
-        for path, file in found.mentions.items()
-        if not path.startswith(own)
-    )
-    if len(found.copies) != 1 or found.notes or found.stale or found.version_problem or beside:
+    if not _is_plain(found) or not _fits_a_text(found):
         return None
-    texts = [found.root, found.copies[0].why, *(folder.path for folder in found.directories)]
-    texts += [path for paths in found.bytecode.values() for path in paths]
-    if not all(text.isprintable() for text in texts):
-        return None  # a lock is text
-    times = [folder.mtime for folder in found.directories]
-    if min([*times, *(file.mtime for file in found.files.values())], default=0) < 0:
-        return None
-    files = [
-        file_there
-        for target, file in found.files.items()
-        if (file_there := _locate(target, file, found.bytecode.get(target, ()), layers, blobs))
-    ]
+    located_files = (_locate(found, target, layers, blobs) for target in found.files)
+    files = [file for file in located_files if file is not None]
     if not files:
         return None
     [copy] = found.copies
@@ -143,13 +127,35 @@ def fault(located: Located) -> str | None:
     return None
 
 
+def _is_plain(found: Installation) -> bool:
+    """Is there one vLLM, with nothing odd about it, and no plugin of it beside it?"""
+    own = f"{join(found.root, PACKAGE)}/"
+    beside = any(
+        is_about_vllm(path, file.data)
+        for path, file in found.mentions.items()
+        if not path.startswith(own)
+    )
+    odd = found.notes or found.stale or found.version_problem or beside
+    return len(found.copies) == 1 and not odd
+
+
+def _fits_a_text(found: Installation) -> bool:
+    """Can it be written into a lock, which is text, and holds no time before 1970?"""
+    texts = [found.root, found.copies[0].why, *(folder.path for folder in found.directories)]
+    texts += [path for paths in found.bytecode.values() for path in paths]
+    times = [folder.mtime for folder in found.directories]
+    times += [file.mtime for file in found.files.values()]
+    return all(text.isprintable() for text in texts) and min(times, default=0) >= 0
+
+
 def _locate(
+    found: Installation,
     target: str,
-    file: ImageFile,
-    bytecode: tuple[str, ...],
     layers: Sequence[tuple[Descriptor, Traces]],
     blobs: Blobs,
 ) -> LocatedFile | None:
+    """One file in the topmost layer that has it; None where no range of that gives it."""
+    file = found.files[target]
     for layer, traces in layers:
         if traces.files.get(file.path) == file and file.path in traces.read:
             point = find_point(partial(_range, blobs, layer), *traces.read[file.path], file.data)
@@ -166,7 +172,7 @@ def _locate(
                 hashlib.sha256(file.data).hexdigest(),
                 layer.digest,
                 point,
-                bytecode,
+                found.bytecode.get(target, ()),
             )
     return None
 

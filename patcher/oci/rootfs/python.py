@@ -138,9 +138,11 @@ def _sites(tree: Tree, prefix: str, library: str | None) -> tuple[str, ...]:
     plain = [join(prefix, lib, version, "site-packages") for lib in ("lib64", "lib")]
     if prefix == "/usr":
         # Debian's site.py, and Fedora's, which looks into /usr/local for what pip put there.
+        is_fedora = real(tree, f"/usr/lib64/{version}/os.py") is not None
+        local = [f"/usr/local/{lib}/{version}/site-packages" for lib in ("lib64", "lib")]
         plain = [
             f"/usr/local/lib/{version}/dist-packages",
-            *([] if not real(tree, f"/usr/lib64/{version}/os.py") else _fedora(version)),
+            *(local if is_fedora else ()),
             "/usr/lib/python3/dist-packages",
             f"/usr/lib/{version}/dist-packages",
             *plain,
@@ -151,10 +153,6 @@ def _sites(tree: Tree, prefix: str, library: str | None) -> tuple[str, ...]:
         if there is not None:
             found.setdefault(there, site)
     return tuple(found.values())
-
-
-def _fedora(version: str) -> list[str]:
-    return [f"/usr/local/{lib}/{version}/site-packages" for lib in ("lib64", "lib")]
 
 
 def site_places(tree: Tree, site: str) -> list[Place]:

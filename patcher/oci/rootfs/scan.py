@@ -49,6 +49,8 @@ _MOST_SETTINGS = 1 << 20
 # Of a script the first line counts, and of pip's for long paths the second.
 _HEAD = 1024
 
+_ALL = -1
+
 # A .pyc's header (PEP 552).
 _PYC_HEAD = 16
 
@@ -79,10 +81,10 @@ class Wanted:
         return folder
 
     def bytes_of(self, folder: str, name: str) -> int:
-        """How much of a file is kept: all of it for a target, a bit for others."""
+        """How much of a file is kept: `_ALL` of a target, up to so many bytes of others."""
         path = f"{folder}/{name}"
         if path.endswith(_endings(self.targets)) or path in self.paths:
-            return -1
+            return _ALL
         if name in _SETTINGS or path == "/etc/passwd":
             return _MOST_SETTINGS
         if name.endswith(".pth") or name.startswith("__editable__"):
@@ -91,7 +93,7 @@ class Wanted:
             return _MOST_SETTINGS
         return _HEAD if name in self.scripts and folder.endswith("/bin") else 0
 
-    def named(self, folder: str, name: str) -> bool:
+    def is_name_enough(self, folder: str, name: str) -> bool:
         """Is it enough to know that a file of that name is there?"""
         stem, _, ending = name.partition(".")
         if ending in ("py", "pyc", "so") or ending.endswith(".so"):
@@ -105,7 +107,7 @@ class Wanted:
             or (name == "METADATA" and above.startswith("vllm-"))
         )
 
-    def bytecode(self, folder: str, name: str) -> bool:
+    def is_bytecode(self, folder: str, name: str) -> bool:
         """Can Python run this in place of one of the files?"""
         above, cache = posixpath.split(folder)
         if not name.endswith(".pyc"):
@@ -116,11 +118,11 @@ class Wanted:
         module = f"{above}/{stem}.py" if cache == "__pycache__" else ""
         return module.endswith(_endings(self.targets))
 
-    def mention(self, path: str) -> bool:
+    def is_searched(self, path: str) -> bool:
         """Can this be a file that is to be searched?"""
         return bool(self.mentions) and path.endswith(".py") and bool(_IN_SITE.search(path))
 
-    def way(self, path: str) -> bool:
+    def is_on_the_way(self, path: str) -> bool:
         """Can this folder be above a file? All outside packages can."""
         if not _IN_SITE.search(path):
             return True
@@ -222,20 +224,20 @@ def scan_layer(open_blob: Callable[[], BinaryIO], descriptor: Descriptor, wanted
     def once(wanted: Wanted) -> Traces:
         with open_blob() as raw:
             blob = Verified(raw, descriptor)
-            traces = _scan(TarStream.of_layer(blob), wanted)
+            traces = scan_tar(TarStream.of_layer(blob), wanted)
             blob.finish()
             return traces
 
-    return whole(once, wanted)
+    return with_hard_links(once, wanted)
 
 
-def whole(once: Callable[[Wanted], Traces], wanted: Wanted) -> Traces:
-    """The traces of one tar, which `once` reads.
+def with_hard_links(scan: Callable[[Wanted], Traces], wanted: Wanted) -> Traces:
+    """The traces of one tar, which `scan` reads, with the files that are hard links.
 
-    A wanted file that is a hard link costs another pass: its bytes stand under the first name.
+    Such a file costs another pass: its bytes stand under the first name.
     """
     for _ in range(_MOST_LINKS):
-        traces = once(wanted)
+        traces = scan(wanted)
         unseen = frozenset(traces.hard_links.values()) - wanted.paths - traces.files.keys()
         if not unseen:
             return _join_hard_links(traces)
@@ -254,8 +256,8 @@ def _join_hard_links(traces: Traces) -> Traces:
     return traces
 
 
-def _scan(stream: TarStream, wanted: Wanted) -> Traces:
-    """What a tar says, whose end is reached."""
+def scan_tar(stream: TarStream, wanted: Wanted) -> Traces:
+    """What a tar says, read to its end. Hard links are left open: see `with_hard_links`."""
     traces = Traces()
     try:
         for header in stream.headers():
@@ -270,9 +272,6 @@ def _scan(stream: TarStream, wanted: Wanted) -> Traces:
         raise Unreadable(f"a layer cannot be read: {error}", next_step="Try again.") from error
     traces.others = array("Q", sorted(traces.others))
     return traces
-
-
-scan_tar = _scan
 
 
 def _note(traces: Traces, header: tarfile.TarInfo, stream: TarStream, wanted: Wanted) -> None:
@@ -301,8 +300,8 @@ def _note_entry(
     folder = wanted.in_package(folder.rstrip("/"))
     if header.isdir():
         # One that stands where a file is looked for hides what lower layers have there.
-        file = wanted.bytes_of(folder, name) or wanted.named(folder, name)
-        if wanted.way(path) or file or wanted.bytecode(folder, name):
+        file = wanted.bytes_of(folder, name) or wanted.is_name_enough(folder, name)
+        if wanted.is_on_the_way(path) or file or wanted.is_bytecode(folder, name):
             traces.hold(len(path))
             traces.directories[path] = ImageDirectory(path, **_owner(header))
         return
@@ -316,7 +315,7 @@ def _note_entry(
         return
     if not (header.isreg() or header.islnk()):
         return
-    if wanted.bytecode(folder, name):
+    if wanted.is_bytecode(folder, name):
         # What a hard link holds is not known without another pass: it counts as bytecode.
         head = stream.content(header, _PYC_HEAD) if header.isreg() else b"?"
         traces.hold(len(path), len(head))
@@ -325,10 +324,10 @@ def _note_entry(
     most = wanted.bytes_of(folder, name)
     if most:
         _keep(traces, path, header, stream, most)
-    elif wanted.named(folder, name):
+    elif wanted.is_name_enough(folder, name):
         traces.hold(len(path))
         traces.names.add(path)
-    if header.isreg() and header.size <= _MOST_SOURCE and wanted.mention(path):
+    if header.isreg() and header.size <= _MOST_SOURCE and wanted.is_searched(path):
         data = traces.files[path].data if path in traces.files else stream.content(header)
         if any(text in data for text in wanted.mentions):
             traces.hold(len(path), len(data))
@@ -343,10 +342,10 @@ def _keep(traces: Traces, path: str, header: tarfile.TarInfo, stream: TarStream,
         raise broken(f"{path} has {header.size} bytes, where a few are expected")
     else:
         before = stream.packed
-        data = stream.content(header, None if most < 0 else most)
+        data = stream.content(header, None if most == _ALL else most)
         traces.hold(len(path), len(data))
         traces.files[path] = ImageFile(path, data, **_owner(header))
-        if most < 0 and stream.packed:
+        if most == _ALL and stream.packed:
             traces.read[path] = (before, stream.packed)
 
 
