@@ -61,10 +61,23 @@ def start(
     spare = TemporaryDirectory()
     out, err = Path(spare.name, "out"), Path(spare.name, "out" if as_one else "err")
     call = [*map(str, arguments)]
-    given = (call, cwd or Path.cwd(), {**os.environ, **environment}, out, err)
+    process = fork(call, cwd or Path.cwd(), {**os.environ, **environment}, out, err)
+    return Running(call, process, spare, out, err)
+
+
+def fork(
+    call: list[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    out: Path,
+    err: Path,
+    checkout: Path | None = None,
+) -> ForkServerProcess:
+    """The program's process, begun. Its patches and the like are a checkout's that is named."""
+    given = (call, folder, environment, out, err, checkout)
     process = _FORKS.Process(target=_program, args=given)
     process.start()
-    return Running(call, process, spare, out, err)
+    return process
 
 
 @dataclass(frozen=True)
@@ -91,10 +104,19 @@ class Running:
 
 
 def _program(
-    call: list[str], folder: Path, environment: dict[str, str], out: Path, err: Path
+    call: list[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    out: Path,
+    err: Path,
+    checkout: Path | None,
 ) -> None:
     """In the new process: be the program."""
+    from patcher import files
     from patcher.__main__ import main
+
+    if checkout is not None:
+        files.__file__ = str(checkout / "patcher" / "files.py")
 
     for number, path in enumerate((out, err), start=1):
         stream = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

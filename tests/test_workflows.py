@@ -9,7 +9,6 @@ import fnmatch
 import json
 import os
 import re
-import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from tests.auth_servers import docker_config, registry_with_login, token_auth, t
 from tests.bases import Base, write_lock
 from tests.certificates import make_certificate
 from tests.conftest import missing, real_registry
+from tests.installed import install
 from tests.scripted import Reply, Seen, Server, serving
 from tests.workflows import FOLDER, ONE_PATCH, ROOT, Job, Runner, action, workflow
 
@@ -359,10 +359,8 @@ def test_a_whole_lock_is_published_for_another_repository(world: World, tmp_path
     programs.mkdir()
     # Releases are on PyPI; this one is not yet.
     (programs / "pipx").write_text('#!/bin/sh\necho "$@" >> pipx.txt\n')
-    text = f'#!/bin/sh\nPYTHONPATH="$PWD" exec "{sys.executable}" -m patcher "$@"\n'
-    (programs / "vllm-patcher").write_text(text)
-    for program in programs.iterdir():
-        program.chmod(0o755)
+    (programs / "pipx").chmod(0o755)
+    install(programs / "vllm-patcher")
     jobs = workflow("whole-lock")["jobs"]
     runner = world.runner()
     environment = {**runner.environment, "PATH": f"{programs}:{os.environ['PATH']}"}
@@ -531,8 +529,11 @@ def test_an_index_that_is_away_is_no_alarm_on_the_first_day(tmp_path: Path) -> N
     issues: list[dict[str, Any]] = []
     yesterday = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=1)
 
+    def without_a_site(place: Path) -> None:
+        (place / "mkdocs.yml").unlink()
+
     with serving(tracker_of(issues)) as tracker:
-        runner = following(tmp_path / "runs", tracker, lambda _: None, **away)
+        runner = following(tmp_path / "runs", tracker, without_a_site, **away)
         check, alarm = (runner.run(LANDED[job], job) for job in ("check", "alarm"))
         assert (check.failed, alarm.failed, issues) == ([], [], []), alarm.said
         kept = tmp_path / "kept" / "alarm.json"

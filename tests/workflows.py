@@ -6,6 +6,8 @@ Actions (`uses:`) are not run. What they are given is kept; what passes files be
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import re
 import shutil
@@ -14,9 +16,12 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import yaml
+
+from tests.installed import install
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".github" / "workflows"
@@ -45,6 +50,22 @@ def checkout(to: Path) -> Path:
 
     Of the catalogue it has one patch: a test means this one, and not whatever else comes to be.
     """
+    to.mkdir(parents=True)
+    subprocess.run(["cp", "-a", f"{_clone()}/.", to], check=True)
+    programs = to / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    install(programs / "vllm-patcher", to)
+    (programs / "mkdocs").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mkdocs "$@"\n')
+    (programs / "mkdocs").chmod(0o755)
+    (programs / ".docs").touch()
+    return to
+
+
+@functools.cache
+def _clone() -> Path:
+    """A folder to copy: what git has but the tests, which no workflow's job looks at."""
+    to = Path(mkdtemp())
+    atexit.register(shutil.rmtree, to, ignore_errors=True)
     listed = subprocess.run(
         ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), "ls-files", "-z"],
         capture_output=True,
@@ -53,20 +74,9 @@ def checkout(to: Path) -> Path:
     )
     for name in filter(None, listed.stdout.split("\0")):
         other = Path(name).parent == Path("patches") and name != ONE_PATCH
-        if (ROOT / name).is_file() and not other:
+        if (ROOT / name).is_file() and not other and not name.startswith("tests/"):
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, to / name)
-    # What an installer compiles, a job's first call need not.
-    for compiled in (ROOT / "patcher").rglob("__pycache__/*.pyc"):
-        (to / compiled.relative_to(ROOT)).parent.mkdir(exist_ok=True)
-        shutil.copy2(compiled, to / compiled.relative_to(ROOT))
-    programs = to / ".venv" / "bin"
-    programs.mkdir(parents=True)
-    for name, module in (("vllm-patcher", "patcher"), ("mkdocs", "mkdocs")):
-        text = f'#!/bin/sh\nPYTHONPATH="{to}" exec "{sys.executable}" -m {module} "$@"\n'
-        (programs / name).write_text(text)
-        (programs / name).chmod(0o755)
-    (programs / ".docs").touch()
     return to
 
 
