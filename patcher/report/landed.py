@@ -9,11 +9,12 @@ from patcher.answer import Document
 from patcher.errors import printable
 from patcher.landed.claims import check_lines
 from patcher.landed.timeline import evidence, notices, shown, span
+from patcher.report.plot import plot
 from patcher.report.sentences import history_sentence, sentence, steps_told, tip_words
 from patcher.report.table import table
 from patcher.report.verdicts import COLOURS
 from patcher.rules.verdict import Status
-from patcher.terminal import fitted
+from patcher.terminal import fitted, styled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,11 @@ def text(answer: Answer, width: int | None = None) -> Document:
             lines.extend(fitted(printable(each, 5000), width))
         lines.append("")
 
+    if rows := plot(answer.timelines, width):
+        lines += [*fitted(rows[0], width), *rows[1:], ""]
     for line in answer.timelines:
+        if len(answer.timelines) > 1:
+            lines.append(styled(line.patch.name, bold=True) if width else line.patch.name)
         lines += [*_rows(line, width), ""]
         tell(sentence(line), *(f"elsewhere: {each}" for each in notices(line)))
     for found in answer.histories:

@@ -106,6 +106,29 @@ def test_colour_is_added_to_the_words_and_only_for_a_terminal(
     assert coloured.count("\x1b[31m") == 1
 
 
+def test_several_patches_are_shown_at_a_glance_where_that_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = dataclasses.replace(PATCH, name="other")
+    # The second patch was not asked of the newest.
+    lines = timeline(PATCH, story("auncn")), timeline(other, story("ccnn"))
+    assert text(Answer(lines)).splitlines()[:4] == [
+        "0.1.0 to 0.5.0, a letter each: N needed, c clean, - absent, ? unknown",
+        "kv-b-proj-dtype  -?NcN",
+        "other            ccNN ",
+        "",
+    ]
+    assert text(Answer(lines)).splitlines()[4:6] == [
+        PATCH.name,
+        text(Answer(lines[:1])).splitlines()[0],
+    ]
+    assert "letter" not in text(Answer(lines[:1]))
+    assert "letter" not in text(Answer(lines), 21)
+    with terminal(monkeypatch, "stdout"):
+        assert "\x1b[31mN\x1b[0m\x1b[32mc" in text(Answer(lines), 22)
+        assert "\x1b" not in text(Answer(lines)), "a file"
+
+
 def test_what_was_not_judged_shows_no_counts() -> None:
     rows = text(Answer((timeline(PATCH, story("au")),))).splitlines()
     assert [row.split()[1:4] for row in rows[1:3]] == [["absent", "-", "-"], ["unknown", "-", "-"]]
