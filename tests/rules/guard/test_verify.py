@@ -147,6 +147,9 @@ def test_a_guarded_or_another_read_may_stand_where_the_receiver_goes_away(source
         "kv_b_proj.weight = None",
         "kv_b_proj.weight, x = None, 1",
         "setattr(kv_b_proj, 'weight', None)",
+        "object.__setattr__(kv_b_proj, 'weight', None)",
+        "vars(kv_b_proj).setdefault('weight', None)",
+        "kv_b_proj.register_buffer('weight', None)",
         "kv_b_proj.register_parameter('weight', None)",
         "kv_b_proj.__dict__['weight'] = None",
         "vars(kv_b_proj).update(weight=None)",
@@ -157,6 +160,45 @@ def test_a_guarded_or_another_read_may_stand_where_the_receiver_goes_away(source
 def test_an_attribute_that_is_stored_none_is_not_shown_by_hasattr(store: str) -> None:
     source = f"{store}\nif hasattr(kv_b_proj, 'weight'): kv_b_proj.weight.dtype\n"
     assert [read.guarded for read in verify(source.encode(), RULE)] == [False]
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "__builtins__", "__closure__", "__globals__", "__prepare__", "builtins", "cell_contents",
+        "f_globals", "f_locals", "eval", "exec", "globals", "locals",
+    ],
+)  # fmt: skip
+def test_a_name_may_be_bound_anew_where_a_module_reaches_into_itself(word: str) -> None:
+    """Only `eval` and the like as names: `engine.eval()` is a method of torch's."""
+    source = "w = getattr(kv_b_proj, 'weight', None)\nif w is not None:\n g()\n w.dtype\n"
+    assert verify(source.encode(), RULE) == ()
+    [read] = verify(f"{source}{word}\n".encode(), RULE)
+    assert not read.guarded
+
+
+@pytest.mark.parametrize("word", ["__context__", "__cause__", "exc_info", "last_value", "last_exc"])
+def test_an_error_may_come_back_where_a_module_asks_for_it(word: str) -> None:
+    source = "try: x = kv_b_proj.weight.dtype\nexcept AttributeError: x = 1 + 1\n"
+    assert all(read.guarded for read in verify(source.encode(), RULE))
+    for more in (f"x.{word}", f"from a import {word}"):
+        [read] = verify(f"{source}{more}\n".encode(), RULE)
+        assert not read.guarded
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "setattr(x, 'proj', y)", "x.__setattr__('proj', y)", "x.__dict__['proj'] = y",
+        "namedtuple('x', 'proj q')", "make_dataclass('x', ['proj'])", "vars(x)['proj'] = y",
+        "type('x', (), {'proj': y})", "x.update({'proj': y})",
+    ],
+)  # fmt: skip
+def test_an_attribute_that_a_string_names_may_hold_what_went_away(call: str) -> None:
+    source = "g(self.kv_b_proj)\nself.proj.weight.dtype\n"
+    assert verify(source.encode(), RULE) == ()
+    with pytest.raises(NotFollowed, match=r"^line 1 .* line 2 "):
+        verify(f"{source}{call}\n".encode(), RULE)
 
 
 def test_an_encoding_that_reads_by_lines_only_is_named() -> None:

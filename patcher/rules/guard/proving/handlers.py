@@ -15,24 +15,20 @@ HANDS_ON = (
     ast.AsyncFor, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Import,
     ast.ImportFrom, ast.ClassDef, ast.Starred, ast.In, ast.NotIn, *UNPACKING,
 )  # fmt: skip
-# What in a handler may raise where an operator, a load or a truth runs code of the module.
-OPERATES = (
-    ast.Attribute, ast.Subscript, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.If,
-    ast.IfExp, ast.While, ast.Match, ast.JoinedStr, ast.AugAssign, ast.Call,
-)  # fmt: skip
+# What in a handler runs no code, even where an operator, a load or a truth may be this module's.
+STILL = (ast.Pass, ast.Expr, ast.Assign, ast.Return, ast.Continue, ast.Break, ast.Name,
+         ast.Constant, ast.Tuple, ast.List, ast.expr_context)  # fmt: skip
 # What names a class in an `except`, and runs no code.
 PLAIN = (ast.Name, ast.Attribute, ast.Tuple, ast.expr_context)
 
 
 def suppresses(manager: ast.expr, names: ModuleNames) -> bool:
     """Whether a context manager is contextlib.suppress of it."""
-    match manager:
-        case ast.Call(func=func, args=classes, keywords=[]) if names.is_suppress(func):
-            return any(
-                _is_caught(found) for written in classes for found in names.exceptions(written)
-            )
-        case _:
-            return False
+    return (
+        isinstance(manager, ast.Call)
+        and names.is_suppress(manager.func)
+        and any(_is_caught(found) for named in manager.args for found in names.exceptions(named))
+    )
 
 
 def catches(node: Try, names: ModuleNames) -> bool:
@@ -52,7 +48,7 @@ def catches(node: Try, names: ModuleNames) -> bool:
             continue
         if _hands_on(handler, names):
             return False
-        if any(one is not None and _is_caught(one) for one in found):
+        if any(map(_is_caught, found)):
             return True
     return False
 
@@ -91,7 +87,7 @@ def _may_hand_on(node: ast.AST, error: str | None, names: ModuleNames) -> bool:
             return True  # unpacking iterates
         case _:
             pass
-    operates = names.contexts and isinstance(node, OPERATES)
+    operates = names.contexts and not isinstance(node, STILL)
     return isinstance(node, HANDS_ON) or operates or _loads(node, names)
 
 
