@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING
 
 from patcher.errors import NotPython, RewriteRefused
 from patcher.rules.edits import rewritten
-from patcher.rules.rule import Found, Place, Words, check_compiles, proof_failed
+from patcher.rules.rule import (
+    Found,
+    Place,
+    Words,
+    check_bytes,
+    check_compiles,
+    proof_failed,
+)
 from patcher.syntax import parse_python
 
 if TYPE_CHECKING:
@@ -122,21 +129,27 @@ class Replace:
     def prove(self, before: Files, after: Mapping[str, Rewritten]) -> None:
         """The result's tree is the original's with just the changes made. Raises `ProofFailed`."""
         for path in dict.fromkeys(change.path for change in self.changes):
-            data = after[path].data
+            data, original = after[path].data, before[path] or b""
+            check_bytes(original, after[path])
             check_compiles(data)
-            expected = _parse(before[path] or b"")
-            for change in self.changes:
-                if change.path == path and _exchange(expected, change) != change.times:
+            expected = _parse(original)
+            own = [change for change in self.changes if change.path == path]
+            touched = {line for change in own for line in _lines(expected, change)}
+            for change in own:
+                if _exchange(expected, change) != change.times:
                     raise proof_failed(f"{change.function} has not the declared places")
             if ast.dump(expected) != ast.dump(_parse(data)):
                 raise proof_failed("more than the declared code has changed")
             allowed = {
                 line.strip()
-                for change in self.changes
+                for change in own
                 for line in textwrap.dedent(change.new).encode().splitlines()
             }
-            old = set((before[path] or b"").splitlines())
+            old = set(original.splitlines())
             for edit in after[path].edits:
+                went = range(edit.line, edit.line + len(edit.before.splitlines()))
+                if not touched.issuperset(went):
+                    raise proof_failed(f"line {edit.line} has none of the declared code")
                 _check_lines(edit.after, old, allowed)
 
 
@@ -258,24 +271,41 @@ def _occurrences(data: bytes, function: str, code: str) -> list[int]:
 
 
 def _occurrences_in(within: ast.AST | _Block, code: str) -> list[int]:
+    """The lines on which a piece of code begins, in order."""
+    return sorted(first for first, _ in _places_in(within, code))
+
+
+def _lines(tree: ast.Module, change: Change) -> set[int]:
+    """Every line that the old code of a change stands on."""
+    spans = [
+        span
+        for name, node in _definitions(tree)
+        if name == change.function
+        for span in _places_in(node, change.old)
+    ]
+    return {line for first, last in spans for line in range(first, last + 1)}
+
+
+def _places_in(within: ast.AST | _Block, code: str) -> list[tuple[int, int]]:
+    """The first and last line of each place where a piece of code stands."""
     piece = _piece(code)
     wanted = _dump(piece)
     roots = within if isinstance(within, list) else [within]
     nodes = [node for root in roots for node in ast.walk(root)]
     if isinstance(piece, ast.expr):
-        return sorted(
-            node.lineno
+        return [
+            (node.lineno, node.end_lineno or 0)
             for node in nodes
             if isinstance(node, type(piece)) and _dump(node) == wanted  # a dump costs more
-        )
+        ]
     blocks = [within] if isinstance(within, list) else []
     blocks += [block for node in nodes for block in _blocks(node)]
-    return sorted(
-        block[at].lineno
+    return [
+        (block[at].lineno, block[at + len(piece) - 1].end_lineno or 0)
         for block in blocks
         for at in range(len(block) - len(piece) + 1)
         if isinstance(block[at], type(piece[0])) and _dump(block[at : at + len(piece)]) == wanted
-    )
+    ]
 
 
 def _blocks(node: ast.AST) -> list[_Block]:

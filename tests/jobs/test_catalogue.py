@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from patcher.errors import ProofFailed, Undecided
 from patcher.oci.layout import open_image
 from patcher.oci.model import OCI_LAYER
-from patcher.rules.apply import series
-from patcher.rules.patch import Patch
-from patcher.rules.replace import Change, Replace
 from tests.commands import run
 from tests.memory import OCI, Memory, add_image
 from tests.oci.rootfs.test_running import LIB, Entry, package, tar_of, venv, write_layout
@@ -151,22 +147,3 @@ def test_absent_or_unknown_where_it_is_claimed_stops_the_image(here: Path) -> No
         assert f"{name} cannot judge " in made.stderr
         path.write_text(path.read_text().replace(">=0.23", ">=0.24"))
     assert run("image", "oci:l:base", "--patches", "own", *ALL, cwd=here).returncode == 0
-
-
-def patch_of(name: str, old: str, new: str) -> Patch:
-    rule = Replace((Change(ONE, "limit", old, new),))
-    return Patch(name, 1, "t", "w", (ONE,), rule, (), (">=0.20",))
-
-
-def test_a_conflict_names_both_patches() -> None:
-    first = patch_of("first", "return 1", "return 2")
-    files = {ONE: SOURCE.encode()}
-    with pytest.raises(Undecided, match="second does not go with first, which changed the same"):
-        series([first, patch_of("second", "return 1", "return 4")], files)
-    with pytest.raises(ProofFailed, match="first and undo change the same code"):
-        series([first, patch_of("undo", "return 2", "return 9")], files)
-    # What does not apply without the first either is no conflict with it.
-    with pytest.raises(Undecided, match=r"^vllm/one\.py: limit has 0 times"):
-        series([first, patch_of("second", "return 7", "return 8")], files)
-    done = series([first, patch_of("second", "return 'a'", "return 'b'")][:1], files)
-    assert [(step.patch.name, step.places) for step in done] == [("first", 1)]

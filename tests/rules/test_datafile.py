@@ -55,3 +55,11 @@ def test_another_content_is_not_overwritten() -> None:
 def test_code_is_not_data(path: str) -> None:
     with pytest.raises(ValueError, match="is code"):
         DataFile(path, b"")
+
+
+def test_what_it_may_take_the_place_of_is_explained() -> None:
+    size = len(NEW)
+    assert FRESH.explain() == (f"{PATH}: {size} bytes, where there is none",)
+    assert REPLACING.explain() == (f"{PATH}: {size} bytes, in place of a known content",)
+    two = DataFile(PATH, NEW, ("0" * 64, "1" * 64))
+    assert two.explain() == (f"{PATH}: {size} bytes, in place of one of 2 known contents",)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import random
 
 import pytest
 
 from bench.mutations import mutants
-from patcher.errors import NotPython, ProofFailed
+from patcher.errors import NotPython, ProofFailed, RewriteRefused
 from patcher.rules.edits import rewritten
 from patcher.rules.replace import Change, Replace, Shape
 
@@ -160,6 +161,75 @@ def test_the_proof_catches_every_mutation(rule: Replace) -> None:
         except ProofFailed:
             continue
         pytest.fail(f"{kind}: {mutant.decode()}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("  # ours", "", "line 11 has none of the declared code"),
+        ("\n\n\nclass", "\n\nclass", "line 2 has none of the declared code"),
+        ("\n", "\r\n", "line 1 has none of the declared code"),
+        ("continue\n", "continue\n        # theirs\n", "a line is neither the file's nor"),
+    ],
+)
+def test_the_proof_catches_what_is_no_code(old: str, new: str, problem: str) -> None:
+    """A comment or a blank line that came or went, another line end: the tree is the same."""
+    files = {PATH: SOURCE.encode()}
+    wrong = made(ASSERTIONS).decode().replace(old, new)
+    with pytest.raises(ProofFailed, match=problem):
+        ASSERTIONS.prove(files, {PATH: rewritten(files[PATH], wrong.encode())})
+
+
+def test_a_byte_that_no_edit_tells_of_is_caught() -> None:
+    files = {PATH: SOURCE.encode()}
+    told = ASSERTIONS.rewrite(files)[PATH]
+    wrong = dataclasses.replace(told, data=told.data.replace(b"  # ours", b"  # OURS"))
+    with pytest.raises(ProofFailed, match="a byte outside the edits has changed"):
+        ASSERTIONS.prove(files, {PATH: wrong})
+
+
+def test_another_count_is_no_proof() -> None:
+    files = {PATH: SOURCE.encode()}
+    once = Replace((dataclasses.replace(ASSERTIONS.changes[0], times=1),))
+    with pytest.raises(ProofFailed, match="finish has not the declared places"):
+        once.prove(files, ASSERTIONS.rewrite(files))
+
+
+def test_a_change_of_one_file_proves_no_line_of_another() -> None:
+    """`allowed` holds the lines of the changes to this file alone."""
+    other = Change("vllm/b.py", "f", old="x", new="theirs")
+    files = {PATH: SOURCE.encode(), "vllm/b.py": b"def f():\n    return x\n"}
+    both = Replace((*ASSERTIONS.changes, other))
+    after = dict(both.rewrite(files))
+    both.prove(files, after)
+    wrong = after[PATH].data.replace(b"continue\n", b"continue\n        # theirs\n")
+    with pytest.raises(ProofFailed, match="a line is neither the file's nor"):
+        both.prove(files, {**after, PATH: rewritten(files[PATH], wrong)})
+
+
+def test_a_statement_that_shares_its_line_is_refused() -> None:
+    with pytest.raises(RewriteRefused, match=r"line 2 of vllm/a\.py: it shares its line"):
+        Replace((Change(PATH, "f", "x = 1", "x = 2"),)).rewrite(
+            {PATH: b"def f():\n    y = 0; x = 1\n"}
+        )
+
+
+def test_each_change_is_explained() -> None:
+    rule = Replace((*ASSERTIONS.changes, *CONDITION.changes), (Shape("b.py", "f", "x"),))
+    assert rule.explain() == (
+        f"{PATH}: Scheduler.finish: `assert each in self.requests` becomes "
+        "`if each not in self.requests: continue`, 2 times",
+        f"{PATH}: Scheduler.finish: `self.eager` becomes `self.eager or torch.is_eager()`",
+        "b.py: nothing is needed where f has `x`",
+    )
+
+
+def test_new_code_that_holds_the_old_statement_is_not_looked_into() -> None:
+    block = Replace((Change(PATH, "f", "g()\nh()", "if x:\n    g()\n    h()"),))
+    assert made(block, "def f():\n    g()\n    h()\n") == (
+        b"def f():\n    if x:\n        g()\n        h()\n"
+    )
+    assert needed(block, made(block, "def f():\n    g()\n    h()\n")) is False
 
 
 def test_code_that_is_too_long_to_show_says_so() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from patcher.errors import ProofFailed, RewriteRefused
+from patcher.rules.backport.rule import Backport
 from patcher.rules.guard.rule import AttributeGuard
 from patcher.rules.patch import Patch
 from patcher.rules.replace import Change, Replace, Shape
@@ -78,3 +80,54 @@ def test_a_whole_fix_and_none_are_told_apart(
 ) -> None:
     patch = Patch("p", 1, "t", "w", (A, B), rule, (), (">=0",))
     assert judge_files(patch, {A: a, B: b}, "it").status is status
+
+
+def test_what_several_do_is_explained_once() -> None:
+    one = f"{A}: one: `return 1` becomes `return 2`"
+    assert PARTS.explain() == (
+        one,
+        one.replace(A, B).replace("one:", "two:"),
+        "all of these or none",
+    )
+    forms = FirstOf((Replace((ONE,)), Replace((ONE,)), AttributeGuard("x", "y", "z", "w")))
+    assert forms.explain()[::2] == (one, "of these, the first whose code is there")
+
+
+def test_two_parts_of_one_file_are_refused() -> None:
+    both = Together((Replace((ONE,)), Replace((TWO,))))
+    with pytest.raises(RewriteRefused, match=r"two parts of the fix change vllm/a\.py"):
+        both.rewrite({A: source(one=1, two=1)})
+
+
+def test_a_file_that_no_part_is_about_is_no_part_of_the_proof() -> None:
+    files = {A: source(one=1), B: source(two=1)}
+    after = dict(PARTS.rewrite(files))
+    PARTS.prove(files, after)
+    with pytest.raises(ProofFailed, match="a file changed that no part of the fix is about"):
+        PARTS.prove(files, {**after, "vllm/c.py": after[A]})
+
+
+def test_a_part_that_is_unknown_and_one_that_is_absent() -> None:
+    twice = Together((TWICE, Replace((OTHER,))))
+    assert "has 0 times" in str(twice.find({A: source(one=7), B: source(two=1)}).unknown)
+    assert PARTS.find({A: None, B: None}).absent == f"there is no {A}"
+
+
+def test_a_form_whose_file_is_no_python_is_not_the_one_that_fits() -> None:
+    files = {A: b"def f(:", B: source(two=1)}
+    rule = FirstOf((Replace((ONE,)), Replace((OTHER,))))
+    assert [place.target for place in rule.find(files).places] == [B]
+    assert "not Python" in str(rule.find({A: b"def f(:", B: None}).unknown)
+
+
+def test_what_reads_upstream_is_handed_it_within_others() -> None:
+    class Known:
+        def read(self, version: str, target: str) -> bytes:
+            raise NotImplementedError
+
+    upstream, backport = Known(), Backport(diff="-")
+    for rule in (Together((backport, PARTS)), FirstOf((backport, PARTS))):
+        handed = rule.with_upstream(upstream)
+        first = (handed.parts if isinstance(handed, Together) else handed.forms)[0]
+        assert isinstance(first, Backport)
+        assert first.upstream is upstream

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from patcher.errors import FileAbsent, RewriteRefused, Unreadable
+from patcher.rules.backport.changed import changed_scopes
+from patcher.rules.backport.merging.cut import sha256
 from patcher.rules.backport.rule import Backport
 from patcher.rules.backport.scope import Scope
 from patcher.rules.replace import Change, Replace, Shape
@@ -27,6 +29,20 @@ class TwoReleases:
         if target != PATH:
             raise FileAbsent(f"no {target}", next_step="-")
         return {"1.0": BEFORE, "2.0": fixed(self.fix)}[version].encode()
+
+
+@dataclass(frozen=True)
+class Two:
+    """Upstream with one file before and after; None where a release has none."""
+
+    before: bytes | None
+    after: bytes
+
+    def read(self, version: str, target: str) -> bytes:
+        data = {"1.0": self.before, "2.0": self.after}[version]
+        if target != PATH or data is None:
+            raise FileAbsent(f"no {target}", next_step="-")
+        return data
 
 
 def rule_of(fix: str) -> Backport:
@@ -130,11 +146,112 @@ def test_a_diff_with_whole_functions_says_the_same(tmp_path: Path, fix: str) -> 
             "+        y = (2,\n",
             "not of whole functions",
         ),
+        (
+            "--- a/a.py\n+++ b/a.py\n@@ -1,2 +1,2 @@\n def f():\n-    y = (1,\n+    y = (2,\n",
+            r"not of whole functions \('\(' was never closed\)",
+        ),
+        (
+            "--- a/a.py\n+++ b/a.py\n@@ -1,2 +1,2 @@\n class C:\n-    x = 1\n+    x = 2\n",
+            "not of whole functions",
+        ),
+        (
+            "--- a/a.py\n+++ b/a.py\n@@ -1 +1,2 @@ <imports>\n import os\n+import (\n",
+            "the imports are not Python",
+        ),
+        (
+            "--- a/a.py\n+++ b/a.py\n@@ -1 +1,2 @@ <imports>\n import os\n+x = 1\n",
+            "a hunk of <imports> holds more than imports",
+        ),
     ],
 )
 def test_a_diff_that_will_not_do_says_what_will(diff: str, problem: str) -> None:
     with pytest.raises(Unreadable, match=problem):
         Backport(diff=diff, scopes=()).sides() if diff else Backport(diff="\n").sides()
+
+
+HEAD = "--- a/vllm/b.py\n+++ b/vllm/b.py\n"
+DIFF = f"{HEAD}@@ -1,2 +1,2 @@\n def f(a, b):\n-    return a\n+    return b\n"
+
+
+@pytest.mark.parametrize(
+    ("hunk", "names"),
+    [
+        ("@@ -2,2 +2,2 @@ class C:\n     def f(self):\n-        x\n+        y\n", ["C.f"]),
+        ("@@ -2,2 +2,2 @@ B.C.g\n     def f(self):\n-        x\n+        y\n", ["B.C.f"]),
+        (
+            "@@ -1,4 +1,4 @@\n def f():\n     x\n def g():\n-    x\n+    y\n",
+            ["g"],
+        ),
+        (
+            "@@ -1,3 +1,3 @@\n class C:\n     def f(self):\n-        x\n+        y\n",
+            ["C.f"],
+        ),
+    ],
+)
+def test_a_hunks_functions_are_named_by_its_heading(hunk: str, names: list[str]) -> None:
+    assert [each.scope.name for each in Backport(diff=HEAD + hunk).sides()] == names
+
+
+def test_where_its_two_sides_are_from_is_explained() -> None:
+    [line] = rule_of("condition").explain()
+    assert line == f"{PATH}: Drafter.share: what vLLM 2.0 made of it, taken from 1.0"
+    assert Backport(diff=DIFF).explain() == ("vllm/b.py: f: as the patch's own diff has it",)
+    assert Backport(diff="-").explain() == ("the diff, line 1: no function changes in it",)
+
+
+def test_of_a_fix_of_two_files_both_must_be_there() -> None:
+    rule = Backport(diff=DIFF + DIFF.replace("b.py", "c.py"))
+    files: dict[str, bytes | None] = {"vllm/b.py": B, "vllm/c.py": B}
+    assert [place.needed for place in rule.find(files).places] == [True, True]
+    lacking = "there is no vllm/c.py, but the fix's other files are there"
+    assert rule.find({**files, "vllm/c.py": None}).unknown == lacking
+    assert rule.find(dict.fromkeys(files)).absent == "there is no vllm/b.py"
+    assert "there is no f" in str(rule.find(dict.fromkeys(files, b"x = 1\n")).absent)
+
+
+def test_what_does_not_merge_is_unknown_and_says_which_release_has_the_fix() -> None:
+    own = BEFORE.replace("if self.model.embeds:", "if self.model.more:").encode()
+    unknown = rule_of("condition").find({PATH: own}).unknown
+    assert unknown is not None
+    assert unknown.startswith(f"{PATH}: ")
+    assert unknown.endswith("; vLLM 2.0 has the fix")
+
+
+def test_a_fix_that_is_in_without_its_import_is_half_of_it() -> None:
+    whole = fixed("import")
+    assert rule_of("import").find({PATH: whole.encode()}).unknown is None
+    half = whole.replace("import math\n", "")
+    unknown = rule_of("import").find({PATH: half.encode()}).unknown
+    assert unknown == f"half of the fix: {PATH} does not import math"
+
+
+@pytest.mark.parametrize(
+    ("more", "lost"),
+    [
+        (b"def floor(x): ...\n", False),
+        (b"from math import *\n", False),
+        (b"def f(:\n", False),
+        (b"x = 1\n", True),
+        (None, True),
+    ],
+)
+def test_what_the_fix_imports_of_vllm_must_be_there(more: bytes | None, lost: bool) -> None:
+    after = BEFORE.replace("import os\n", "import os\nfrom vllm.more import floor\n")
+    after = after.replace("drafted = width(self.model)", "drafted = floor(1.5)", 1)
+    sides = changed_scopes(PATH, BEFORE.encode(), after.encode())
+    rule = Backport(tuple(each.scope for each in sides), before="1.0", after="2.0")
+    rule = rule.with_upstream(Two(BEFORE.encode(), after.encode()))
+    unknown = rule.find({PATH: BEFORE.encode(), "vllm/more.py": more}).unknown
+    said = "the fix imports floor from vllm/more.py, and this vLLM has none"
+    assert unknown == (said if lost else None)
+
+
+def test_a_file_that_comes_with_the_fix() -> None:
+    """The release before it has none."""
+    scope = Scope(PATH, "width", None, sha256(b"def width(layer):\n    return layer.width\n"))
+    rule = Backport((scope,), before="1.0", after="2.0")
+    found = rule.with_upstream(Two(None, BEFORE.encode())).find({PATH: BEFORE.encode()})
+    assert [place.needed for place in found.places] == [False]
 
 
 LOG = Replace((Change("vllm/b.py", "f", old="a", new="a and b"),))
