@@ -108,10 +108,13 @@ def look(path: Path) -> os.stat_result | None:
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             return None
-        reason = getattr(error, "strerror", None) or str(error)
-        raise Unreadable(
-            f"{path} cannot be read: {reason}", next_step="Check the path's permissions."
-        ) from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, reason: Exception | str) -> Unreadable:
+    """The error for a path that is there and cannot be read."""
+    reason = getattr(reason, "strerror", None) or str(reason)
+    return Unreadable(f"{path} cannot be read: {reason}", next_step="Check the path's permissions.")
 
 
 def is_there(path: Path) -> bool:

@@ -16,16 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patcher.errors import Unreadable
-from patcher.files import is_file, is_there, read_file, write_atomically
+from patcher.files import is_file, is_there, read_file, unreadable, write_atomically
 from patcher.oci.rootfs.installed import PACKAGE
+from patcher.rules.source import MOST_BYTES
 from patcher.sources.path import FileSource, PathSource
 
 FOLDER = ".vllm-patcher"
 
 _NAME = re.compile(r"(?P<file>.+)\.(?P<after>[0-9a-f]{16})\.(?P<kind>orig|absent)")
-
-# As much as a patched file may have.
-_LIMIT = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +106,11 @@ def _drop_unless_needed(backup: Backup) -> None:
 def content(path: Path) -> bytes | None:
     """A file's bytes; None for no file. Raises `Unreadable`."""
     try:
-        return read_file(path, _LIMIT)
+        return read_file(path, MOST_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise Unreadable(
-            f"{path} cannot be read: {error.strerror}", next_step="Check the path's permissions."
-        ) from error
+        raise unreadable(path, error) from error
 
 
 def _backup(path: Path, after: bytes, *, absent: bool) -> Backup:

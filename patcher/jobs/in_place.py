@@ -13,16 +13,14 @@ from patcher.files import locked, make_directory, unwritable, write_atomically
 from patcher.jobs.backups import content, keeping
 from patcher.rules.apply import Outcome, apply_all
 from patcher.rules.patch import Patch
+from patcher.sources.bytecode import ASIDE, left_aside, stale_bytecode
 from patcher.sources.path import (
-    ASIDE,
     FileSource,
     PathSource,
     as_typed,
     concerned,
-    left_aside,
     named,
     open_path,
-    stale_bytecode,
 )
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+# No source hands out a larger file. vLLM's largest Python file has under 1 MB.
+MOST_BYTES = 16 << 20
+
 
 class Source(Protocol):
     """Something that can hand out a file of vLLM by its path under site-packages."""

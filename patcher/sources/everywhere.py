@@ -9,9 +9,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from patcher.errors import NotPython, Unreadable
+from patcher.errors import NotPython
+from patcher.files import unreadable
 from patcher.oci.rootfs.installed import PACKAGE, is_about_vllm
 from patcher.rules.rule import SearchesElsewhere
+from patcher.rules.source import MOST_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,9 +25,6 @@ if TYPE_CHECKING:
 # network, only these folders are read, each in one request: 1.2 MB of vLLM 0.15.0, 4.1 MB of
 # 0.33.0. All Python files would be 4 to 12 MB, in a hundred places.
 FOLDERS = ("vllm/model_executor/models", "vllm/models")
-
-# vLLM's largest Python file has under 1 MB.
-_LIMIT = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +105,8 @@ def _tree(root: Path) -> Iterator[tuple[str, bytes]]:
         # real folder of each file tells.
         for path in sorted(root.rglob("*.py")):
             if path.is_file() and path.parent.resolve().is_relative_to(root.resolve()):
-                if path.stat().st_size > _LIMIT:
-                    raise _unreadable(path, f"it has more than {_LIMIT >> 20} MiB")
+                if path.stat().st_size > MOST_BYTES:
+                    raise unreadable(path, f"it has more than {MOST_BYTES >> 20} MiB")
                 yield path.relative_to(root).as_posix(), path.read_bytes()
     except OSError as error:
-        raise _unreadable(root, error.strerror or str(error)) from error
-
-
-def _unreadable(path: Path, reason: str) -> Unreadable:
-    return Unreadable(f"{path} cannot be read: {reason}", next_step="Check the path's permissions.")
+        raise unreadable(root, error) from error

@@ -21,6 +21,7 @@ from typing import IO, cast
 
 from patcher.errors import BadSource, FileAbsent, Unreadable
 from patcher.files import is_folder
+from patcher.rules.source import MOST_BYTES
 
 # Settings of the clone itself that would run a program or fail on a file that is not there.
 _SETTINGS = (
@@ -40,9 +41,6 @@ _ENVIRONMENT = {
     "GIT_TERMINAL_PROMPT": "0",
     "LC_ALL": "C",
 }
-
-# vLLM's largest Python file has under 1 MB.
-_MOST_BYTES = 16 << 20
 
 # What `cat-file --follow-symlinks` answers, besides objects, for a path that leads to no file.
 _NO_FILE = frozenset({b"dangling", b"loop", b"notdir", b"symlink"})
@@ -199,7 +197,7 @@ class _Batch:
         *_, kind, size = [b"", *header.rstrip(b"\n").split(b" ")]
         if not size.isdigit():
             return None
-        if int(size) > _MOST_BYTES:
+        if int(size) > MOST_BYTES:
             raise Unreadable(
                 f"an object of the clone claims {int(size)} bytes", next_step="Name another commit."
             )

@@ -6,7 +6,6 @@ checkout, or by the package folder itself.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import stat
@@ -15,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from patcher.errors import BadSource, BrokenImage, FileAbsent, Unreadable
-from patcher.files import is_there, look, read_file
-from patcher.oci.rootfs.installed import PACKAGE, VERSION_FILE, bytecode_names, parse_version
+from patcher.files import is_there, look, unreadable
+from patcher.oci.rootfs.installed import PACKAGE, VERSION_FILE, parse_version
 from patcher.oci.rootfs.python import Loader, Place, find_package, module_file, site_places
-from patcher.oci.rootfs.tree import Kind
+from patcher.rules.source import MOST_BYTES
 from patcher.rules.verdict import Status, judge
+from patcher.sources.disk import DISK, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,9 +38,6 @@ _LIBRARIES = (
 )
 
 _LIBRARY = re.compile(r"python(3\.\d+t?)")
-
-# vLLM's largest Python file has under 1 MB.
-_LIMIT = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +65,7 @@ class FileSource:
         """The file's bytes. Raises `FileAbsent` where it has gone since, `Unreadable`."""
         if self.exact and _known_by(target) != _known_by(str(self.path.absolute())):
             raise FileAbsent(f"{self.path} is not {target}", next_step="Name the whole tree.")
-        return _read(self.path) if self.data is None else self.data
+        return read(self.path) if self.data is None else self.data
 
     def version(self) -> str | None:
         """None: a file alone states no version."""
@@ -99,7 +96,7 @@ class TreeSource:
         Raises `Unreadable` where that is not a source file.
         """
         parts = target.removeprefix(f"{PACKAGE}/").removesuffix(".py").split("/")
-        found = module_file(_DISK, self.folders, parts, self.library)
+        found = module_file(DISK, self.folders, parts, self.library)
         if found is None:
             return self.root / target
         loader, path = found
@@ -112,12 +109,12 @@ class TreeSource:
 
     def read(self, target: str) -> bytes:
         """A file by its path under site-packages. Raises `FileAbsent`, `Unreadable`."""
-        return _read(self.locate(target))
+        return read(self.locate(target))
 
     def version(self) -> str | None:
         """What vllm/_version.py states; None without one, as in a checkout that was never built."""
         try:
-            return parse_version(_read(self.root / VERSION_FILE))[0]
+            return parse_version(read(self.root / VERSION_FILE))[0]
         except (FileAbsent, BrokenImage):
             return None
 
@@ -174,11 +171,11 @@ def given_file(name: str, stream: BinaryIO) -> FileSource:
             next_step="Name it as it is called in vLLM: vllm/.../name.py.",
         )
     try:
-        data = stream.read(_LIMIT + 1)
+        data = stream.read(MOST_BYTES + 1)
     except OSError as error:
-        raise _unreadable(path, error) from error
-    if len(data) > _LIMIT:
-        raise _unreadable(path, f"it has more than {_LIMIT >> 20} MiB")
+        raise unreadable(path, error) from error
+    if len(data) > MOST_BYTES:
+        raise unreadable(path, f"it has more than {MOST_BYTES >> 20} MiB")
     return FileSource(path, data=data)
 
 
@@ -233,8 +230,8 @@ def _trees(path: Path) -> Iterator[TreeSource]:
         library = _LIBRARY.fullmatch(site.parent.name)
         version = library[1] if library else None
         is_site = site.name in ("site-packages", "dist-packages")
-        places = site_places(_DISK, str(site)) if is_site else [Place(str(site), "")]
-        found = find_package(_DISK, places, version)
+        places = site_places(DISK, str(site)) if is_site else [Place(str(site), "")]
+        found = find_package(DISK, places, version)
         if found is None:
             continue
         if found.module is not None:
@@ -252,97 +249,3 @@ def _trees(path: Path) -> Iterator[TreeSource]:
 
 def _has_version(folder: str) -> bool:
     return is_there(Path(folder) / Path(VERSION_FILE).name)
-
-
-class _Disk:
-    """This machine's files, as a `Tree`."""
-
-    def kind(self, path: str) -> Kind | None:
-        """See `Tree`. Raises `Unreadable`."""
-        try:
-            mode = os.lstat(path).st_mode
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, ValueError) as error:
-            raise _unreadable(Path(path), error) from error
-        if stat.S_ISLNK(mode):
-            return Kind.LINK
-        return Kind.FOLDER if stat.S_ISDIR(mode) else Kind.FILE
-
-    def link(self, path: str) -> str:
-        """See `Tree`."""
-        return str(Path(path).readlink())
-
-    def names(self, folder: str) -> list[str]:
-        """See `Tree`."""
-        return sorted(_names(Path(folder)))
-
-    def read(self, path: str) -> bytes | None:
-        """See `Tree`."""
-        try:
-            return _read(Path(path))
-        except FileAbsent:
-            return None
-
-
-_DISK = _Disk()
-
-
-def _read(path: Path) -> bytes:
-    """A regular file's bytes."""
-    found = look(path)
-    if found is None:
-        raise FileAbsent(f"there is no {path}", next_step="Check the path and vLLM's version.")
-    try:
-        return read_file(path, _LIMIT)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, reason: Exception | str) -> Unreadable:
-    reason = getattr(reason, "strerror", None) or str(reason)
-    return Unreadable(f"{path} cannot be read: {reason}", next_step="Check the path's permissions.")
-
-
-def stale_bytecode(path: Path) -> tuple[Path, ...]:
-    """Every .pyc that Python could run in place of a source file.
-
-    Looked for beside the path, by which Python imports it: where that is a link to a file that
-    others share, theirs is left alone. Also under PYTHONPYCACHEPREFIX, as far as this process
-    knows it. Raises `Unreadable`.
-    """
-    return tuple(
-        sorted(
-            folder / name
-            for folder in _bytecode_folders(path)
-            for name in bytecode_names(path.name, _names(folder))
-        )
-    )
-
-
-# What ends the name of bytecode that is out of Python's way, for as long as a file is replaced.
-ASIDE = ".removed"
-
-
-def left_aside(path: Path) -> tuple[Path, ...]:
-    """Bytecode of a source file that a killed run had set aside. Raises `Unreadable`."""
-    left = re.compile(rf"{re.escape(path.stem)}\..*\.pyc\.\d+{re.escape(ASIDE)}")
-    folders = _bytecode_folders(path)
-    return tuple(
-        folder / name for folder in folders for name in _names(folder) if left.fullmatch(name)
-    )
-
-
-def _bytecode_folders(path: Path) -> set[Path]:
-    source = path.absolute()
-    prefixed = Path(importlib.util.cache_from_source(str(source))).parent
-    return {source.parent / "__pycache__", prefixed}
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return [entry.name for entry in folder.iterdir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise _unreadable(folder, error) from error

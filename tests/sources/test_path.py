@@ -15,8 +15,9 @@ import pytest
 
 from patcher.errors import BadSource, FileAbsent, Unreadable
 from patcher.rules.catalogue import select
+from patcher.sources.bytecode import stale_bytecode
 from patcher.sources.everywhere import everywhere
-from patcher.sources.path import FileSource, TreeSource, open_path, stale_bytecode
+from patcher.sources.path import FileSource, TreeSource, open_path
 from tests.conftest import TARGET
 
 CONTENT = b"X = 1\n"
