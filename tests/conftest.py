@@ -51,6 +51,18 @@ settings.load_profile("patient")
 COUNTED = (Path(__file__).parent / "rules", Path(__file__).parent / "patches")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Let `no_cover` end the counting in a worker of xdist too.
+
+    pytest-cov 7.1 counts twice there: as if it was alone, and then as a worker. What it pauses is
+    the second; the first goes on, and nobody reads it.
+    """
+    counting = session.config.pluginmanager.getplugin("_cov")
+    if hasattr(session.config, "workerinput") and counting and counting.cov_controller:
+        counting.cov_controller.cov.stop()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as `quick` what needs this process alone: no other program, daemon, registry, network.
 

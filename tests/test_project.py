@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.commands import ONE
@@ -50,3 +51,8 @@ def test_make_says_what_it_installs_before_it_does() -> None:
     for rule in installing:
         assert 'echo "' in rule.partition("$(PIP)")[0], rule
     assert sum(rule.count("pip install") for rule in rules) == 1, "in PIP"
+
+
+def test_what_is_not_counted_is_not_traced(request: pytest.FixtureRequest) -> None:
+    """Under `make test`, in a worker: pytest-cov's own pause leaves one tracer of two."""
+    assert not request.config.pluginmanager.hasplugin("_cov") or sys.gettrace() is None
