@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,9 @@ if TYPE_CHECKING:
     from patcher.rules.verdict import Verdict
 
 _MOST_PATCHES = 1000
+
+# More than anybody reads: a document of 8 MB can differ in a million places.
+_MOST_DIFFERENCES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +162,12 @@ def _compared(held: _Held, proof: Descriptor, known: Mapping[str, Patch]) -> Che
     for each in looked:
         notes += [f"the vLLM in {root} is in the image too, and not judged" for root in each.beside]
     found = _document(held.family, contents)
-    wrong = list(differences({key: said.get(key) for key in found}, found, ""))
-    wrong += [each for image in looked for each in image.wrong]
+    wrong = [each for image in looked for each in image.wrong]
     wrong += _unnamed(said, held.family)
+    told = differences({key: said.get(key) for key in found}, found, "")
+    wrong += itertools.islice(told, _MOST_DIFFERENCES)
+    if next(told, None):
+        notes.append(f"more than {_MOST_DIFFERENCES} differences, of which so many are told")
     if lines != diff(contents):
         wrong.append(Difference("diff", "other lines", "what the image's content gives"))
     program = expect(said.get("program"), dict, "proof: program")
@@ -220,10 +227,15 @@ def _patches(
     entries = expect(said.get("patches"), list, "proof: patches")
     if not 0 < len(entries) <= _MOST_PATCHES:
         raise broken(f"proof: it names {len(entries)} patches")
-    patches, notes = [], []
+    patches: list[Patch] = []
+    notes: list[str] = []
+    named: set[str] = set()
     for entry in entries:
         stated = expect(entry, dict, "proof: patches")
         name = expect(stated.get("name"), str, "proof: patches: name")
+        if name in named:
+            raise broken(f"proof: it names the patch {name} twice")
+        named.add(name)
         patch = known.get(name)
         if patch is None:
             notes.append(f"{name}: this program does not have the patch, so it is not judged")

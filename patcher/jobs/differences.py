@@ -41,7 +41,8 @@ def _labelled(values: list[Any]) -> dict[str, Any]:
         keys = (
             ("platform",) if isinstance(value, dict) and "platform" in value else ("patch", "path")
         )
-        parts = [str(value[key]) for key in keys if key in value] if isinstance(value, dict) else []
+        known = value if isinstance(value, dict) else {}
+        parts = [_text(value[key]) for key in keys if key in known]
         label = " ".join(parts) or str(number)
         labelled[label if label not in labelled else f"{label} {number}"] = value
     return labelled
@@ -50,4 +51,11 @@ def _labelled(values: list[Any]) -> dict[str, Any]:
 def _shown(value: object) -> str | None:
     if value is _NOTHING:
         return None
-    return value if isinstance(value, str) else str(value)
+    return _text(value)
+
+
+def _text(value: object) -> str:
+    try:
+        return value if isinstance(value, str) else str(value)
+    except RecursionError:  # JSON may nest as deep as Python reads it
+        return "something that nests too deep"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from patcher.jobs.differences import differences
 from patcher.jobs.naming import BASE_LABELS
 from patcher.jobs.proof import DIFF, KIND
 from patcher.oci.blobs import read_blob
@@ -110,6 +111,8 @@ def altered(said: dict[str, Any], field: str) -> None:
         first["files"][0]["path"] = "/elsewhere.py"
     elif field == "base of a platform":
         first["base"] = f"sha256:{'0' * 64}"
+    elif field == "many":
+        said["base"] |= {str(number): number for number in range(3000)}
     elif field == "image":
         said["image"] = f"sha256:{'0' * 64}"
 
@@ -122,6 +125,7 @@ WHERE = {
     "base of a platform": "platforms[linux/amd64].base",
     "path": "/elsewhere.py",
     "image": "image",
+    "many": "base.997",
     "diff": "diff",
 }
 
@@ -142,10 +146,24 @@ def test_what_differs_from_the_image_is_named(made: dict[str, Any]) -> None:
     assert len(document["proofs"]) == len(WHERE) + 1
     for each in document["proofs"]:
         named = [one["where"] for one in each["differences"]]
+        assert len(named) <= 1000
+        assert (len(named) == 1000) == (lies.get(each["proof"]) == "many")
         if each["proof"] == made["proof"]:
             assert named == [], "the true one still holds"
         else:
             assert any(WHERE[lies[each["proof"]]] in one for one in named), each
+
+
+# It would be judged as often as it is named.
+TWICE = b'{"schema": 1, "patches": [{"name": "kv-b-proj-dtype"}, {"name": "kv-b-proj-dtype"}]}'
+
+
+def test_what_nests_too_deep_is_a_difference() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    told = differences({"a": deep, "b": [{"path": deep}]}, {"a": "x", "b": []}, "")
+    assert [each.where[:1] for each in told] == ["a", "b"]
 
 
 def test_what_is_no_proof_is_named_and_hides_no_other(made: dict[str, Any]) -> None:
@@ -153,7 +171,7 @@ def test_what_is_no_proof_is_named_and_hides_no_other(made: dict[str, Any]) -> N
     subject = store.repository.manifest(made["digest"]).descriptor
     bad = [
         make_artifact(KIND, subject, [File("proof.json", KIND, data), File("x", DIFF, b"")])
-        for data in (b"", b"[]", b"{}", b'{"schema": 1, "patches": 1}', b"[" * 100_000)
+        for data in (b"", b"[]", b"{}", b'{"schema": 1, "patches": 1}', b"[" * 100_000, TWICE)
     ]
     for each in bad:
         store.attach(each)
