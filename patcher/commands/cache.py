@@ -6,13 +6,13 @@ import click
 
 from patcher.answer import hand_over, show
 from patcher.commands.command import Group
-from patcher.commands.options import EPILOG, json_option
+from patcher.commands.options import PLAIN_EPILOG, json_option
 from patcher.errors import counted
 from patcher.report.document import as_json
 from patcher.talk import say
 
 
-@click.group("cache", cls=Group, epilog=EPILOG, examples="vllm-patcher cache info")
+@click.group("cache", cls=Group, epilog=PLAIN_EPILOG, examples="vllm-patcher cache info")
 def cache_group() -> None:
     """What was read before, kept by content in the user's cache folder."""
 
@@ -20,7 +20,7 @@ def cache_group() -> None:
 @cache_group.command(
     "info",
     short_help="Say where the cache is and what it holds.",
-    epilog=EPILOG,
+    epilog=PLAIN_EPILOG,
     examples="vllm-patcher cache info",
 )
 @json_option
@@ -42,7 +42,7 @@ def cache_info(as_data: bool) -> None:
 @cache_group.command(
     "dir",
     short_help="Say where the cache is.",
-    epilog=EPILOG,
+    epilog=PLAIN_EPILOG,
     examples="vllm-patcher cache dir",
 )
 @json_option
@@ -60,7 +60,7 @@ def cache_dir(as_data: bool) -> None:
 @cache_group.command(
     "clear",
     short_help="Forget all that was kept.",
-    epilog=EPILOG,
+    epilog=PLAIN_EPILOG,
     examples="vllm-patcher cache clear",
 )
 @json_option

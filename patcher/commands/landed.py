@@ -73,7 +73,9 @@ vllm-patcher landed -o landed.html                  # as a page
     "--git", metavar="DIR[@REF]", help="Walk a local clone; name the commits that fixed and broke."
 )
 @click.option(
-    "--bisect", is_flag=True, help="With --git: only the newest turn, by a few reads; see above."
+    "--bisect",
+    is_flag=True,
+    help="With --git: only the newest such commit, by a few reads; see above.",
 )
 @click.option("--check", is_flag=True, help="Compare with what each patch claims in `affected`.")
 @click.option(
@@ -130,9 +132,9 @@ def landed(
 
     --git walks every commit of a branch that touched the file, through renames. --bisect reads
     few of them: it looks back from the newest in doubling steps until the verdict differs, then
-    halves the gap. The turn that it names is real, but where a fix came and went again between
-    two commits that it read (vLLM's history has such), it does not see that, and a newer turn
-    than the one it names may exist. Leave it out to be sure.
+    halves the gap. The commit that it names fixed or broke it, but where a fix came and went
+    again between two commits that it read (vLLM's history has such), it does not see that, and a
+    newer one may exist. Leave it out to be sure.
 
     --check is for a daily job: exit 1 and the patch, release and direction where content refutes
     a claim. Editing `affected` in the patch's file clears it.

@@ -14,6 +14,7 @@ from patcher.answer import hand_over, show
 from patcher.commands.command import Group
 from patcher.commands.completion import complete_name, complete_repository
 from patcher.commands.options import (
+    PLAIN_EPILOG,
     ca_file_option,
     http_settings,
     json_option,
@@ -41,8 +42,7 @@ own_lock_option = click.option(
     "--lock",
     type=click.Path(path_type=Path),
     default=_HERE,
-    show_default="./images.lock",
-    help="The lock file.",
+    help="The lock file; default: ./images.lock.",
 )
 
 form_option = click.option(
@@ -74,11 +74,6 @@ def _looked(locate: bool) -> Looked:
 _EPILOG = """\
 Exit codes: 0 as wanted; 1 something is doubtful, moved or gone;
 2 a wrong call; 3 could not decide or reach."""
-
-# Of those that look for no fault.
-_PLAIN_EPILOG = """\
-Exit codes: 0 as wanted; 2 a wrong call; 3 could not decide or reach."""
-
 
 _EXAMPLES = """
 vllm-patcher lock list
@@ -115,7 +110,7 @@ def lock_group() -> None:
 
 
 @lock_group.command(
-    "list", short_help="List what is locked.", epilog=_PLAIN_EPILOG, examples=_LIST_EXAMPLES
+    "list", short_help="List what is locked.", epilog=PLAIN_EPILOG, examples=_LIST_EXAMPLES
 )
 @lock_option
 @json_option
@@ -138,7 +133,7 @@ def lock_list(lock: Path | None, as_data: bool) -> None:
 @lock_group.command(
     "add",
     short_help="Lock a version to an image, by digest.",
-    epilog=_PLAIN_EPILOG,
+    epilog=PLAIN_EPILOG,
     examples=_ADD_EXAMPLES,
 )
 @click.argument("version")
@@ -218,7 +213,7 @@ def _say_located(entries: Sequence[Entry]) -> None:
 @lock_group.command(
     "remove",
     short_help="Drop images from the lock.",
-    epilog=_PLAIN_EPILOG,
+    epilog=PLAIN_EPILOG,
     examples="vllm-patcher lock remove 0.23.0",
 )
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_name)
@@ -305,7 +300,7 @@ def lock_check(
 @lock_group.command(
     "update",
     short_help="Lock what is newer in the registries.",
-    epilog=_PLAIN_EPILOG,
+    epilog=PLAIN_EPILOG,
     examples=_UPDATE_EXAMPLES,
 )
 @click.argument("names", nargs=-1, metavar="[REPOSITORY]...", shell_complete=complete_repository)
@@ -329,10 +324,10 @@ def lock_update(
     """Lock what is newer in the registries, and print it. Drops nothing.
 
     It looks in the repositories that the lock has images of, or only in the named ones
-    (vllm/vllm-openai). Newer is a release (v0.23.0), a nightly (nightly-COMMIT) or a dated build
-    (2026070501) above the newest locked one of its kind. A release's version is its tag. That of
-    the others is read out of the image: the layers above the first installed vLLM and its own are
-    streamed, once.
+    (vllm/vllm-openai). Newer is what comes after the newest locked one of its kind: a release
+    (v0.23.0), a dated build (2026070501), a nightly (nightly-COMMIT). A release's version is its
+    tag. That of the others is read out of the image: the layers above the first installed vLLM and
+    its own are streamed, once.
 
     An image that cannot be read is reported, and the others are locked all the same; then the
     exit code is 3.
@@ -368,7 +363,7 @@ def lock_update(
 @lock_group.command(
     "prune",
     short_help="Drop the digests that are gone upstream.",
-    epilog=_PLAIN_EPILOG,
+    epilog=PLAIN_EPILOG,
     examples=_PRUNE_EXAMPLES,
 )
 @own_lock_option

@@ -30,6 +30,10 @@ EPILOG = """\
 Exit codes: 0 as wanted; 1 a finding (a patch is needed, or nothing is there
 to patch); 2 a wrong call; 3 could not decide or reach."""
 
+# Of commands that judge nothing.
+PLAIN_EPILOG = """\
+Exit codes: 0 as wanted; 2 a wrong call; 3 could not read, write or reach."""
+
 json_option = click.option("--json", "as_data", is_flag=True, help="Print JSON on stdout.")
 folders_option = click.option(
     "--patches",

@@ -77,7 +77,8 @@ vllm-patcher verify git:vllm@main                   # a commit of a clone
 @click.option(
     "--everywhere",
     is_flag=True,
-    help="Also name the places in other files of an installed tree; they do not decide.",
+    help="Also name the places in other files of an installed tree or an image; they do not "
+    "decide.",
 )
 @stdin_option
 @json_option
