@@ -1,4 +1,4 @@
-"""A store of an image's blobs, and reading one so that nothing unproven is believed."""
+"""A store of an image's blobs; and reading one, held against its digest and size."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 Watch = Callable[[Progress], None]
-"""Called with each step of what moves."""
+"""Called with each step of a transfer."""
 
 # containerd's own limit for a manifest is 8 MiB, and no registry takes a larger one.
 MOST_BYTES = 8 * 1024 * 1024
 
 
 class Blobs(Protocol):
-    """A store of blobs, manifests and indexes among them: the descriptor's media type tells.
+    """A store of blobs, manifests and indexes; a descriptor's media type says which one it is.
 
     A layout on disk is one; a repository of a registry is another.
     """
@@ -33,9 +33,8 @@ class Blobs(Protocol):
     def open(self, descriptor: Descriptor, start: int = 0, size: int | None = None) -> BinaryIO:
         """The blob's bytes from `start` on, as a stream that the caller closes.
 
-        No more than `size` of them are going to be read: nobody need send more.
-
-        `Verified` checks them.
+        At most `size` of them will be read: no more need be sent. They are not checked: see
+        `Verified`.
 
         Raises `Unreadable` where the store does not answer, `BrokenImage` where it lacks it.
         """
@@ -50,7 +49,7 @@ class Blobs(Protocol):
 
 
 class Verified(io.RawIOBase):
-    """A blob's stream that counts and hashes what passes; `finish` reads the rest and judges."""
+    """A blob's stream, counted and hashed as it is read; `finish` reads the rest and checks it."""
 
     def __init__(self, raw: BinaryIO, descriptor: Descriptor) -> None:
         super().__init__()
@@ -90,7 +89,7 @@ class _Stream(Protocol):
 
 
 class Counted(io.RawIOBase):
-    """A stream whose bytes are told as they pass."""
+    """A stream that reports how many bytes each read gave."""
 
     def __init__(self, stream: _Stream, count: Callable[[int], None]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A base in docker's media types, seen in OCI's: what an OCI layout must hold to be read.
+"""A base with docker's media types, written anew with OCI's, as an OCI layout must hold it.
 
 A layout's index may lead to docker's types by the letter, and skopeo 1.9 then finds nothing under
 the name (seen). Configs and layers keep their bytes and digests: the two families differ in the

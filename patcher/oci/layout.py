@@ -77,7 +77,7 @@ class Layout:
         return stream
 
     def put(self, descriptor: Descriptor, data: bytes) -> None:
-        """See `Blobs`."""
+        """See `Store`."""
         write_atomically(self._blob(descriptor), data, within=self.path)
 
     def check(self, descriptors: Sequence[Descriptor]) -> None:

@@ -74,7 +74,7 @@ class Part:
 
 
 def broken(problem: str) -> BrokenImage:
-    """The error of this floor, with the one thing that a user can do about it."""
+    """The error for an image that is not in order, with the one thing that a user can do."""
     return BrokenImage(
         problem, next_step="Fetch the image again; if it stays, only its publisher can mend it."
     )
@@ -191,7 +191,7 @@ def parse_config(data: bytes) -> Config:
 
 
 def _history(value: object, layers: int) -> tuple[Json, ...]:
-    """The steps, made whole where they tell of too few layers; none where of too many.
+    """The steps that fit the layers: missing ones are added; none where there are too many.
 
     It is for people, and runtimes run an image whatever it says; but what is built here has one
     that fits, or none: docker refuses to load another.

@@ -50,8 +50,7 @@ _TOO_LONG = frozenset({413, 416})
 
 
 class BlobStream(io.RawIOBase):
-    """A blob from byte `start` to `end`. Where the connection breaks, the rest is asked for by
-    Range.
+    """A blob from byte `start` to `end`; where the connection breaks, the rest comes by Range.
 
     `written` tells that we have put it there ourselves. Raises `BrokenImage` where the server's
     lengths contradict the descriptor, and what `Session` raises. The digest is not judged here:
@@ -62,16 +61,16 @@ class BlobStream(io.RawIOBase):
         self,
         session: Session,
         descriptor: Descriptor,
-        start: int = 0,
-        end: int | None = None,
+        start: int,
+        end: int,
         *,
-        written: bool = False,
+        written: bool,
     ) -> None:
         super().__init__()
         self._session = session
         self._descriptor = descriptor
         self._place = start
-        self._end = descriptor.size if end is None else end
+        self._end = end
         self._written = written
         self._connections = 0
         # Python closes what was half made, too.
@@ -170,7 +169,7 @@ def start_upload(session: Session) -> Upload:
 
 
 def opened_upload(session: Session, answer: Answer) -> Upload:
-    """The upload that an answer (202) tells of. Raises `RegistryFailed`."""
+    """The upload that a 202 has opened. Raises `RegistryFailed`."""
     place = session.place(answer)
     if place is None:
         raise session.failure("the registry names no place for an upload")

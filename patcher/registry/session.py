@@ -32,7 +32,7 @@ _CANCEL_ALL = 10.0
 
 
 class Session:
-    """Asks about one repository of a registry.
+    """Sends the requests about one repository of a registry.
 
     `push` asks for the right to write, `beside` for that to read other repositories of it.
     Every call takes the statuses that it has a use for; for any other it raises `AccessDenied`,
@@ -141,7 +141,7 @@ class Session:
         return self.http.failure(self.root, f"{self.name}: {reason}")
 
     def error(self, answer: Answer, url: str) -> PatcherError | Fault:
-        """What an answer that nobody has a use for is, once its body was read."""
+        """The error for a status that the caller has no use for; the body must have been read."""
         reason = self.http.keyring.hide(f"HTTP {answer.status}{explanation(answer.body)}")
         if origin(answer.url) != origin(url):
             # No login helps there, and a new address from the registry may.

@@ -43,7 +43,10 @@ def apply_files(patch: Patch, files: Files) -> Mapping[str, Rewritten]:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one of several patches made of one file, in so many places; None where none was."""
+    """What one of several patches made of one file, and in how many places.
+
+    `before` is None where there was no file.
+    """
 
     patch: Patch
     target: str
@@ -95,7 +98,7 @@ def _in_conflict(patch: Patch, earlier: Iterable[str], error: PatcherError) -> P
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What several patches make of one file, and in how many places; None where there was none."""
+    """What several patches make of one file, and in how many places. `before` is as in `Step`."""
 
     target: str
     before: bytes | None

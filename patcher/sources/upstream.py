@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from patcher.cache import Cache, default_folder
 
 if TYPE_CHECKING:
+    from patcher.sources.index import Release
     from patcher.sources.wheel import WheelSource
+    from patcher.web.http import Http
 
 # Raise it when what is kept for a file changes.
 _KIND = b"vllm-patcher release file 1\0"
@@ -23,6 +25,7 @@ class Releases:
 
     def __init__(self, cache: Cache | None = None) -> None:
         self._cache = cache or Cache(default_folder() / "releases")
+        self._index: tuple[Http, tuple[Release, ...]] | None = None
         self._open: dict[str, WheelSource] = {}
         self._read: dict[tuple[str, str], bytes] = {}
         self._lock = threading.Lock()
@@ -45,9 +48,19 @@ class Releases:
         if packed is not None:
             return zlib.decompress(packed)
         if version not in self._open:
-            from patcher.sources.wheel import open_release
-
-            self._open[version] = open_release(version)
+            self._open[version] = self._wheel(version)
         data = self._open[version].read(target)
         self._cache.save(key, zlib.compress(data))
         return data
+
+    def _wheel(self, version: str) -> WheelSource:
+        """A release's wheel; the index is read once, and one session serves all."""
+        from patcher.sources.index import find, releases
+        from patcher.sources.wheel import open_listed
+        from patcher.web.http import Http
+
+        if self._index is None:
+            http = Http()
+            self._index = http, releases(None, http)
+        http, known = self._index
+        return open_listed(find(known, version), http)

@@ -40,13 +40,13 @@ class Patience:
         self._per_byte = per_byte
 
     def spend(self, seconds: float, received: int) -> None:
-        """So long was waited, and so many bytes came."""
+        """Take off the seconds that were waited, and give back for the bytes that came."""
         self.left = min(self._most, self.left - seconds + received * self._per_byte)
 
 
 @contextmanager
 def waiting(patience: Patience) -> Iterator[None]:
-    """What this thread receives is waited for with this patience. It ends in a TimeoutError."""
+    """Within this, the thread waits for bytes with this patience; then comes a TimeoutError."""
     before = getattr(_turn, "patience", None)
     _turn.patience = patience
     try:

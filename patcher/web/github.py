@@ -1,4 +1,4 @@
-"""As much of GitHub's REST API (version 2022-11-28) as one issue with its own label takes."""
+"""The one issue with our label, by GitHub's REST API (version 2022-11-28)."""
 
 from __future__ import annotations
 

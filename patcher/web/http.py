@@ -198,9 +198,8 @@ class Answer:
 class Http:
     """One session for all servers of a run: connections and credentials are shared.
 
-    `wait` sleeps for seconds between two attempts; `say` is called with what a person
-    would wonder about.
-    Any number of threads may use it.
+    `wait` sleeps for seconds between two attempts; `say` is called with what a person would wonder
+    about. Any number of threads may use it.
     """
 
     def __init__(

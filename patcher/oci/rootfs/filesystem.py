@@ -136,7 +136,7 @@ class Filesystem:
                 yield node.path(), tuple(node.children)
                 nodes.extend(node.children.values())
 
-    # --- How it comes about.
+    # --- Building it.
 
     def _node(self, path: str) -> _Node | None:
         """Found from the folder that was asked for last: paths are mostly walked down."""

@@ -68,7 +68,7 @@ def bytecode_names(target: str, listing: Iterable[str]) -> tuple[str, ...]:
 
 
 def is_about_vllm(path: str, data: bytes) -> bool:
-    """Can a Python file be a plugin's, and not of a package that has models of the same names?"""
+    """Whether a Python file may be a plugin's: other packages have models of the same names."""
     return b"vllm" in data or "vllm" in path
 
 

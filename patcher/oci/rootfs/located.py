@@ -1,9 +1,9 @@
 """What was established of an image once, small enough to be written into a lock: where its vLLM is,
 and from where in which layer the files inflate.
 
-An image that is pinned by digest never changes, so neither does this. Whoever wrote it down is
-believed in that no other vLLM is run, as he is believed in the digest; the files themselves are
-held against their own digests. Only the plain case has this: one vLLM that holds nothing odd.
+An image that is pinned by digest never changes, so neither does this. That no other vLLM is run is
+believed of whoever wrote it down, as the digest is; the files themselves are held against their own
+digests. Only the plain case has this: one vLLM that holds nothing odd.
 Whatever else is asked, or does not fit, is read from the layers.
 """
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from patcher.oci.rootfs.scan import Traces
 
 FORM = 1
-"""Whoever changes which vLLM is taken for the one that runs raises it: what was written down
-before is then read from the layers again.
+"""Raise it when other rules say which vLLM is the one that runs: what was written down before is
+then looked for in the layers again.
 """
 
 
@@ -102,7 +102,7 @@ def locate(
 
 
 def fault(located: Located) -> str | None:
-    """What one plain vLLM cannot have; None for nothing.
+    """What no single, plain vLLM can have; None for nothing.
 
     These paths become those of our layer: an altered lock must not replace or hide what is not
     vLLM's.

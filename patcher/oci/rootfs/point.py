@@ -5,8 +5,8 @@ block all that follows can be inflated, if what it copies from the bytes before 
 the file needs few: of vLLM 0.23.0's mla_attention.py (91 KB) 201 where the range begins 48 KB
 before it. They are kept with the point, in a window that is zero elsewhere.
 
-What comes out is right or it is not: the reader holds it against the file's digest. Single members
-of gzip alone; what is packed otherwise has no points.
+What comes out is not proven: the reader holds it against the file's digest. Only a layer of one
+gzip member has points.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 Read = Callable[[int, int], bytes]
-"""The bytes of a blob from a place on, so many."""
+"""Reads a range of a blob: from which byte on, and how many."""
 
 _REACH = 32768  # RFC 1951, 3.2.5
 

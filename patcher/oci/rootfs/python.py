@@ -70,7 +70,7 @@ class Loader(enum.IntEnum):
 
 
 def interpreters_at(tree: Tree, path: str) -> Iterator[Interpreter]:
-    """What is started at a path: mostly one; one for each version where the name tells none."""
+    """What a path may start: mostly one; one for each version there where its name tells none."""
     there = real(tree, path)
     if there is None:
         return

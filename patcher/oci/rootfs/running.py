@@ -198,7 +198,7 @@ class _HandedOut:
         if loader is not Loader.SOURCE or basename(path) != basename(target):
             raise BrokenImage(
                 f"Python runs {path}, and not {copy.root}/{target}",
-                next_step="Only a source file can be judged: take an image that has but that.",
+                next_step="Only a source file can be judged: take an image without the other one.",
             )
         # A layer that states a file below a link means another place in every runtime.
         for folder in parents([path]):

@@ -210,7 +210,7 @@ class Traces:
 
 
 def hash_of(path: str) -> int:
-    """The same in every process, as Python's own is not: traces are kept between runs."""
+    """A path's hash, the same in every process: traces are kept between runs."""
     name = path.encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
 

@@ -27,7 +27,7 @@ _EXEC = re.compile(rb"'''exec' \"?(/[^\" ]+)")
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a config says. `command` is Entrypoint and Cmd; `folder` is the working directory."""
+    """How a container starts. `command` is Entrypoint and Cmd; `folder` the working directory."""
 
     environment: Mapping[str, str]
     folder: str = "/"

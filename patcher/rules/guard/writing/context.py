@@ -1,4 +1,4 @@
-"""Where a read stands: the places in which it must not be rewritten, and what a string may use."""
+"""Where a read stands: whether it may be rewritten there, and which quote a string may use."""
 
 from __future__ import annotations
 
