@@ -19,8 +19,7 @@ from patcher.report.document import as_json
 from patcher.talk import say
 
 if TYPE_CHECKING:
-    from patcher.smoke.cases import Case
-    from patcher.smoke.run import Run
+    from patcher.smoke.cases import Case, Run
 
 _EPILOG = """\
 Exit codes: 0 all of it was generated; 1 an engine that fails; 2 a wrong call;
@@ -85,9 +84,8 @@ def smoke(
         raise UsageError("say what to try", next_step="Give a URL or an image, or --python PATH.")
     if python is not None:
         from patcher.rules.catalogue import catalogue
-        from patcher.smoke.cases import select_cases
+        from patcher.smoke.cases import cases_of, select_cases
         from patcher.smoke.interpreter import interpreter, run_here
-        from patcher.smoke.run import cases_of
 
         program = interpreter(python)
         wanted = select_cases(cases) if cases else cases_of(catalogue())
@@ -106,9 +104,8 @@ def _image(
     from patcher.daemon.client import connect
     from patcher.daemon.engine import local_image
     from patcher.report.smoke import engine_lines
-    from patcher.smoke.cases import CONTROL, select_cases
+    from patcher.smoke.cases import CONTROL, cases_of, select_cases
     from patcher.smoke.container import claimed, engine_of, gpu, run_in
-    from patcher.smoke.run import cases_of
 
     image = local_image(connect(), name)
     engine = engine_of(image, name)
@@ -149,8 +146,7 @@ def _cases(
     as_data: bool,
 ) -> None:
     from patcher.report.smoke import case_line, cases_summary, traceback_lines
-    from patcher.smoke.cases import exit_of
-    from patcher.smoke.run import run_cases
+    from patcher.smoke.cases import exit_of, run_cases
 
     said = f"{target}: {counted(len(cases), 'case')}, one after the other"
     say(f"{said}, some 30 s each on a GPU")

@@ -41,13 +41,12 @@ from patcher.jobs.proof import (
 from patcher.layer_cache import LayerCache
 from patcher.oci.image import Image, load_family
 from patcher.oci.installation import Change
-from patcher.oci.layout import existing_layout, only_named, split_spec
 from patcher.oci.model import broken, expect, parse_json
 from patcher.oci.reference import parse_reference
 from patcher.oci.referrer import Referred, read_artifact
 from patcher.oci.rootfs.layers import StoredImage
 from patcher.oci.validate import check_base, check_layer
-from patcher.places.layout import PREFIX
+from patcher.places.layout import PREFIX, open_named
 from patcher.places.registry import RepositoryStore
 from patcher.registry.repository import Repository
 from patcher.sources.everywhere import searched_for
@@ -132,9 +131,7 @@ def _check(held: _Held, proof: Descriptor, known: Mapping[str, Patch]) -> Checke
 
 def _open(name: str, settings: HttpSettings | None) -> tuple[Referred, Descriptor]:
     if name.startswith(PREFIX):
-        folder, named = split_spec(name.removeprefix(PREFIX))
-        layout = existing_layout(folder)
-        return layout, only_named(layout, named)
+        return open_named(name)
     short = name.removeprefix("registry:")
     if short.startswith("docker:") or "/" not in short:
         raise BadReference(

@@ -30,11 +30,17 @@ from patcher.layer_cache import LayerCache
 from patcher.lock.file import load
 from patcher.lock.picking import Standing, resolve, standing, whole
 from patcher.oci.image import load_family
-from patcher.oci.layout import existing_layout, only_named, split_spec
-from patcher.oci.reference import Platform, Reference, host_platform, parse_reference
+from patcher.oci.layout import split_spec
+from patcher.oci.reference import (
+    EXAMPLE,
+    Platform,
+    Reference,
+    host_platform,
+    parse_reference,
+)
 from patcher.oci.rootfs.layers import StoredImage
 from patcher.oci.rootfs.located import LocatedImage
-from patcher.places.layout import PREFIX, layout_place
+from patcher.places.layout import PREFIX, layout_place, open_named
 from patcher.places.registry import RepositoryStore, Tally, registry_place
 from patcher.places.stored import Stored
 from patcher.progress import pulling
@@ -248,9 +254,7 @@ def _open_stored(
     layout; and its place among the locked builds.
     """
     if name.startswith(PREFIX):
-        folder, named = split_spec(name.removeprefix(PREFIX))
-        layout = existing_layout(folder)
-        root = only_named(layout, named)
+        layout, root = open_named(name)
         say(f"{name} is {root.digest}")
         return Stored(layout, load_family(layout, root)), None, Standing(platform, newest=True)
     lock = load(path)
@@ -310,8 +314,8 @@ def _parse_place(to: str) -> tuple[Path | Reference, str | None]:
     try:
         reference = parse_reference(to)
     except BadReference as error:
-        known = "lower case" in error.problem
-        raise BadReference(error.problem, next_step=error.next_step if known else _PLACE) from error
+        helps = _PLACE if error.next_step == EXAMPLE else error.next_step
+        raise BadReference(error.problem, next_step=helps) from error
     if reference.digest:
         raise BadReference(f"{to!r} is a digest, which only content decides", next_step=_PLACE)
     return parse_reference(reference.name), reference.tag

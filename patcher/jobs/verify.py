@@ -124,16 +124,16 @@ def _of_image(image: ImageSource, patches: Sequence[Patch], *, elsewhere: bool) 
         image.label,
         _judged(copies, patches),
         image,
-        tuple(copies),
-        found.copies,
-        tuple(verdict for verdicts in idle.values() for verdict in verdicts),
-        _question(found, idle),
-        tuple(
+        judged=tuple(copies),
+        copies=found.copies,
+        idle=tuple(verdict for verdicts in idle.values() for verdict in verdicts),
+        question=_question(found, idle),
+        elsewhere=tuple(
             Elsewhere(image.label, patch.name, patch.rule.words, notice, _copy_of(notice, found))
             for patch in patches
             for notice in in_image(found, patch, whole=elsewhere)
         ),
-        tuple(f"{image.label}: {line}" for line in about_copies(found)),
+        notes=tuple(f"{image.label}: {line}" for line in about_copies(found)),
     )
 
 

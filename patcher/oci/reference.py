@@ -31,7 +31,7 @@ _PLATFORM_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 _NAME_LIMIT = 255
 
-_EXAMPLE = "Write it as docker.io/vllm/vllm-openai:v0.23.0, or NAME@sha256:DIGEST."
+EXAMPLE = "Write it as docker.io/vllm/vllm-openai:v0.23.0, or NAME@sha256:DIGEST."
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def parse_reference(text: str) -> Reference:
     _expect(_REPOSITORY, repository, "repository", text)
     if len(registry) + 1 + len(repository) > _NAME_LIMIT:
         raise BadReference(
-            f"{text!r}: a name has at most {_NAME_LIMIT} characters", next_step=_EXAMPLE
+            f"{text!r}: a name has at most {_NAME_LIMIT} characters", next_step=EXAMPLE
         )
     if tag is not None:
         _expect(_TAG, tag, "tag", text)
@@ -103,7 +103,7 @@ def _split_registry(name: str) -> tuple[str, str]:
     is_host = first == "localhost" or "." in first or ":" in first or first != first.lower()
     if not (slash and is_host):
         if _IMAGE_ID.fullmatch(name):
-            raise BadReference(f"{name!r} is an image id, not a name", next_step=_EXAMPLE)
+            raise BadReference(f"{name!r} is an image id, not a name", next_step=EXAMPLE)
         first, rest = DEFAULT_REGISTRY, name
     if first == _LEGACY_REGISTRY:
         first = DEFAULT_REGISTRY
@@ -114,7 +114,7 @@ def _split_registry(name: str) -> tuple[str, str]:
 
 def _expect(grammar: re.Pattern[str], part: str, what: str, text: str) -> None:
     if not grammar.fullmatch(part):
-        raise BadReference(f"{text!r}: {part!r} is not a valid {what}", next_step=_EXAMPLE)
+        raise BadReference(f"{text!r}: {part!r} is not a valid {what}", next_step=EXAMPLE)
 
 
 def is_tag(text: str) -> bool:
@@ -128,7 +128,7 @@ def _expect_address(registry: str, text: str) -> None:
         _ = urlsplit(f"//{registry}").port
     except ValueError as error:
         raise BadReference(
-            f"{text!r}: {registry!r} is not a registry's address", next_step=_EXAMPLE
+            f"{text!r}: {registry!r} is not a registry's address", next_step=EXAMPLE
         ) from error
 
 

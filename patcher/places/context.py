@@ -7,18 +7,17 @@ proven is the files that the Dockerfile copies.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import stat
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from patcher.daemon import dockerfile
 from patcher.errors import Unwritable
 from patcher.files import read_file, unwritable
-from patcher.oci.model import broken
+from patcher.oci.model import broken, digest_of
 from patcher.places.place import Outline, Sent, changed
 
 if TYPE_CHECKING:
@@ -56,15 +55,11 @@ class ContextPlace:
 
 @dataclass(frozen=True, slots=True)
 class ContextPlan:
-    """A context to be written (see `Plan`)."""
+    """A context to be written (see `Plan`). Its digest and tags come with the build."""
 
     place: ContextPlace
     draft: Draft
-
-    @property
-    def outline(self) -> Outline:
-        """See `Plan`. Only the build will tell a digest, and give the tags."""
-        return Outline()
+    outline: Outline = field(default_factory=Outline)
 
     def make(self, watch: Watch) -> ContextResult:
         """See `Plan`. Raises `BadReference` for what no Dockerfile can hold, `Unwritable`."""
@@ -82,38 +77,24 @@ class ContextPlan:
                 (folder / dockerfile.source(at)).chmod(file.mode)
         except OSError as error:
             raise unwritable(self.place.path, error) from error
-        return ContextResult(self.place, change, base, hashlib.sha256(packed).hexdigest(), folder)
+        digest = digest_of(packed)
+        return ContextResult(self.place, change, folder, digest, {base: digest})
 
 
 @dataclass(frozen=True, slots=True)
 class ContextResult:
-    """A context that is written (see `Made`)."""
+    """A context that is written (see `Made`).
+
+    `digest` is that of the context as a tar: the same base and patches give the same.
+    """
 
     place: ContextPlace
     change: Change
-    base: str
-    sha256: str
     folder: Path
-
-    @property
-    def digest(self) -> str:
-        """That of the context as a tar: the same base and patches give the same."""
-        return f"sha256:{self.sha256}"
-
-    @property
-    def images(self) -> Mapping[str, str]:
-        """See `Made`."""
-        return {self.base: self.digest}
-
-    @property
-    def sent(self) -> Sent:
-        """See `Made`."""
-        return Sent()
-
-    @property
-    def way(self) -> str | None:
-        """See `Made`."""
-        return "context"
+    digest: str
+    images: Mapping[str, str]
+    sent: Sent = field(default_factory=Sent)
+    way: str | None = "context"
 
     def read_back(self, before: Mapping[str, Installation]) -> Mapping[str, Installation]:
         """See `Made`: the files that the Dockerfile copies, as they are on disk."""

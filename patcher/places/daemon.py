@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from patcher.daemon.client import is_podman
@@ -79,10 +79,14 @@ class DaemonPlan:
 
 @dataclass(frozen=True, slots=True)
 class DaemonResult:
-    """An image in the daemon (see `Made`)."""
+    """An image in the daemon (see `Made`).
+
+    Nothing is `sent`: the daemon has the base, and gets a few KB of files by its socket.
+    """
 
     plan: DaemonPlan
     baked: BakedDockerImage
+    sent: Sent = field(default_factory=Sent)
 
     @property
     def digest(self) -> str:
@@ -93,11 +97,6 @@ class DaemonResult:
     def images(self) -> Mapping[str, str]:
         """See `Made`."""
         return {self.plan.place.base.digest: self.digest}
-
-    @property
-    def sent(self) -> Sent:
-        """See `Made`: the daemon has the base, and gets a few KB of files by its socket."""
-        return Sent()
 
     @property
     def way(self) -> str | None:

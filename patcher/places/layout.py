@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from patcher.oci.layout import Layout, create_layout
+from patcher.oci.layout import Layout, create_layout, existing_layout, only_named, split_spec
 from patcher.places.stored import StoredPlace
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from patcher.oci.model import Descriptor
     from patcher.places.stored import Stored
 
 PREFIX = "oci:"
@@ -23,3 +24,10 @@ def layout_place(folder: Path, base: Stored, *, dry_run: bool) -> StoredPlace:
     """
     layout = Layout(folder) if dry_run else create_layout(folder)
     return StoredPlace(f"{PREFIX}{folder}", layout, base)
+
+
+def open_named(spec: str) -> tuple[Layout, Descriptor]:
+    """The layout and the image in it that `oci:DIR[:NAME]` means. Raises as `only_named`."""
+    folder, name = split_spec(spec.removeprefix(PREFIX))
+    layout = existing_layout(folder)
+    return layout, only_named(layout, name)

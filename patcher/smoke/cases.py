@@ -1,15 +1,18 @@
-"""The forms that kv_b_proj's weight comes in, and what a run of the probe says about one."""
+"""The forms that kv_b_proj's weight comes in, and what runs of the probe say about each."""
 
 from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from patcher.errors import Exit, UsageError
+from patcher.errors import Exit, Undecided, UsageError
 from patcher.smoke.probe import MARK
+
+if TYPE_CHECKING:
+    from patcher.rules.patch import Patch
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,3 +184,31 @@ def exit_of(outcomes: Iterable[Outcome]) -> Exit:
     if State.FAILED in states:
         return Exit.FINDING
     return Exit.OK if states == {State.PASSED} else Exit.UNDECIDED
+
+
+Run = Callable[[Case, float], Ran]
+"""Runs the probe once: the case, and its limit in seconds."""
+
+
+def cases_of(patches: Sequence[Patch]) -> tuple[Case, ...]:
+    """What some patches claim to cure, and the control."""
+    claimed = {name for patch in patches for name in patch.smoke}
+    return select_cases({CONTROL.name, *claimed})
+
+
+def run_cases(cases: Sequence[Case], run: Run, limit: float) -> Iterator[Outcome]:
+    """The outcome of each, one after the other: each has the device to itself. `limit` is in
+    seconds, for one case.
+
+    Raises `Undecided` where nothing can be tried at all: no GPU, no vLLM.
+    """
+    for case in cases:
+        ran = run(case, limit)
+        refused = read_probe(ran.output).get("refused")
+        if refused is not None:
+            raise Undecided(
+                f"nothing can be tried here: {refused}",
+                next_step="Run it where vLLM has its device; a check without one would prove "
+                "nothing. `vllm-patcher verify` judges the source anywhere.",
+            )
+        yield outcome(case, ran, limit)

@@ -15,13 +15,13 @@ from patcher.smoke.cases import (
     CONTROL,
     Ran,
     State,
+    cases_of,
     exit_of,
     outcome,
     read_probe,
     select_cases,
 )
 from patcher.smoke.probe import MARK, model_config
-from patcher.smoke.run import cases_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
