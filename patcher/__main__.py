@@ -140,7 +140,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _wrong_call(error: click.ClickException) -> UsageError:
-    """What click found wrong; an argument that it repeats may come from somebody else."""
+    """What click found wrong; an argument that it repeats may be third-party text."""
     context = getattr(error, "ctx", None)
     if context is None:
         return UsageError(error.format_message(), next_step="See --help.")

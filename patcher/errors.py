@@ -32,7 +32,7 @@ class Exit(enum.IntEnum):
     UNDECIDED = 3
 
 
-# What stands before the host of an address, up to the last @: a password may hold a slash.
+# What is before the host of an address, up to the last @: a password may hold a slash.
 _CREDENTIALS = re.compile(r"(?<=://)[^/@:]*(?::.*)?@")
 
 # A parameter of an address, and the names of those that are a key: ?token=, &X-Amz-Signature=.

@@ -1,8 +1,8 @@
-"""Writing files so that a reader sees the old bytes or the new ones, and nobody else's are touched.
+"""Writing files: a reader sees the old bytes or the new ones, and no other file is touched.
 
 Every write goes through a descriptor of its folder, into a new file beside the old one, which then
 takes its name. A symbolic link at that name is replaced, never written through: the file that it
-leads to may be shared, or be one that somebody wants overwritten.
+leads to may be shared, or be one that an attacker wants overwritten.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ORPHANED = 600.0
 
 _RIGHTS = 0o777
 
-# For `expected`: whatever stands there is replaced.
+# For `expected`: whatever is there is replaced.
 ANYTHING = ...
 
 _NEXT = "Check its permissions and the free space, or write elsewhere."
@@ -135,9 +135,9 @@ def is_folder(path: Path) -> bool:
 
 
 def open_file(path: Path) -> BufferedReader:
-    """A regular file to read. Raises `OSError`, also for a pipe, which nobody may ever write to,
-    and for a device, which may have no end: a link to one can stand at any name in a folder that
-    somebody else has made.
+    """A regular file to read. Raises `OSError`, also for a pipe, which may never be written to, and
+    for a device, which may have no end: in a folder that somebody else made, any name can be a
+    link to one.
     """
     opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(opened).st_mode):
@@ -233,7 +233,7 @@ def _open_folder(path: Path, within: Path | None) -> int:
 
 @contextlib.contextmanager
 def _partial(folder: int, name: str) -> Iterator[tuple[str, BinaryIO]]:
-    """A new file beside `name`, locked as long as somebody writes it; removed after an error.
+    """A new file beside `name`, locked while it is written; removed after an error.
 
     Not `tempfile`: that knows only mode 600, and a new file's mode is the umask's to say.
     """
@@ -270,7 +270,7 @@ def _orphan(name: str | None) -> re.Pattern[str]:
 
 @contextlib.contextmanager
 def _unused(left: int) -> Iterator[int]:
-    """What a killed run has left, opened. Raises `OSError` while somebody still writes it."""
+    """What a killed run has left, opened. Raises `OSError` while it is still being written."""
     try:
         fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield left

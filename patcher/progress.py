@@ -34,7 +34,7 @@ class Progress:
 
 
 Tell = Callable[[int, int | None], None]
-"""Called with how much is done, and how much there is in all; None where nobody knows."""
+"""Called with how much is done, and how much there is in all; None where that is not known."""
 
 _MINUTE = 60.0
 
@@ -56,7 +56,7 @@ def moving(doing: str, total: int | None = None) -> Iterator[Callable[[Progress]
 
 @contextlib.contextmanager
 def waiting(doing: str) -> Iterator[None]:
-    """Show that something is under way, of which nobody says how far it is."""
+    """Show that something is under way; how far it is, is not known."""
     with counting(doing) as tell:
         tell(0, None)
         yield

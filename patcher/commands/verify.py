@@ -164,7 +164,7 @@ def _tell(reports: Sequence[SourceReport], *, places: bool) -> None:
         for verdict in report.verdicts:
             if places:
                 show(verdict_lines(verdict, report.locate))
-            # What could not be judged is an error to whoever wants no talk.
+            # With --quiet too: what could not be judged is an error.
             tell = say if verdict.status in {Status.NEEDED, Status.CLEAN} else complain
             tell(verdict_summary(verdict), None if verdict.outside else COLOURS[verdict.status])
     for report in reports:
@@ -188,8 +188,8 @@ def _verify_proofs(
     from patcher.jobs.check_proof import check_proofs
     from patcher.report.verdicts import difference_line, proof_summary, proofs_json
 
-    # What the program and the person have. A proof is somebody else's: nothing that it names is
-    # loaded.
+    # The program's patches and the user's own. A proof comes from elsewhere: nothing is loaded
+    # because it names it.
     known = {patch.name: patch for patch in chosen((), folders)}
     checked = [each for name in names for each in check_proofs(name, settings, known)]
     after = [verdict for each in checked for verdict in each.after]

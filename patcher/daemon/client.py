@@ -29,7 +29,7 @@ _SILENCE = 300
 
 _CONTEXT = "`docker context ls` lists them; DOCKER_CONTEXT or `docker context use` picks one."
 
-# Where a daemon is that nobody has named.
+# Where the daemon is, unless a host or context is named.
 DEFAULT = "unix:///var/run/docker.sock"
 
 
@@ -144,8 +144,8 @@ def undisturbed() -> Iterator[None]:
     """Hold a Ctrl-C, SIGTERM or SIGHUP back until the daemon has answered: for calls that make
     something, and short.
 
-    A call that is cut off leaves something in the daemon whose id nobody has. Who presses Ctrl-C
-    after another means it, and is obeyed at once.
+    A call that is cut off leaves something in the daemon whose id is not known. A second Ctrl-C is
+    meant, and ends it at once.
     """
     endings = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     # Signals reach the main thread alone, and only a handler of Python's can be put off.

@@ -225,7 +225,7 @@ def named_image(client: DockerClient, name: str) -> DockerImage | None:
 
 def keeps_indexes(client: DockerClient) -> bool:
     """Is it Docker with containerd's image store? An index is one image there, whatever of it was
-    pulled, and before API 1.49 nobody can ask for one platform of it.
+    pulled, and before API 1.49 one platform of it cannot be asked for.
     """
     with asking("the daemon cannot be asked for its store", next_step="Try again."):
         status = client.api.info().get("DriverStatus") or []
@@ -257,7 +257,7 @@ def _find(
             return None
         raise
     own = _of_platform(client, name, platform) if platform else None
-    # An index and its images have one id for whoever makes a container of them.
+    # A container is made by the index's id, whichever of its images is meant.
     return {**own, "Id": attrs["Id"]} if own else attrs
 
 

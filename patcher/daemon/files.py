@@ -61,7 +61,7 @@ def find(
     Raises as `find_installation` does, and `DaemonFailed`.
     """
     start = read_start(image["Config"])
-    # By its id an image never changes; one of several platforms may have one id.
+    # What an id names never changes; several platforms of an index may share one id.
     key = Descriptor(f"image/{platform}", f"{image['Id']}/{platform}", 0)
 
     def scan(wanted: Wanted) -> list[Traces]:

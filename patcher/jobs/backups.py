@@ -52,7 +52,7 @@ class Backup:
                 folder.rmdir()
             except FileNotFoundError:
                 pass
-            except OSError:  # another's original is in it
+            except OSError:  # there is another original in it
                 return
             folder = folder.parent
 
@@ -126,8 +126,8 @@ def _backups_of(path: Path) -> tuple[Backup, ...]:
 
 
 def _listed(home: Path) -> Iterator[Backup]:
-    """What is kept of the files below a folder. A link on the way, to an original or to its file,
-    is followed by nobody: another's originals would be dropped, or another's file overwritten.
+    """What is kept of the files below a folder. No link on the way is followed, neither to an
+    original nor to its file: others' originals would be dropped, or others' files overwritten.
     """
     kept = home / FOLDER
     for each in sorted(kept.rglob("*")):

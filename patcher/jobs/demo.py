@@ -109,7 +109,7 @@ def _bake(version: str, files: Mapping[str, bytes], folder: Path, output: Path, 
 
 
 def _expect_demo(output: Path) -> None:
-    """Only an earlier demo is replaced: a layout may hold images that nobody can make again."""
+    """Only an earlier demo is replaced: a layout may hold images that cannot be made again."""
     if is_there(output) and not is_there(output / _MARK):
         raise Unwritable(
             f"{output} is there already and is not an earlier demo",
@@ -118,7 +118,7 @@ def _expect_demo(output: Path) -> None:
 
 
 def _take_place(made: Path, output: Path) -> None:
-    """Let the new folder have the name, in one step where the system has one for it."""
+    """Give the new folder the name, in one step where the system can exchange two."""
     try:
         with locked(output.parent):
             _expect_demo(output)

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from patcher.rules.backport.draft import Draft
     from patcher.rules.rule import Upstream
 
+# How many earlier releases are tried: a fix for a release branch may be written on an older one.
+_EARLIER = 6
+
 
 def draft_near(
     diff: str, version: str, upstream: Upstream, known: Callable[[], Iterable[Version]]
 ) -> tuple[Draft, str]:
     """A draft of a diff, and the release that it was made on: `version`, or one near it.
 
-    A fix is written on main, ahead of the release that somebody runs: the later of the `known`
+    A fix is written on main, ahead of the release that a user runs: the later of the `known`
     releases are tried first, nearest first, then the earlier. One that has the fix does as well.
     Raises what `of_diff` raises of `version`, where none fits.
     """
@@ -46,7 +49,3 @@ def draft_near(
             next_step="Was it merged to main, and whole? If a release has the fix, name --before, "
             "--after and --function.",
         ) from error
-
-
-# A fix for a release that somebody else keeps up may be written on an older one.
-_EARLIER = 6

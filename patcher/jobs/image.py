@@ -250,9 +250,7 @@ def _refuse_stacking(examined: Sequence[Examined]) -> None:
 
 
 def _plan(place: Place, draft: Draft, order: Order, say: Say) -> Plan:
-    """What is to be done there. A dry run needs no right to look: it may be tried before one has
-    it.
-    """
+    """What is to be done there. A dry run may be tried before one has the right to look."""
     try:
         plan = place.plan(draft)
     except AccessDenied as denied:
@@ -353,7 +351,7 @@ def _planned(
 def _without(report: Report, refused: Mapping[str, str], say: Say) -> Report:
     """The report of a result that the place let have its fixed tag, and not the moving one.
 
-    That is not a failure: whoever makes tags immutable means them to be used by the fixed name.
+    That is not a failure: where tags are immutable, images are used by their fixed names.
     """
     full = {f"{report.repository}:{tag}": reason for tag, reason in refused.items()}
     for name, reason in full.items():

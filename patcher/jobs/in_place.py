@@ -61,7 +61,7 @@ def replace_sources(edits: Mapping[Path, Edit]) -> tuple[Path, ...]:
 
 
 def _put_back(path: Path, edit: Edit, refused: Iterable[Path]) -> None:
-    """Take our own bytes back; what somebody else has written is theirs, be it the same."""
+    """Take our own bytes back; what another program has written since stays, even if equal."""
     if edit.before is None:
         with contextlib.suppress(FileNotFoundError):
             if path not in refused and path.read_bytes() == edit.after:
@@ -72,14 +72,14 @@ def _put_back(path: Path, edit: Edit, refused: Iterable[Path]) -> None:
 
 @contextlib.contextmanager
 def one_run_at_a_time(paths: Iterable[Path]) -> Iterator[None]:
-    """Else the one that fails would put back the bytecode, and the other has patched the source.
+    """Lock the folders: a run that fails would put back the bytecode of what another has patched.
 
     What a killed run has set aside, its own file under a name that Python never runs, goes.
     """
     there = list(paths)
     with contextlib.ExitStack() as held:
         for folder in sorted({path.parent.resolve() for path in there}):
-            with contextlib.suppress(OSError):  # whoever reads it says what is wrong with it
+            with contextlib.suppress(OSError):  # reading it will say what is wrong
                 held.enter_context(locked(folder))
         for path in there:
             for left in left_aside(path):

@@ -122,7 +122,7 @@ class ContextResult:
         return {}
 
     def discard(self) -> None:
-        """See `Made`: the scratch folder is removed by whoever made it."""
+        """See `Made`: the job that made the scratch folder removes it."""
 
 
 def expect_free(path: Path) -> None:

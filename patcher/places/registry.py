@@ -74,7 +74,7 @@ class RepositoryStore:
             moved = in_order(lambda blob: self._fetch(blob, source, watch), descriptors, AT_ONCE)
             return sum(moved)
         except BaseException:
-            # The other threads are still sending what nobody waits for any more.
+            # The other threads are still sending, and their result is no longer waited for.
             self.repository.cancel_uploads()
             raise
 

@@ -146,7 +146,7 @@ def _once(
     return tuple({_descriptor(item).digest: item for item in items}.values())
 
 
-# A manifest below an index; nobody's tool makes more than one index below another.
+# A manifest below an index; no known tool nests indexes deeper than two.
 _MOST_DEPTH = 8
 
 

@@ -23,7 +23,7 @@ def as_json(command: str, **content: Any) -> Document:
     """A command's whole output as one JSON document."""
     document = {"schema": SCHEMA, "command": command, **content}
     text = json.dumps(document, default=_plain, indent=2, ensure_ascii=True)
-    # The same text to whoever reads JSON, and no command to a CI runner: see `printable`.
+    # The same text to a JSON parser, and no command to a CI runner: see `printable`.
     return Document(text.replace("##", r"#\u0023"))
 
 

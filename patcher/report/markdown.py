@@ -1,6 +1,6 @@
 """An answer as GitHub-flavoured Markdown that fits an issue comment.
 
-Every text that a third party may have written stands in a code span: nothing in it can be markup,
+Every text that a third party may have written is in a code span: nothing in it can be markup,
 a mention, a link or an image. Our own sentences hold versions and commit ids, and are escaped too.
 """
 

@@ -55,7 +55,7 @@ _VERBS = {
 
 
 def _hedge(transition: Transition) -> str:
-    """What the artifacts do not settle about where the turn was."""
+    """What the artifacts leave open about where the turn was."""
     unread = [each for each in transition.unread if not each.verdict.without_claim]
     if unread:
         read = all(each.verdict.by_content for each in unread)

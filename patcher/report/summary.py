@@ -1,7 +1,7 @@
 """What many runs of `image --json` did, as Markdown for a job summary.
 
 Reports are read as `vllm-patcher image --json` prints them, errors too: one run may have made many.
-Every text that a third party may have written stands in a code span.
+Every text that a third party may have written is in a code span.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def reports_of(paths: Sequence[Path]) -> list[Path]:
     """The reports that are meant: of a folder, all files in it whose names end in .json."""
     found: list[Path] = []
     for path in paths:
-        # What may not be looked at is no folder here, and a failure for whoever reads it.
+        # What may not be looked at counts as a file here, and reading it will fail.
         inside = sorted(path.glob("*.json")) if os.path.isdir(path) else []  # noqa: PTH112
         found += inside or [path]
     return found
@@ -121,7 +121,7 @@ def _row(report: Mapping[str, Any]) -> Row:
 
 
 def _word(text: object) -> str:
-    """A name as it stands in `outputs`: with a line break in it, it could set another output."""
+    """A name that may go into `outputs`: with a line break in it, it could set another output."""
     if not isinstance(text, str) or re.search(r"\s", text) or not text.isprintable():
         raise ValueError(text)
     return text

@@ -41,7 +41,7 @@ class Identity:
 def identify(server: Server) -> Identity:
     """The vLLM at an address.
 
-    Raises `Unreadable` where nobody answers, `AccessDenied` where another key is wanted,
+    Raises `Unreadable` where nothing answers, `AccessDenied` where another key is wanted,
     `Undecided` for a server that is not seen to be vLLM.
     """
     health = _health(server)

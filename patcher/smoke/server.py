@@ -149,8 +149,8 @@ def _generations(server: Server, served: Served) -> Iterator[Step]:
 
 
 def _shared_prefix(server: Server, generate: Generate, mark: str, lines: int) -> Step:
-    """A prefill with context, however much is read at a time: the beginning is the long prompt's,
-    and twice as much is new.
+    """Ask for a prefill with context, however much is read at a time: the prompt begins as the long
+    one did, and goes on with twice as much that is new.
     """
     for attempt in range(_TRIES):
         before = read_counters(server)
@@ -195,7 +195,7 @@ def _health_step(status: int, served: Served) -> Step:
 
 
 def _sentence(server: Server, failed: _Failed, *, was_green: bool) -> str:
-    """What it means: whether the health check still says that all is well."""
+    """What a failure means, and whether the health check shows it."""
     if not was_green:
         return f"the {failed.step} failed; /health says nothing here"
     try:
