@@ -15,7 +15,7 @@ _ENOUGH = (
 
 PATCH = Patch(
     name="persistent-topk-memory",
-    version=1,
+    version=2,
     title="persistent top-k only where 128 KB of shared memory are there",
     why=(
         "Sparse attention takes persistent_topk on every CUDA device. With a long context the "
@@ -33,6 +33,20 @@ PATCH = Patch(
                         "SparseIndexerTopk._resolve_auto",
                         old="self._is_cuda and topk_tokens in (512, 1024, 2048)",
                         new=f"self._is_cuda and topk_tokens in (512, 1024, 2048) and {_ENOUGH}",
+                    ),
+                )
+            ),
+            # 0.20.1 alone: 1024 only on SM10x, 512 and 2048 on every device.
+            Replace(
+                (
+                    Change(
+                        _INDEXER,
+                        "sparse_attn_indexer",
+                        old="current_platform.is_cuda() and topk_tokens in allowed_topk",
+                        new=(
+                            "current_platform.is_cuda() and topk_tokens in allowed_topk"
+                            f" and {_ENOUGH}"
+                        ),
                     ),
                 )
             ),
@@ -55,8 +69,7 @@ PATCH = Patch(
         (45317, "issue: SM121, the fallback needs 128 KB"),
         (50576, "issue: the kernel is chosen on every capability"),
     ),
-    # 0.20.1 chooses by another condition.
-    affected=("==0.20.0", ">=0.20.2"),
+    affected=(">=0.20.0",),
     valid=(),
     invalid=(),
 )

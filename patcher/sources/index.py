@@ -10,7 +10,6 @@ passed over; nothing in here is ever made a path.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from packaging.utils import parse_wheel_filename
 
 from patcher.errors import RegistryFailed, Unreadable, UsageError, printable
+from patcher.sources import listing
 from patcher.versions import nearest, parsed
 from patcher.web.http import Request, explanation
 from patcher.web.trust import host_of, shown
@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from packaging.version import Version
-    from pypi_simple import DistributionPackage, ProjectPage
 
+    from patcher.sources.listing import Listed
     from patcher.web.http import Answer, Http
 
 PROJECT = "vllm"
+_PYPI = "https://pypi.org/simple/"
 
 # PyPI's page of vLLM has 128 KB in November 2026, for 309 files.
 _PAGE_LIMIT = 8 << 20
@@ -76,7 +77,7 @@ def releases(index: str | None, http: Http) -> tuple[Release, ...]:
     `Unreadable` where the index itself cannot be read.
     """
     packages, page = _packages(index, http)
-    of_version: dict[Version, list[DistributionPackage]] = {}
+    of_version: dict[Version, list[Listed]] = {}
     for package in packages:
         version = _version_of(package)
         if version is not None:
@@ -96,7 +97,7 @@ def find(known: Sequence[Release], version: str) -> Release:
     raise UsageError(f"PyPI has no vLLM {version!r}", next_step=next_step)
 
 
-def choose_wheel(packages: Iterable[DistributionPackage]) -> DistributionPackage | str:
+def choose_wheel(packages: Iterable[Listed]) -> Listed | str:
     """The wheel that answers for a release: the highest build, x86_64 where there is one.
 
     The Python files of all wheels of one release are equal; the choice only has to be the same
@@ -111,16 +112,18 @@ def choose_wheel(packages: Iterable[DistributionPackage]) -> DistributionPackage
     return max(offered, key=_preference)
 
 
-def _preference(package: DistributionPackage) -> tuple[tuple[object, ...], bool, str]:
+def _preference(package: Listed) -> tuple[tuple[object, ...], bool, str]:
     _, _, build, tags = parse_wheel_filename(unquote(package.filename))
     return build, any(tag.platform.endswith("x86_64") for tag in tags), package.filename
 
 
-def _version_of(package: DistributionPackage) -> Version | None:
+def _version_of(package: Listed) -> Version | None:
     """The version in a file's name; None for anything but a release of vLLM."""
     name = unquote(package.filename)
     if not name.endswith(".whl"):
-        return parsed(package.version or "") if package.package_type == "sdist" else None
+        stem = name.removesuffix(".tar.gz").removesuffix(".zip")
+        project, _, text = stem.rpartition("-")
+        return parsed(text) if project == PROJECT and stem != name else None
     try:
         project, version, _, _ = parse_wheel_filename(name)
     except ValueError:  # InvalidWheelFilename is one, a number of 5000 digits another
@@ -129,9 +132,7 @@ def _version_of(package: DistributionPackage) -> Version | None:
     return parsed(name.split("-")[1]) and version if project == PROJECT else None
 
 
-def _release(
-    index: str | None, page: str, version: Version, packages: list[DistributionPackage]
-) -> Release:
+def _release(index: str | None, page: str, version: Version, packages: list[Listed]) -> Release:
     chosen = choose_wheel(packages)
     label = f"pypi:{version}"
     if index is not None:
@@ -167,40 +168,30 @@ def _utc(time: datetime | None) -> datetime | None:
     return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _packages(index: str | None, http: Http) -> tuple[Sequence[DistributionPackage], str]:
+def _packages(index: str | None, http: Http) -> tuple[Sequence[Listed], str]:
     """Every file on vLLM's page of an index, and the address that the page came from."""
-    from pypi_simple import ACCEPT_ANY, PYPI_SIMPLE_ENDPOINT
-
-    url = http.named(f"{(index or PYPI_SIMPLE_ENDPOINT).rstrip('/')}/{PROJECT}/")
+    url = http.named(f"{(index or _PYPI).rstrip('/')}/{PROJECT}/")
     try:
-        answer = http.ask(Request("GET", url, {"Accept": ACCEPT_ANY}), _PAGE_LIMIT)
+        answer = http.ask(Request("GET", url, {"Accept": listing.ACCEPT}), _PAGE_LIMIT)
     except RegistryFailed as error:
         raise _unreadable(error.problem, error.next_step) from error
     if answer.status != 200:
         said = f"{host_of(answer.url)}: HTTP {answer.status}{explanation(answer.body)}"
         raise _unreadable(http.keyring.hide(said), _ADDRESS)
-    return _parse(answer).packages, answer.url
+    return _parse(answer), answer.url
 
 
-def _parse(answer: Answer) -> ProjectPage:
-    """The page, in whichever form it came."""
-    from pypi_simple import ProjectPage, UnsupportedRepoVersionError
-
+def _parse(answer: Answer) -> list[Listed]:
+    """The page's files, in whichever form it came."""
     kind, _, parameters = answer.headers.get("Content-Type", "text/html").partition(";")
     try:
-        if kind.strip() == "application/vnd.pypi.simple.v1+json":
-            return ProjectPage.from_json_data(json.loads(answer.body), answer.url)
-        if kind.strip() in ("application/vnd.pypi.simple.v1+html", "text/html"):
+        if kind.strip() == listing.JSON:
+            return listing.of_json(answer.body, answer.url)
+        if kind.strip() in listing.HTML:
             charset = parameters.partition("charset=")[2].strip("\"' ") or None
             _expect_tags(answer.body)
-            return ProjectPage.from_html(PROJECT, answer.body, answer.url, charset)
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        RecursionError,
-        UnsupportedRepoVersionError,
-    ) as error:
+            return listing.of_html(answer.body, answer.url, charset, PROJECT)
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise _unreadable(f"{type(error).__name__}: {error}", _ADDRESS) from error
     raise _unreadable(f"its page is of the type {kind!r}", _ADDRESS)
 

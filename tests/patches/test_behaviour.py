@@ -196,23 +196,21 @@ def chosen(data: bytes, name: str, capability: int, memory: int) -> bool:
     import ast
 
     nodes = list(ast.walk(ast.parse(data)))
-    assigned = (each for each in nodes if isinstance(each, ast.Assign))
-    found = [each.value for each in assigned if ast.unparse(each.targets[0]) == name]
+    assigned = [each for each in nodes if isinstance(each, ast.Assign)]
+    values = {ast.unparse(each.targets[0]): ast.unparse(each.value) for each in assigned}
     # Before 0.24.0 the condition has no name.
-    tests = (each.test for each in nodes if isinstance(each, ast.If))
-    found += [each for each in tests if "topk_tokens in (512" in ast.unparse(each)]
-    return bool(
-        eval(
-            ast.unparse(found[0]),
-            {
-                "current_platform": Platform(capability),
-                "topk_tokens": 2048,
-                "num_rows": 1,
-                "logits": SimpleNamespace(stride=lambda _: 4, device="cuda:0"),
-                "torch": torch_with(memory),
-            },
-        )
-    )
+    tests = (ast.unparse(each.test) for each in nodes if isinstance(each, ast.If))
+    unnamed = (each for each in tests if "current_platform.is_cuda() and topk_tokens in" in each)
+    names = {
+        "current_platform": Platform(capability),
+        "topk_tokens": 2048,
+        "num_rows": 1,
+        "logits": SimpleNamespace(stride=lambda _: 4, device="cuda:0"),
+        "torch": torch_with(memory),
+    }
+    if "allowed_topk" in values:  # 0.20.1
+        names["allowed_topk"] = eval(values["allowed_topk"], names)
+    return bool(eval(values.get(name) or next(unnamed), names))
 
 
 def torch_with(memory: int) -> Any:
@@ -232,7 +230,7 @@ def test_sm12x_does_not_take_the_cluster_kernel(release_file: ReleaseFile) -> No
         )
 
 
-@pytest.mark.parametrize("version", ["0.20.0", "0.20.2", "0.24.0", "0.29.0"])
+@pytest.mark.parametrize("version", ["0.20.0", "0.20.1", "0.20.2", "0.24.0", "0.29.0"])
 def test_a_device_of_little_shared_memory_takes_the_row_wise_kernel(
     release_file: ReleaseFile, version: str
 ) -> None:

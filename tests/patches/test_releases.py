@@ -49,7 +49,7 @@ SEEN = {
     "persistent-topk-memory": {
         "0.19.1": UNKNOWN,
         "0.20.0": NEEDED,
-        "0.20.1": UNKNOWN,  # another condition
+        "0.20.1": NEEDED,
         "0.20.2": NEEDED,
         "0.24.0": NEEDED,
         "0.29.0": NEEDED,

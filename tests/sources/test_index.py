@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
-from pypi_simple import ProjectPage
 
 from patcher.errors import PatcherError, Unreadable, UsageError
 from patcher.sources import index as index_module
 from patcher.sources.index import Release, choose_wheel, releases
+from patcher.sources.listing import Listed, of_json
 from patcher.sources.wheel import open_listed, open_wheel
 from patcher.web.http import Http, HttpSettings
 from tests import scripted
@@ -116,14 +116,13 @@ def test_an_index_that_is_away_for_a_moment_is_asked_again(http: Http) -> None:
         assert len(server.seen) == 3
 
 
-def page(*files: tuple[str, str | bool]) -> ProjectPage:
-    """An index page (PEP 691) with these file names, and what each says of being yanked."""
+def page(*files: tuple[str, str | bool]) -> list[Listed]:
+    """What an index page (PEP 691) lists, with what each file says of being yanked."""
     entries: list[dict[str, object]] = [
         {"filename": name, "url": name, "hashes": {}, "yanked": yanked} for name, yanked in files
     ]
-    return ProjectPage.from_json_data(
-        {"meta": {"api-version": "1.0"}, "name": "vllm", "files": entries}, "http://localhost/vllm/"
-    )
+    body = {"meta": {"api-version": "1.0"}, "name": "vllm", "files": entries}
+    return of_json(json.dumps(body), "http://localhost/vllm/")
 
 
 def test_the_highest_build_for_x86_64_is_chosen_whatever_the_order() -> None:
@@ -135,14 +134,14 @@ def test_the_highest_build_for_x86_64_is_chosen_whatever_the_order() -> None:
         ("vllm-0.23.0.tar.gz", False),
     ]
     for order in (files, files[::-1]):
-        chosen = choose_wheel(page(*order).packages)
+        chosen = choose_wheel(page(*order))
         assert not isinstance(chosen, str)
         assert chosen.filename == files[1][0]
 
 
 def test_an_architecture_without_x86_64_is_chosen_too() -> None:
     only = "vllm-0.23.0-cp38-abi3-manylinux_2_28_aarch64.whl"
-    chosen = choose_wheel(page((only, False)).packages)
+    chosen = choose_wheel(page((only, False)))
     assert not isinstance(chosen, str)
     assert chosen.filename == only
 
@@ -187,7 +186,7 @@ def test_what_is_no_release_of_vllm_is_passed_over(http: Http) -> None:
 
 @given(st.lists(st.text() | st.from_regex(r"vllm-.{0,20}-cp38-abi3-any\.whl"), max_size=4))
 def test_no_name_in_an_index_breaks_the_choice(names: list[str]) -> None:
-    packages = page(*((name, False) for name in names)).packages
+    packages = page(*((name, False) for name in names))
     for package in packages:
         version = index_module._version_of(package)
         if version is not None and package.filename.endswith(".whl"):
@@ -213,11 +212,12 @@ JSON = "application/vnd.pypi.simple.v1+json"
     [
         (Site, "404"),
         (deep, "RecursionError|ValueError|JSONDecodeError"),
-        (plain(b"{}", JSON), "ValidationError"),
+        (plain(b"{}", JSON), "meta is not what the simple API says"),
+        (plain(b'{"meta": {"api-version": "1.0"}, "files": [[]]}', JSON), "a file is not what"),
         (plain(b"{", JSON), "JSONDecodeError"),
         (
             plain(b'{"meta": {"api-version": "9.0"}, "name": "x", "files": []}', JSON),
-            "UnsupportedRepoVersion",
+            "version '9.0' of the simple API",
         ),
         (plain(b"%PDF", "application/pdf"), "of the type 'application/pdf'"),
         (plain(bytes(9 << 20), "text/html"), "more than 8388608 bytes"),

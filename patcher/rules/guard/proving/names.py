@@ -241,7 +241,9 @@ def scan(nodes: list[ast.AST]) -> ModuleNames:
                 names.reachable.update(own_names(node))
             case _:
                 pass
-        names.bound.update(bound_by(node))
+        if type(node) not in _NAMELESS:
+            for name in bound_by(node):
+                names.bound[name] += 1
     names.suppressors.update(
         name for name, count in suppressed.items() if names.bound[name.partition(".")[0]] == count
     )
@@ -253,6 +255,14 @@ def scan(nodes: list[ast.AST]) -> ModuleNames:
     _find_acting(nodes, names)
     _find_mangled(nodes, names)
     return names
+
+
+# Half of all nodes, which bind nothing: asking each of them took a tenth of a verdict's time.
+_NAMELESS = frozenset({
+    ast.Attribute, ast.Constant, ast.Call, ast.keyword, ast.Expr, ast.Assign, ast.AnnAssign,
+    ast.Subscript, ast.BinOp, ast.BoolOp, ast.UnaryOp, ast.Compare, ast.IfExp, ast.If, ast.Return,
+    ast.Tuple, ast.List, ast.Load, ast.Store,
+})  # fmt: skip
 
 
 def bound_by(node: ast.AST) -> Iterator[str]:
@@ -307,7 +317,8 @@ def own_names(scope: ast.AST) -> set[str]:
         part = parts.pop()
         if isinstance(part, ast.Global | ast.Nonlocal):
             outer.update(part.names)
-        own.update(bound_by(part))
+        if type(part) not in _NAMELESS:
+            own.update(bound_by(part))
         if not isinstance(part, SCOPES):
             parts += parts_of(part)
         elif isinstance(part, COMPREHENSIONS):

@@ -225,6 +225,16 @@ def _told(source: bytes, tree: ast.Module, reads: dict[ast.expr, bool]) -> tuple
 
 def _functions(tree: ast.Module, reads: dict[ast.expr, bool]) -> Iterator[tuple[ast.expr, str]]:
     """Each read, with the qualified name of the innermost def or class around it."""
+    lines = sorted({node.lineno for node in reads})
+    found = list(_within(tree, reads, lines))
+    # What is in an f-string may state another line than its own, until Python 3.12.
+    yield from found if len(found) == len(reads) else _within(tree, reads, None)
+
+
+def _within(
+    tree: ast.Module, reads: dict[ast.expr, bool], lines: list[int] | None
+) -> Iterator[tuple[ast.expr, str]]:
+    """The same, only of definitions that span one of the lines, if some are given."""
     rest: list[tuple[ast.AST, str]] = [(tree, "")]
     while rest:
         node, name = rest.pop()
@@ -234,4 +244,15 @@ def _functions(tree: ast.Module, reads: dict[ast.expr, bool]) -> Iterator[tuple[
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             inner = f"{name}.{node.name}" if name else node.name
             decorators = {*node.decorator_list}
-        rest += [(child, name if child in decorators else inner) for child in parts_of(node)]
+        rest += [
+            (child, name if child in decorators else inner)
+            for child in parts_of(node)
+            if lines is None or not isinstance(child, ast.stmt) or _holds(child, lines)
+        ]
+
+
+def _holds(node: ast.stmt, lines: list[int]) -> bool:
+    """Whether a statement, with its decorators, has one of the lines."""
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    first = bisect_left(lines, min([node.lineno, *(each.lineno for each in decorators)]))
+    return first < len(lines) and lines[first] <= (node.end_lineno or node.lineno)

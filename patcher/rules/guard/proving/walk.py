@@ -203,8 +203,9 @@ class Walk(ast.NodeVisitor):
         names = {name: value.detached() for name, value in task.outer.items() if value != OTHER}
         for name, value in self.anywhere.items():
             names[name] = names.get(name, OTHER).join(value)
-        own = own_names(task.node)
-        names = {name: value for name, value in names.items() if name not in own}
+        if names:
+            own = own_names(task.node)
+            names = {name: value for name, value in names.items() if name not in own}
         self.ever, self.nothings = dict(names), []
         self.loose = self.names.shared | names.keys()
         self.facts = Facts(names=names)
@@ -892,10 +893,11 @@ class Walk(ast.NodeVisitor):
             self.escape(self.visit(part), part, getattr(part, "arg", None))
         self.lose_paths()
         before, outer, self.in_class = self.facts, self.in_class, True
-        own = {name for child in node.body for part in walked(child) for name in bound_by(part)}
-        for name in own:
-            # Until the body binds it, the name is the module's, and not the function's.
-            self.facts = self.facts.with_name(name, self._outside(name))
+        # Until the body binds it, a name is the module's, and not the function's.
+        if known := {*self.facts.names, *self.ever, *self.module_ever}:
+            own = {name for child in node.body for part in walked(child) for name in bound_by(part)}
+            for name in own & known:
+                self.facts = self.facts.with_name(name, self._outside(name))
         self.block(node.body)
         self.facts, self.in_class = before, outer
         self.lose_paths()
