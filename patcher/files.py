@@ -82,7 +82,7 @@ def replacing(
             _keep_attributes(folder, str(like.absolute()) if like else path.name, file.fileno())
             if synced:
                 os.fsync(file.fileno())
-            if expected is not ANYTHING and _content(folder, path.name) != expected:
+            if not (isinstance(expected, EllipsisType) or _stands(folder, path.name, expected)):
                 raise OSError("it was changed meanwhile")
             os.rename(partial, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         # Makes the new name survive a power cut. FUSE, CIFS and 9p mounts refuse it; the write
@@ -178,7 +178,7 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
     """
     make_directory(beside.parent)
     _clear_scratch(beside)
-    path = beside.with_name(f".{beside.name[:100]}.{secrets.token_hex(8)}.tmp")
+    path = beside.with_name(f".{_short(beside.name)}.{secrets.token_hex(8)}.tmp")
     make_directory(path)
     try:
         with locked(path):
@@ -237,7 +237,7 @@ def _partial(folder: int, name: str) -> Iterator[tuple[str, BinaryIO]]:
 
     Not `tempfile`: that knows only mode 600, and a new file's mode is the umask's to say.
     """
-    partial = f".{name[:100]}.{secrets.token_hex(8)}.tmp"
+    partial = f".{_short(name)}.{secrets.token_hex(8)}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with os.fdopen(os.open(partial, flags, 0o666, dir_fd=folder), "wb") as file:
@@ -262,9 +262,14 @@ def _clear_orphans(folder: int, name: str | None) -> None:
                 os.unlink(partial, dir_fd=folder)
 
 
+def _short(name: str) -> str:
+    """As much of a name as leaves room for more: a system counts its bytes, 255 at most."""
+    return os.fsencode(name)[:100].decode("utf-8", "ignore")
+
+
 def _orphan(name: str | None) -> re.Pattern[str]:
     return re.compile(
-        rf"\.{'.{1,100}' if name is None else re.escape(name[:100])}\.[0-9a-f]{{16}}\.tmp"
+        rf"\.{'.{1,100}' if name is None else re.escape(_short(name))}\.[0-9a-f]{{16}}\.tmp"
     )
 
 
@@ -327,12 +332,18 @@ def _has(new: int, name: str, value: bytes) -> bool:
         return False
 
 
-def _content(folder: int, name: str) -> bytes | None:
+def _stands(folder: int, name: str, expected: bytes | None) -> bool:
+    """Has the file of this name these bytes; for None, is the name free?
+
+    A pipe or a device that was put there meanwhile may have no end.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        with os.fdopen(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder), "rb") as file:
-            return file.read()
+        with os.fdopen(os.open(name, flags, dir_fd=folder), "rb") as file:
+            is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            return is_file and expected is not None and file.read(len(expected) + 1) == expected
     except FileNotFoundError:
-        return None
+        return expected is None
 
 
 def data_path(name: str) -> Path:

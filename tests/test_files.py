@@ -20,6 +20,7 @@ from patcher.files import (
     is_there,
     open_file,
     read_file,
+    replacing,
     scratch_folder,
     write_atomically,
 )
@@ -152,6 +153,32 @@ def test_acl_and_other_attributes_are_kept(tmp_path: Path) -> None:
     write_atomically(path, b"new")
     assert os.getxattr(path, "system.posix_acl_access") == denied, "the group still has nothing"
     assert os.getxattr(path, "user.note") == b"kept"
+
+
+def test_a_name_is_as_long_as_the_system_takes_it(tmp_path: Path) -> None:
+    """Of 255 bytes, in letters of one byte or of four."""
+    for name in ("x" * 255, "\U0001f600" * 63, "é" * 127, "\udcff" * 255):
+        write_atomically(tmp_path / name, b"new")
+        assert (tmp_path / name).read_bytes() == b"new"
+        (tmp_path / name).unlink()
+        with scratch_folder(tmp_path / name) as folder:
+            assert folder.is_dir()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_that_was_put_there_meanwhile_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "empty.py"
+    path.touch()
+
+    def write() -> None:
+        with replacing(path, expected=b"") as file:
+            file.write(b"new")
+            path.unlink()
+            path.symlink_to("/dev/null")
+
+    with pytest.raises(Unwritable, match="it was changed meanwhile"):
+        write()
+    assert path.is_symlink()
 
 
 def test_a_file_that_was_changed_meanwhile_keeps_the_change(tmp_path: Path) -> None:

@@ -64,9 +64,9 @@ def _put_back(path: Path, edit: Edit, refused: Iterable[Path]) -> None:
     """Take our own bytes back; what another program has written since stays, even if equal."""
     if edit.before is None:
         with contextlib.suppress(FileNotFoundError):
-            if path not in refused and path.read_bytes() == edit.after:
+            if path not in refused and content(path) == edit.after:
                 path.unlink()
-    elif path not in refused and path.read_bytes() == edit.after:
+    elif path not in refused and content(path) == edit.after:
         write_atomically(path, edit.before, expected=edit.after)
 
 

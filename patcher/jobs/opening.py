@@ -97,15 +97,20 @@ def daemon_job(
     """
     from patcher.places.daemon import DaemonPlace
 
-    named = parse_reference(repository)  # before a pull of 9 GB
-    if named.tag or named.digest:
-        raise BadReference(
-            f"{repository!r} has a tag or digest",
-            next_step="Leave it out: the tags are made of vLLM's version and the patches.",
-        )
+    _expect_repository(repository)  # before a pull of 9 GB
     platform = order.platform or host_platform()
     image, base = _daemon_base(name, load(lock), platform, Http(settings, say=say), say)
     return _make(base, _for_one(order, platform), DaemonPlace(repository, image), say)
+
+
+def _expect_repository(name: str) -> None:
+    """Raise `BadReference` for what is no repository's name alone."""
+    named = parse_reference(name)
+    if named.tag or named.digest:
+        raise BadReference(
+            f"{name!r} has a tag or digest",
+            next_step="Leave it out: the tags are made of vLLM's version and the patches.",
+        )
 
 
 def context_job(
@@ -124,6 +129,7 @@ def context_job(
     """
     from patcher.places.context import ContextPlace, expect_free
 
+    _expect_repository(repository)
     folder = folder.absolute()
     expect_free(folder)
     http, platform = Http(settings, say=say), order.platform or host_platform()

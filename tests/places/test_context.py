@@ -10,8 +10,12 @@ from pathlib import Path
 import docker
 import pytest
 
+from patcher.errors import BadReference
 from patcher.jobs.demo import write_base
+from patcher.jobs.image import Order
+from patcher.jobs.opening import context_job
 from patcher.oci.reference import Platform
+from patcher.web.http import HttpSettings
 from tests.bases import Base, write_lock
 from tests.commands import ONE, run
 from tests.conftest import TARGET
@@ -114,6 +118,17 @@ def test_a_files_mode_is_the_bases(registry: str, tmp_path: Path, mode: int) -> 
     ran = write(tmp_path / "images.lock", tmp_path / "out", "--platform", "linux/amd64")
     assert ran.returncode == 0, ran.stderr
     assert (tmp_path / "out" / "0.patched").stat().st_mode & 0o7777 == mode
+
+
+@pytest.mark.parametrize("name", ["a:b", "A", "x y", "-t", "a\n::add-mask::b", ""])
+def test_what_is_no_repository_is_refused_before_anything_is_read(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(BadReference):
+        context_job(
+            "0.23.0", tmp_path / "x", name, tmp_path / "none", Order(()), HttpSettings(), print
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", [".", "/", "a" * 300, "link"])
