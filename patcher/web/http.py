@@ -379,7 +379,7 @@ class Http:
                 pause = max(left.pop(0), fault.retry_after or 0.0) if left else math.inf
                 enough = spent >= most_seconds or silences == _MOST_SILENCES
                 if not fault.transient or pause > _LONGEST_PAUSE or enough:
-                    failed = self._end(fault, host, tries)
+                    failed = self.failure(url, _reason(fault, tries), fault.next_step)
                     if fault.unreached:
                         self._lost[host] = failed
                     raise failed from None
@@ -393,14 +393,6 @@ class Http:
         if pause >= _LONG_PAUSE and said not in self._said:
             self._said.add(said)
             self._say(said)
-
-    def _end(self, fault: Fault, host: str, tries: int) -> RegistryFailed:
-        reason = fault.reason
-        if fault.retry_after and fault.retry_after > _LONGEST_PAUSE:
-            reason += f"; it asks to wait {math.ceil(fault.retry_after)} s"
-        elif fault.transient and tries > 1:
-            reason += f", {tries} times"
-        return RegistryFailed(f"{host}: {self.keyring.hide(reason)}", next_step=fault.next_step)
 
     def failure(self, url: str, reason: str, next_step: str = NETWORK) -> RegistryFailed:
         """The error of a host, with no secret in it."""
@@ -419,6 +411,13 @@ class Http:
         asked = is_named(f"//{registry}", self.settings.plain_http)
         plain = asked or (is_loopback(registry) and not _speaks_tls(registry, trust))
         return f"{'http' if plain else 'https'}://{registry}"
+
+
+def _reason(fault: Fault, tries: int) -> str:
+    """Why nothing came of so many attempts, the last of which ended in this fault."""
+    if fault.retry_after and fault.retry_after > _LONGEST_PAUSE:
+        return f"{fault.reason}; it asks to wait {math.ceil(fault.retry_after)} s"
+    return f"{fault.reason}, {tries} times" if fault.transient and tries > 1 else fault.reason
 
 
 def _speaks_tls(registry: str, trust: ssl.SSLContext) -> bool:

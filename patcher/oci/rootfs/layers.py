@@ -58,19 +58,14 @@ class Cache(Protocol):
 class StoredImage:
     """An image whose blobs a store holds: a registry's repository, or an OCI layout.
 
-    `root` is the digest of what the name led to: the image's own, or that of its index. What its
-    layers say is kept in the `cache`.
+    `digest` pins it: that of what its name led to, the image's own or its index's. What its layers
+    say is kept in the `cache`.
     """
 
     blobs: Blobs
-    root: str
+    digest: str
     image: Image
     cache: Cache | None = None
-
-    @property
-    def digest(self) -> str:
-        """What pins it: the digest of what the name led to."""
-        return self.root
 
     @property
     def platform(self) -> Platform:

@@ -312,9 +312,20 @@ def _note_entry(
         _check_length(header.linkname)
         traces.hold(len(path), len(header.linkname))
         traces.links[path] = header.linkname
-        return
-    if not (header.isreg() or header.islnk()):
-        return
+    elif header.isreg() or header.islnk():
+        _note_file(traces, path, folder, header, stream, wanted)
+
+
+def _note_file(
+    traces: Traces,
+    path: str,
+    folder: str,
+    header: tarfile.TarInfo,
+    stream: TarStream,
+    wanted: Wanted,
+) -> None:
+    """Keep what is wanted of a file, or of a hard link; `folder` is as `Wanted` takes it."""
+    name = posixpath.basename(path)
     if wanted.is_bytecode(folder, name):
         # What a hard link holds is not known without another pass: it counts as bytecode.
         head = stream.content(header, _PYC_HEAD) if header.isreg() else b"?"
