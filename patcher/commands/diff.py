@@ -14,18 +14,14 @@ from patcher.commands.command import Command
 from patcher.commands.completion import complete_source
 from patcher.commands.options import (
     EPILOG,
-    ca_file_option,
     chosen,
     given_source,
     http_settings,
     json_option,
-    lock_option,
     parsed_platform,
     patch_options,
-    plain_http_option,
-    platform_option,
-    root_option,
     say_of_version,
+    source_options,
     stdin_option,
 )
 from patcher.errors import Exit
@@ -49,11 +45,7 @@ vllm-patcher diff .venv --patch kv-b-proj-dtype > fix.diff
 )
 @click.argument("source", shell_complete=complete_source)
 @patch_options
-@platform_option
-@root_option
-@lock_option
-@ca_file_option
-@plain_http_option
+@source_options
 @stdin_option
 @json_option
 @click.pass_context

@@ -12,14 +12,13 @@ from patcher.commands.command import Command
 from patcher.commands.completion import complete_name, complete_platform
 from patcher.commands.options import (
     EPILOG,
-    ca_file_option,
     chosen,
     http_settings,
     json_option,
     lock_option,
     parsed_platform,
     patch_options,
-    plain_http_option,
+    reach_options,
     root_option,
 )
 from patcher.errors import UsageError
@@ -74,8 +73,7 @@ vllm-patcher image 0.23.0 --to ghcr.io/you/vllm --dry-run
     "--dry-run", is_flag=True, help="With --to: say what would be sent, and send nothing."
 )
 @click.option("--allow-clean", is_flag=True, help="Tag a base that needs no patch as patched.")
-@ca_file_option
-@plain_http_option
+@reach_options
 @json_option
 def image(
     name: str,

@@ -15,14 +15,13 @@ from patcher.answer import ended, hand_over
 from patcher.commands.command import Command
 from patcher.commands.completion import complete_source
 from patcher.commands.options import (
-    ca_file_option,
     chosen,
     http_settings,
     json_option,
     lock_option,
     one_form,
     patch_options,
-    plain_http_option,
+    reach_options,
 )
 from patcher.errors import Exit, UsageError
 from patcher.files import write_atomically
@@ -98,8 +97,7 @@ vllm-patcher landed -o landed.html                  # as a page
     help="Also look for the read in other files: 4 times the bytes of a wheel's verdict.",
 )
 @click.option("--no-cache", is_flag=True, help="Read everything again.")
-@ca_file_option
-@plain_http_option
+@reach_options
 @click.pass_context
 def landed(
     context: click.Context,

@@ -15,12 +15,11 @@ from patcher.commands.command import Group
 from patcher.commands.completion import complete_name, complete_repository
 from patcher.commands.options import (
     PLAIN_EPILOG,
-    ca_file_option,
     http_settings,
     json_option,
     lock_option,
     one_form,
-    plain_http_option,
+    reach_options,
 )
 from patcher.errors import Exit, counted
 from patcher.files import is_there
@@ -141,8 +140,7 @@ def lock_list(lock: Path | None, as_data: bool) -> None:
 @lock_option
 @locate_option
 @offline_option
-@ca_file_option
-@plain_http_option
+@reach_options
 @json_option
 def lock_add(
     version: str,
@@ -252,8 +250,7 @@ def _own(lock: Path | None) -> tuple[Path, Path]:
 )
 @lock_option
 @offline_option
-@ca_file_option
-@plain_http_option
+@reach_options
 @json_option
 @click.pass_context
 def lock_check(
@@ -306,8 +303,7 @@ def lock_check(
 @click.argument("names", nargs=-1, metavar="[REPOSITORY]...", shell_complete=complete_repository)
 @own_lock_option
 @locate_option
-@ca_file_option
-@plain_http_option
+@reach_options
 @form_option
 @json_option
 @click.pass_context
@@ -367,8 +363,7 @@ def lock_update(
     examples=_PRUNE_EXAMPLES,
 )
 @own_lock_option
-@ca_file_option
-@plain_http_option
+@reach_options
 @form_option
 @json_option
 @click.pass_context

@@ -103,6 +103,16 @@ def one_form(form: str | None, as_data: bool) -> str | None:
     return "json" if as_data else form
 
 
+def reach_options(command: _Command) -> _Command:
+    """--ca-file and --plain-http: how to reach registries and indexes."""
+    return ca_file_option(plain_http_option(command))
+
+
+def source_options(command: _Command) -> _Command:
+    """Which vLLM a SOURCE means, and how to reach it: --platform, --root, --lock and those two."""
+    return platform_option(root_option(lock_option(reach_options(command))))
+
+
 def say_of_version(source: Source) -> None:
     """Say it where a source states a version that has no place among vLLM's releases."""
     from patcher.report.verdicts import version_note

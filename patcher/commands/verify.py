@@ -15,18 +15,14 @@ from patcher.commands.completion import complete_source
 from patcher.commands.options import (
     EPILOG,
     STDIN,
-    ca_file_option,
     chosen,
     given_source,
     http_settings,
     json_option,
-    lock_option,
     parsed_platform,
     patch_options,
-    plain_http_option,
-    platform_option,
-    root_option,
     say_of_version,
+    source_options,
     stdin_option,
 )
 from patcher.errors import Exit, PatcherError, UsageError
@@ -64,11 +60,7 @@ vllm-patcher verify git:vllm@main                   # a commit of a clone
     "sources", nargs=-1, required=True, metavar="SOURCE...", shell_complete=complete_source
 )
 @patch_options
-@platform_option
-@root_option
-@lock_option
-@ca_file_option
-@plain_http_option
+@source_options
 @click.option(
     "--proof",
     is_flag=True,
