@@ -31,7 +31,6 @@ from patcher.terminal import fitted, width_of
 
 if TYPE_CHECKING:
     from patcher.lock.adding import Looked
-    from patcher.lock.drift import Gone
     from patcher.lock.entries import Entry, Lock, Unread
 
 _HERE = Path("images.lock")
@@ -382,7 +381,7 @@ def lock_prune(
     """
     from patcher.lock.drift import dropped, find_gone
     from patcher.lock.file import edit, load
-    from patcher.report.lock import entry_json, pins_table, prune_markdown
+    from patcher.report.lock import gone_json, gone_summary, pins_table, prune_markdown
     from patcher.web.http import Http
 
     style = one_form(form, as_data)
@@ -392,30 +391,15 @@ def lock_prune(
     if done.gone:
         edit(lock, lock, lambda known: dropped(known, done.gone))
     if style == "json":
-        gone = [
-            {
-                "image": entry_json(each.entry),
-                "digests": [pin.digest for _, pin in each.pins],
-                "whole": each.whole,
-            }
-            for each in done.gone
-        ]
+        gone = [gone_json(each) for each in done.gone]
         hand_over(as_json("lock prune", gone=gone, unread=done.unread))
     elif style == "markdown":
         hand_over(prune_markdown(done))
     elif done.gone:
         show(pins_table([(each.entry, each.pins) for each in done.gone], width_of(sys.stdout)))
     _complain_of(done.unread)
-    say(f"{lock}: {_dropped(done.gone)}")
+    say(f"{lock}: {gone_summary(done.gone)}")
     context.exit(Exit.UNDECIDED if done.unread else Exit.OK)
-
-
-def _dropped(gone: Sequence[Gone]) -> str:
-    if not gone:
-        return "nothing is gone"
-    whole = sum(each.whole for each in gone)
-    said = f"{counted(whole, 'image')} dropped"
-    return said if whole == len(gone) else f"{said}, {len(gone) - whole} in part"
 
 
 def _complain_of(unread: Sequence[Unread]) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from patcher.answer import Document
+from patcher.errors import counted
 from patcher.report.markdown import code, prose
 from patcher.report.table import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from patcher.lock.drift import Pruned
+    from patcher.lock.drift import Gone, Pruned
     from patcher.lock.entries import Entry, Pin, Unread
     from patcher.lock.newer import Update
 
@@ -50,6 +51,24 @@ def entry_json(entry: Entry) -> dict[str, Any]:
             for kind, pin in locked.pins()
         ],
     }
+
+
+def gone_json(gone: Gone) -> dict[str, Any]:
+    """What is gone of an entry, as plain data."""
+    return {
+        "image": entry_json(gone.entry),
+        "digests": [pin.digest for _, pin in gone.pins],
+        "whole": gone.whole,
+    }
+
+
+def gone_summary(gone: Sequence[Gone]) -> str:
+    """How many images `lock prune` dropped, whole or in part."""
+    if not gone:
+        return "nothing is gone"
+    whole = sum(each.whole for each in gone)
+    said = f"{counted(whole, 'image')} dropped"
+    return said if whole == len(gone) else f"{said}, {len(gone) - whole} in part"
 
 
 def update_markdown(update: Update) -> Document:
