@@ -132,7 +132,11 @@ def test_what_goes_away_by_a_way_that_is_not_followed_gives_no_answer(
     "source",
     [
         "def f(s):\n g(s.kv_b_proj)\ndef g(x):\n return hasattr(x, 'weight') and x.weight.dtype\n",
-        "def f(s):\n g(kv_b_proj=s.kv_b_proj)\n",
+        "def f(s, x):\n g(kv_b_proj=s.kv_b_proj)\n x.weight.dtype\n",
+        "def f(s, x):\n s.kv_b_proj = {'kv_b_proj': s.kv_b_proj}\n x.weight.dtype\n",
+        "def f(s, x):\n g(None)\n s.kv_b_proj\n x.dtype\n",
+        "def f(s, x):\n if hasattr(s.kv_b_proj, 'weight'): g(s.kv_b_proj.weight)\n x.dtype\n",
+        "def f(s, x):\n s.kv_b_proj + s.kv_b_proj\n x.weight.dtype\n",
         "def f(s, q_proj):\n s.q_proj = q_proj\n g(s.kv_b_proj)\n s.q_proj.weight.dtype\n",
         "import torch\ndef f(s):\n g(s.kv_b_proj)\n torch.weight.dtype\n",
     ],
@@ -174,6 +178,13 @@ def test_a_name_may_be_bound_anew_where_a_module_reaches_into_itself(word: str) 
     source = "w = getattr(kv_b_proj, 'weight', None)\nif w is not None:\n g()\n w.dtype\n"
     assert verify(source.encode(), RULE) == ()
     [read] = verify(f"{source}{word}\n".encode(), RULE)
+    assert not read.guarded
+
+
+def test_a_store_to_this_module_binds_its_name_anew() -> None:
+    source = "w = getattr(kv_b_proj, 'weight', None)\nif w is not None:\n m.{0} = None\n w.dtype\n"
+    assert verify(source.format("x").encode(), RULE) == ()
+    [read] = verify(source.format("w").encode(), RULE)
     assert not read.guarded
 
 

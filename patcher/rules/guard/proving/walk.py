@@ -200,9 +200,7 @@ class Walk(ast.NodeVisitor):
 
     def run_later(self, task: Later) -> None:
         """Run a body that was put off, in a fresh scope."""
-        names = {name: value.detached() for name, value in task.outer.items() if value != OTHER}
-        for name, value in self.anywhere.items():
-            names[name] = names.get(name, OTHER).join(value)
+        names = {**task.outer, **self.anywhere}
         if names:
             own = own_names(task.node)
             names = {name: value for name, value in names.items() if name not in own}
@@ -210,20 +208,13 @@ class Walk(ast.NodeVisitor):
         self.loose = self.names.shared | names.keys()
         self.facts = Facts(names=names)
         match task.node:
-            case ast.Lambda(args=arguments, body=body):
-                self._parameters(arguments)
+            case ast.Lambda(body=body):
                 self.escape(self.visit(body), body)
-            case ast.FunctionDef() | ast.AsyncFunctionDef() as function:
-                self._parameters(function.args)
-                self.block(function.body)
+            case ast.FunctionDef(body=body) | ast.AsyncFunctionDef(body=body):
+                self.block(body)
             case comprehension:
                 self.comprehend(comprehension, comprehension.generators, task.item)
         self._judge_nothings()
-
-    def _parameters(self, arguments: ast.arguments) -> None:
-        for node in ast.walk(arguments):
-            if isinstance(node, ast.arg):
-                self.bind_name(node.arg, OTHER)
 
     # ---- What undoes facts
 
@@ -235,9 +226,11 @@ class Walk(ast.NodeVisitor):
             case ast.Attribute(attr=attr):
                 self.visit(target)
                 self.escape(value, target, attr)
-                chain = (self.rule.attribute, self.rule.receiver)
-                self.lose_if(attr in chain or self.names.store_acts(attr))
+                self.lose_if(attr == self.rule.attribute or self.names.store_acts(attr))
                 self.facts = self.facts.without_attribute(attr)
+                if attr in self.loose & self.facts.names.keys():
+                    # What is stored to may be this module, and the attribute its name.
+                    self.facts = self.facts.with_name(attr, self.facts.names[attr].exposed())
             case ast.Tuple(elts=targets) | ast.List(elts=targets):
                 self.escape(value, target)
                 self.lose_paths()
@@ -274,7 +267,7 @@ class Walk(ast.NodeVisitor):
         for name in loose:
             facts = facts.with_name(name, facts.names[name].exposed())
         for name, worst in self.anywhere.items():
-            facts = facts.with_name(name, facts.names.get(name, OTHER).join(worst).detached())
+            facts = facts.with_name(name, worst)
         return facts
 
     def lose_if(self, acts: bool) -> None:
