@@ -12,6 +12,7 @@ from patcher.errors import BrokenCatalogue, PatcherError
 from patcher.report.patches import explained
 from patcher.rules.apply import apply_files
 from patcher.rules.catalogue import catalogue, load_patch, select
+from patcher.rules.fault import blaming
 from patcher.rules.verdict import judge_files
 
 A = "vllm/a.py"
@@ -67,6 +68,19 @@ def problem_of(call: Callable[[], object]) -> str:
     with pytest.raises(BrokenCatalogue) as caught:
         call()
     return caught.value.problem
+
+
+def test_a_rule_that_holds_a_list_is_no_value(path: Path) -> None:
+    written(path, "    words = Words()\n", "    words = Words()\n    held: object = None\n")
+    path.write_text(path.read_text().replace("rule=Mine()", "rule=Mine([])"))
+    assert "the rule of mine, Mine, is not a frozen dataclass" in problem_of(
+        lambda: load_patch(path)
+    )
+
+
+def test_a_fault_of_the_programs_own_is_no_patchs() -> None:
+    with pytest.raises(ZeroDivisionError), blaming("mine"):
+        raise ZeroDivisionError
 
 
 def test_the_sound_one_is_taken(path: Path) -> None:

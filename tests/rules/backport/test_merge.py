@@ -338,3 +338,51 @@ def test_a_class_that_was_empty_gets_a_method() -> None:
 def test_what_is_not_python_is_said_to_be_so() -> None:
     with pytest.raises(NotPython):
         merge_file(b"def f(:\n", sides_of("condition"))
+
+
+def test_of_two_functions_one_may_be_absent() -> None:
+    after = fixed("condition").replace("return layer.width", "return layer.width + 1")
+    sides = changed_scopes(PATH, BEFORE.encode(), after.encode())
+    found = verdict(BEFORE.replace("def width", "def length"), sides)
+    assert found.state is State.UNKNOWN
+    assert found.reason == f"there is no width, but {PATH}: Drafter.share is needed"
+
+
+def test_imports_alone_tell_nothing() -> None:
+    sides = [each for each in sides_of("import") if each.scope.name == "<imports>"]
+    found = verdict(BEFORE, sides)
+    assert (found.state, found.reason) == (
+        State.UNKNOWN,
+        "nothing in it tells whether the fix is there",
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("os.write(1, text.encode())", "os.write(2, text.encode())"),
+        ("class Last:\n    limit = 1", "class Last:\n    limit = 2"),
+    ],
+)
+def test_a_fix_of_the_last_line_leaves_it_without_an_end(old: str, new: str) -> None:
+    before = BEFORE if old in BEFORE else f"{BEFORE}\n\n{old}\n"
+    after = before.replace(old, new)
+    sides = changed_scopes(PATH, before.encode(), after.encode())
+    made = merge_file(before.rstrip().encode(), sides).data
+    assert made.decode() == after.rstrip()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("from collections import (\n    deque,\n)\n", "from collections import Counter\n"),
+        ("import os\n", "import re\n"),
+    ],
+)
+def test_an_import_comes_behind_one_of_its_module_or_the_one_before_it(old: str, new: str) -> None:
+    name = new.split()[-1]
+    after = BEFORE.replace(old, old + new).replace("return layer.width", f"return {name}")
+    sides = changed_scopes(PATH, BEFORE.encode(), after.encode())
+    own = BEFORE.replace('"""An engine."""\n', '"""An engine."""\n\nimport abc')
+    made = merge_file(own.encode(), sides).data.decode()
+    assert made == own.replace(old, old + new).replace("return layer.width", f"return {name}")

@@ -113,6 +113,15 @@ ALL = [Context for each in (Pair, Context)]
             "Last is read",
         ),
         ("return Pair(pair)", "return Last(pair)", None),
+        ("pair=None", "*, other, pair=Last", "Last is read before"),
+        ("    pairs: list[int]", "    pairs = lambda each=Last: each", "Last is read before"),
+        (
+            "    pairs: list[int]",
+            "    pairs = lambda *, each, one=Last: each",
+            "Last is read before",
+        ),
+        ("ALL = ", "for each in (Last,):\n    pass\n\nALL = ", "Last is read before"),
+        ("    pairs: list[int]", "    async def last(self, each=Last): ...", "Last is read before"),
     ],
 )
 def test_what_is_read_while_the_file_is_imported_must_be_above(
@@ -182,6 +191,91 @@ def test_what_is_not_the_fix_is_said(fix: str, original: str, result: str, probl
         prove(original.encode(), result.encode(), sides_of(fix))
 
 
+def test_what_a_star_import_may_bring_is_not_missed() -> None:
+    sides = sides_of("calls")
+    own = BEFORE.replace("def log", "def say").replace("        log(", "        say(")
+    own = own.replace("import os\n", "import os\nfrom math import *\n")
+    prove(own.encode(), merge_file(own.encode(), sides).data, sides)
+
+
+OWN = """\
+class Engine:
+    limit = 1
+
+    async def run(self):
+        return 1
+
+    class Inner:
+        limit = 1
+
+        def run(self):
+            return 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("result", "problem"),
+    [
+        (OWN.replace("= 1", "= 2", 1), None),
+        (OWN.replace("= 1", "= 2"), "in Engine.Inner changed"),
+        (OWN.replace("return 1", "return 2", 1), "in Engine.run changed"),
+        (OWN, "'class Engine:' is not the fix's"),
+    ],
+)
+def test_a_class_is_its_own_lines_alone(result: str, problem: str | None) -> None:
+    """Functions and classes within it are scopes of their own."""
+    sides = changed_scopes(PATH, OWN.encode(), OWN.replace("= 1", "= 2", 1).encode())
+    assert [each.scope.name for each in sides] == ["Engine"]
+    if problem is None:
+        prove(OWN.encode(), result.encode(), sides)
+        return
+    with pytest.raises(ProofFailed, match=problem):
+        prove(OWN.encode(), result.encode(), sides)
+
+
+LINES = "import os\n\nlimit = 1\n\n\ndef f():\n    return limit\n"
+
+
+def test_lines_of_the_module_are_a_scope_without_its_functions() -> None:
+    after = LINES.replace("= 1", "= 2")
+    sides = changed_scopes(PATH, LINES.encode(), after.encode())
+    own = LINES.replace("import os", "import re").replace("return limit", "return limit + 1")
+    prove(own.encode(), own.replace("= 1", "= 2").encode(), sides)
+    with pytest.raises(ProofFailed, match="'limit = 3' is not the fix's"):
+        prove(LINES.encode(), LINES.replace("= 1", "= 3").encode(), sides)
+
+
+IN_ELSE = "if x:\n    pass\nelse:\n" + "    def f():\n        return 1\n" * 2
+TWO_F = "def f():\n    return 1\ndef f():\n    return 1\n"
+
+
+@pytest.mark.parametrize(
+    ("original", "result", "problem"),
+    [
+        (TWO_F, "class f:\n    x = 1\n", "a class and functions have one name"),
+        (
+            IN_ELSE,
+            IN_ELSE.replace("return 1", "return 2", 1),
+            "there are several f",
+        ),
+    ],
+)
+def test_several_functions_of_one_name(original: str, result: str, problem: str) -> None:
+    sides = changed_scopes(PATH, b"def f():\n    return 1\n", b"def f():\n    return 2\n")
+    with pytest.raises(ProofFailed, match=problem):
+        prove(original.encode(), result.encode(), sides)
+
+
+def test_two_statements_that_came_beside_each_other_have_one_place() -> None:
+    sides = changed_scopes(PATH, _body("a(); b()"), _body("a(); x = 1; y = 2; b()"))
+    names = b"\n\ndef a(): ...\n\n\nb = a\n"
+    own = _body("b(1); a(); b()") + names
+    prove(own, _body("b(1); a(); x = 1; y = 2; b()") + names, sides)
+    wrong = _body("x = 1; y = 2; b(1); a(); b()") + names
+    with pytest.raises(ProofFailed, match="is not where the fix has it"):
+        prove(own, wrong, sides)
+
+
 def _body(text: str) -> bytes:
     return "".join(["def f():\n", *(f"    {line}\n" for line in text.split("; "))]).encode()
 
@@ -200,6 +294,16 @@ def _body(text: str) -> bytes:
         ("x = {1: 2}", "x = {1: 5}", "x = {1: 2, 6: 7}", "x = {1: 2, 6: 5}", "changed the same"),
         ("g(a=1, b=2)", "g(a=3, b=2)", "g(a=1, c=2)", "g(a=3, c=2)", None),
         ("g(h(1), 2)", "g(h(3), 2)", "g(h(1), 4)", "g(h(3), 4)", None),
+        (
+            "def i(): return g(1, 2)",
+            "def i(): return g(3, 2)",
+            "def i(): return g(1, 4)",
+            "def i(): return g(3, 4)",
+            None,
+        ),
+        ("x: a = g(1, 2)", "x: a = g(3, 2)", "x: a = g(1, 4)", "x: a = g(3, 4)", None),
+        ("x += g(1, 2)", "x += g(3, 2)", "x += g(1, 4)", "x += g(3, 4)", None),
+        ("if a: b()", "if g: b()", "if a: b(1)", "if g: c()", "changed undeclared"),
     ],
 )
 def test_each_change_is_the_fixs_at_its_place(

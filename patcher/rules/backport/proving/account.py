@@ -47,7 +47,7 @@ class Account:
         if len(kinds) != 1 or not isinstance(before, ast.AST):
             return self._at(result, "the fix and the image changed the same")
         if isinstance(before, ast.Dict):
-            return self._lists(*(_pairs(each) for each in four))
+            return self._lists(*(_pairs(each) for each in four if isinstance(each, ast.Dict)))
         for name in before._fields:
             found = self.problem(*(getattr(each, name, None) for each in four))
             if found is not None:
@@ -217,10 +217,8 @@ def _neighbour(steps: list[_Step], at: int, step: int) -> int | None:
     return None
 
 
-def _pairs(node: object) -> list[ast.AST]:
+def _pairs(node: ast.Dict) -> list[ast.AST]:
     """A dict's entries, each as one."""
-    if not isinstance(node, ast.Dict):
-        return []
     return [
         ast.Tuple([key or ast.Constant(...), value], ast.Load())
         for key, value in zip(node.keys, node.values, strict=True)
