@@ -53,7 +53,7 @@ from patcher.rules.guard.proving.walk import Intricate, Later, Walk
 from patcher.threads import PARSING
 
 # Where a node says a name that may be the receiver's.
-_SAYS = {ast.Attribute: "attr", ast.Name: "id", ast.Constant: "value"}
+_SAYS = {ast.Attribute: "attr", ast.Name: "id"}
 NEWLINE = re.compile(r"\r\n|\r|\n")
 # Steps that the walk may take for each node of the tree; what takes more has paths that multiply.
 STEPS = 200
@@ -171,7 +171,7 @@ def _follow(walk: Walk, tree: ast.Module, nodes: list[ast.AST], mentions: list[i
 
 
 def _mentions(nodes: list[ast.AST], name: str) -> list[int]:
-    """The lines on which a name stands, as an identifier or as a string, in order."""
+    """The lines on which a name stands, as an identifier or in a string, in order."""
     return sorted(
         node.lineno
         for node in nodes
@@ -179,6 +179,7 @@ def _mentions(nodes: list[ast.AST], name: str) -> list[int]:
         and (
             getattr(node, _SAYS.get(type(node), "name"), None) == name
             or name in getattr(node, "kwd_attrs", ())
+            or (isinstance(node, ast.Constant) and name in str(node.value))
         )
     )
 
