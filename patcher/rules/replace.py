@@ -335,7 +335,7 @@ class _Exchange(ast.NodeTransformer):
         if node in self._put:
             return node
         if isinstance(self._new, ast.expr):
-            if isinstance(node, ast.expr) and _dump(node) == self._wanted:
+            if isinstance(node, type(self._old)) and _dump(node) == self._wanted:
                 self.made += 1
                 return copy.deepcopy(self._new)
         elif isinstance(self._old, list):
@@ -346,7 +346,8 @@ class _Exchange(ast.NodeTransformer):
     def _exchange(self, block: _Block, old: _Block, new: _Block) -> None:
         at = 0
         while at <= len(block) - len(old):
-            if _dump(block[at : at + len(old)]) == self._wanted:
+            here = block[at : at + len(old)]
+            if isinstance(here[0], type(old[0])) and _dump(here) == self._wanted:
                 self.made += 1
                 coming = copy.deepcopy(new)
                 self._put |= {*coming}
@@ -414,11 +415,12 @@ def _spans(data: bytes, change: Change) -> list[tuple[ast.expr | ast.stmt, ast.e
             continue
         for node in ast.walk(function):
             if isinstance(piece, ast.expr):
-                if isinstance(node, ast.expr) and _dump(node) == wanted:
+                if isinstance(node, type(piece)) and _dump(node) == wanted:
                     spans.append((node, node))
                 continue
             for block in _blocks(node):
                 for at in range(len(block) - len(piece) + 1):
                     here = block[at : at + len(piece)]
-                    spans += [(here[0], here[-1])] if _dump(here) == wanted else []
+                    if isinstance(here[0], type(piece[0])) and _dump(here) == wanted:
+                        spans.append((here[0], here[-1]))
     return spans

@@ -19,6 +19,7 @@ Rewritten, where `x` stands for the receiver's path:
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass, field
 
@@ -38,6 +39,8 @@ ODD_HASATTR = re.compile(r"\bhasattr\b(?!\()|\b(?:def|class)\s+hasattr\b|\bimpor
 BY_HAND = "Guard it by hand, or drop the patch for this file."
 
 
+# The platforms of an image have the same file.
+@functools.lru_cache(maxsize=8)
 def rewrite(source: bytes, rule: Chain) -> Rewritten:
     """Guard every unguarded read; no edits where there is none.
 
