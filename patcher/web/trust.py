@@ -7,6 +7,7 @@ the one rule for all of them (CWE-918, CWE-522). Where a secret may go besides i
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
 import socket
@@ -136,16 +137,30 @@ def trusted(ca_file: Path | None, host: str | None = None) -> ssl.SSLContext:
     """
     from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     named = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE")
-    for path in (named or DEFAULT_CA_BUNDLE_PATH, ca_file):
-        if path is not None:
-            _load(context, Path(path))
+    usual = Path(named or DEFAULT_CA_BUNDLE_PATH)
+    if ca_file is None and host is None:
+        return _usual(usual)
+    context = _of(usual)
+    if ca_file is not None:
+        _load(context, ca_file)
     for folder in certificate_folders(host) if host else ():
         for authority in sorted(folder.glob("*.crt")):
             _load(context, authority)
         for certificate in sorted(folder.glob("*.cert")):
             _load(context, certificate, certificate.with_suffix(".key"))
+    return context
+
+
+@functools.cache
+def _usual(path: Path) -> ssl.SSLContext:
+    """One for all sessions: to read some 150 authorities takes longer than a request."""
+    return _of(path)
+
+
+def _of(path: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _load(context, path)
     return context
 
 
