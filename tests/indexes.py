@@ -20,7 +20,8 @@ from tests.memory import OCI, Memory
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from patcher.oci.installation import Change, Installation
+    from patcher.oci.installation import Installation
+    from patcher.oci.layer import LayerChange
     from patcher.oci.model import Descriptor
 
 ARCHITECTURES = ("amd64", "arm64")
@@ -110,7 +111,7 @@ def find_in(blobs: Memory, image: Descriptor, targets: Sequence[str]) -> Install
     )
 
 
-def changes_for(blobs: Memory, root: Descriptor) -> dict[str, Change]:
+def changes_for(blobs: Memory, root: Descriptor) -> dict[str, LayerChange]:
     """New contents for TARGET in every image of an index."""
     images = load_index(blobs, root).images
     return {image.digest: change_of(find_in(blobs, image, [TARGET])) for image in images}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from patcher.oci.installation import Change, ImageFile, Installation
+from patcher.oci.installation import ImageFile, Installation
+from patcher.oci.layer import LayerChange
 
 SITE = "/usr/local/lib/python3.12/dist-packages"
 TARGET = "vllm/model_executor/layers/attention/probe.py"
@@ -27,7 +28,7 @@ def vllm_files(source: bytes = b"ANSWER = 'old'\n") -> list[ImageFile]:
     ]
 
 
-def change_of(found: Installation, data: bytes = b"ANSWER = 'new'\n") -> Change:
+def change_of(found: Installation, data: bytes = b"ANSWER = 'new'\n") -> LayerChange:
     """New contents for TARGET, as the main job makes them of an installation."""
     file = replace(found.files[TARGET], data=data)
     labels = {
@@ -36,4 +37,4 @@ def change_of(found: Installation, data: bytes = b"ANSWER = 'new'\n") -> Change:
         "org.opencontainers.image.base.name": "docker.io/vllm/vllm-openai",
         "org.opencontainers.image.base.digest": f"sha256:{'0' * 64}",
     }
-    return Change((file,), found.bytecode[TARGET], found.directories, labels)
+    return LayerChange((file,), found.bytecode[TARGET], found.directories, labels)

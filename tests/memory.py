@@ -32,7 +32,7 @@ from tests.installations import TARGET, change_of, vllm_files
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from patcher.oci.installation import Change
+    from patcher.oci.layer import LayerChange
 
 OCI = (OCI_INDEX, OCI_MANIFEST, OCI_CONFIG, OCI_LAYER)
 DOCKER = (DOCKER_INDEX, DOCKER_MANIFEST, DOCKER_CONFIG, DOCKER_LAYER)
@@ -98,7 +98,7 @@ def add_image(
     return blobs.add(document, manifest_type)
 
 
-def change_for(blobs: Memory, manifest: dict[str, Any]) -> Change:
+def change_for(blobs: Memory, manifest: dict[str, Any]) -> LayerChange:
     layers = load_image(blobs, blobs.descriptor(manifest)).manifest.layers
     found = find_installation(
         lambda wanted: [scan_layer(partial(blobs.open, layer), layer, wanted) for layer in layers],

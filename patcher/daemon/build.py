@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from docker import DockerClient
 
-    from patcher.oci.installation import Change
+    from patcher.oci.layer import LayerChange
     from patcher.oci.reference import Platform
 
 # How the classic builder tells the id of an instruction's image, and how podman does (4.3: 11
@@ -62,7 +62,7 @@ def build(
     base: Mapping[str, Any],
     platform: Platform,
     context: bytes,
-    change: Change,
+    change: LayerChange,
 ) -> Built:
     """Build `context`, which makes `change`, on top of an image (the daemon's inspection of it).
 
@@ -148,7 +148,7 @@ def _run(
 
 
 def check(
-    base: Mapping[str, Any], result: Mapping[str, Any], change: Change, added: tuple[int, int]
+    base: Mapping[str, Any], result: Mapping[str, Any], change: LayerChange, added: tuple[int, int]
 ) -> None:
     """Raise `DaemonFailed` where the result is not the base with the change on top.
 
@@ -162,7 +162,7 @@ def check(
         )
 
 
-def _added(base: Mapping[str, Any], change: Change) -> tuple[int, int]:
+def _added(base: Mapping[str, Any], change: LayerChange) -> tuple[int, int]:
     """How many layers a build adds, at least and at most: one for each COPY.
 
     For LABEL the builder creates a container, and with it the working directory: where the base
@@ -174,7 +174,7 @@ def _added(base: Mapping[str, Any], change: Change) -> tuple[int, int]:
 
 
 def _differences(
-    base: Mapping[str, Any], result: Mapping[str, Any], change: Change, added: tuple[int, int]
+    base: Mapping[str, Any], result: Mapping[str, Any], change: LayerChange, added: tuple[int, int]
 ) -> Iterator[str]:
     below, layers = base["RootFS"]["Layers"], result["RootFS"]["Layers"]
     least, most = added

@@ -21,7 +21,8 @@ from patcher.oci.reference import Platform, parse_digest, parse_platform, parse_
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from patcher.oci.installation import Change, ImageFile
+    from patcher.oci.installation import ImageFile
+    from patcher.oci.layer import LayerChange
 
 TEMPLATE = "patched.Dockerfile.j2"
 
@@ -31,7 +32,7 @@ _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 _EMPTY = "empty.pyc"
 
 
-def render(base: str, platform: Platform, change: Change) -> str:
+def render(base: str, platform: Platform, change: LayerChange) -> str:
     """The Dockerfile's text. `base` is `NAME@sha256:...`, or the id of a local image.
 
     Raises `BadReference` for a base without a digest and for a value that no quoting can hold.
@@ -60,7 +61,7 @@ def render(base: str, platform: Platform, change: Change) -> str:
     )
 
 
-def context(dockerfile: str, change: Change) -> bytes:
+def context(dockerfile: str, change: LayerChange) -> bytes:
     """The build context as a tar: `docker build - < context.tar` makes the image by hand.
 
     A file's mode and time are its tar entry's; its owner is in the Dockerfile.
@@ -125,7 +126,7 @@ def _pinned(base: str) -> str:
     return str(reference.pinned(reference.digest))
 
 
-def _check_paths(change: Change) -> None:
+def _check_paths(change: LayerChange) -> None:
     """Raise `BadReference` for a path that is not an absolute, plain one."""
     for path in (*(file.path for file in change.files), *change.bytecode):
         if path == "/" or posixpath.normpath("/" + path.lstrip("/")) != path:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
     from patcher.oci.image import Image
-    from patcher.oci.installation import Change, Installation
+    from patcher.oci.installation import Installation
+    from patcher.oci.layer import LayerChange
     from patcher.oci.rootfs.located import LocatedFile
 
 # From this version of the API on, an image is inspected for a platform (Docker 28.1).
@@ -84,12 +85,12 @@ class DockerImage:
         layers = self.attrs["RootFS"]["Layers"]
         return bool(layers[: len(below)] == below) and self.platform == base.platform
 
-    def dockerfile(self, change: Change) -> str:
+    def dockerfile(self, change: LayerChange) -> str:
         """The Dockerfile that `build` builds, for a person to read or to build by hand."""
         return dockerfile.render(self.reference, self.platform, change)
 
     def bake(
-        self, change: Change, annotations: Mapping[str, str] | None = None
+        self, change: LayerChange, annotations: Mapping[str, str] | None = None
     ) -> BakedDockerImage:
         """Put the change on top of this image; the result has no name yet.
 
@@ -108,7 +109,7 @@ class DockerImage:
                 return loaded
         return self._loaded(change, annotations or {}) or self.build(change)
 
-    def build(self, change: Change) -> BakedDockerImage:
+    def build(self, change: LayerChange) -> BakedDockerImage:
         """Let the daemon build the rendered Dockerfile. Raises as `bake` does."""
         context = dockerfile.context(self.dockerfile(change), change)
         return self._baked(
@@ -116,7 +117,7 @@ class DockerImage:
         )
 
     def load(
-        self, image: Image, change: Change, annotations: Mapping[str, str]
+        self, image: Image, change: LayerChange, annotations: Mapping[str, str]
     ) -> BakedDockerImage:
         """Let the daemon load the thin layer alone; `image` are this image's documents.
 
@@ -128,7 +129,9 @@ class DockerImage:
         image = DockerImage(self.client, built.attrs["Id"], self.platform, built.attrs)
         return BakedDockerImage(image, built.made, way)
 
-    def _loaded(self, change: Change, annotations: Mapping[str, str]) -> BakedDockerImage | None:
+    def _loaded(
+        self, change: LayerChange, annotations: Mapping[str, str]
+    ) -> BakedDockerImage | None:
         """The change, loaded; None where this image's documents cannot be had, or it fails."""
         if self.documents is None:
             return None

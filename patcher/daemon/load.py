@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
     from patcher.oci.image import Image
-    from patcher.oci.installation import Change
+    from patcher.oci.layer import LayerChange
     from patcher.oci.model import Part
 
 _DOING = "the layer cannot be loaded"
@@ -36,7 +36,7 @@ def load(
     client: DockerClient,
     base: Mapping[str, Any],
     image: Image,
-    change: Change,
+    change: LayerChange,
     annotations: Mapping[str, str],
 ) -> Built:
     """Put `change` on an image of the daemon (its inspection), whose documents are `image`.

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from patcher.errors import BrokenImage, FileAbsent, Undecided, WrongPlatform, WrongVersion
 from patcher.jobs.naming import LOCAL_BASE, PATCHES_LABEL, Patched, labels
-from patcher.oci.installation import Change, ImageFile
+from patcher.oci.installation import ImageFile
+from patcher.oci.layer import LayerChange
 from patcher.rules.apply import Step, series
 from patcher.rules.patch import Patch
 from patcher.rules.verdict import Status, Verdict, judge_files
@@ -211,7 +212,7 @@ def common_version(examined: Sequence[Examined]) -> str:
     )
 
 
-def change_of(base: Base, examined: Examined, tag: str) -> Change:
+def change_of(base: Base, examined: Examined, tag: str) -> LayerChange:
     """What a layer does to an image: the new files, the bytecode that must not win, the labels.
 
     `tag` is the fixed name of the result. An image that needs no patch itself, beside others that
@@ -238,7 +239,7 @@ def change_of(base: Base, examined: Examined, tag: str) -> Change:
     if base.local:
         said[LOCAL_BASE] = base.local
     files = tuple(dataclasses.replace(change.before, data=change.after) for change in changes)
-    return Change(files, tuple(stale), tuple(folders[path] for path in sorted(folders)), said)
+    return LayerChange(files, tuple(stale), tuple(folders[path] for path in sorted(folders)), said)
 
 
 def judge_all(patches: Sequence[Patch], installation: Installation) -> tuple[Verdict, ...]:

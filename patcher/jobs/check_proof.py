@@ -40,7 +40,7 @@ from patcher.jobs.proof import (
 )
 from patcher.layer_cache import LayerCache
 from patcher.oci.image import Image, load_family
-from patcher.oci.installation import Change
+from patcher.oci.layer import LayerChange
 from patcher.oci.model import broken, expect, parse_json
 from patcher.oci.reference import parse_reference
 from patcher.oci.referrer import Referred, read_artifact
@@ -355,7 +355,7 @@ def _layer_difference(
     }
     folders = {folder.path: folder for each in before.all for folder in each.directories}
     try:
-        change = Change(
+        change = LayerChange(
             tuple(
                 dataclasses.replace(there[each.path], data=each.after) for each in content.changes
             ),

@@ -29,7 +29,7 @@ from patcher.oci.model import (
 
 if TYPE_CHECKING:
     from patcher.oci.image import Family, Image
-    from patcher.oci.installation import Change
+    from patcher.oci.layer import LayerChange
 
 _CREATED_BY = "vllm-patcher"
 
@@ -46,7 +46,9 @@ class Appended:
     images: Mapping[str, Descriptor]
 
 
-def append(base: Family, changes: Mapping[str, Change], annotations: Mapping[str, str]) -> Appended:
+def append(
+    base: Family, changes: Mapping[str, LayerChange], annotations: Mapping[str, str]
+) -> Appended:
     """Put a layer on the image, or on each wanted image of the index, that the base is.
 
     `changes` maps a manifest's digest to its change; an image without a change is left out of
@@ -71,7 +73,9 @@ def append(base: Family, changes: Mapping[str, Change], annotations: Mapping[str
     return Appended(top.descriptor, (*parts, top), manifests)
 
 
-def _parts(image: Image, change: Change, annotations: Mapping[str, str]) -> tuple[Part, Part, Part]:
+def _parts(
+    image: Image, change: LayerChange, annotations: Mapping[str, str]
+) -> tuple[Part, Part, Part]:
     """The new layer, config and manifest."""
     tar = thin_layer(change)
     layer = part(gzipped(tar), _layer_type(image.manifest.media_type))
@@ -86,7 +90,7 @@ def _layer_type(manifest_type: str) -> str:
     return DOCKER_LAYER_GZIP if manifest_type == DOCKER_MANIFEST else OCI_LAYER_GZIP
 
 
-def _new_config(image: Image, change: Change, diff_id: str) -> bytes:
+def _new_config(image: Image, change: LayerChange, diff_id: str) -> bytes:
     old = image.config
     run = {**(old.document.get("config") or {}), "Labels": {**old.labels, **change.labels}}
     diff_ids = [*old.diff_ids, diff_id]
@@ -105,7 +109,7 @@ def _new_config(image: Image, change: Change, diff_id: str) -> bytes:
 
 
 def _new_manifest(
-    image: Image, change: Change, layer: Part, config: Part, annotations: Mapping[str, str]
+    image: Image, change: LayerChange, layer: Part, config: Part, annotations: Mapping[str, str]
 ) -> bytes:
     old = image.manifest.document
     new: dict[str, Any] = {

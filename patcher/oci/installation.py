@@ -1,7 +1,4 @@
-"""vLLM as it is found in an image, and the change that one thin layer makes to it.
-
-Nothing here knows of patches: an image hands out files, and a place takes a `Change`.
-"""
+"""vLLM as it is found in an image. Nothing here knows of patches: an image hands out files."""
 
 from __future__ import annotations
 
@@ -110,39 +107,6 @@ class Installation:
     def all(self) -> tuple[Installation, ...]:
         """This one, and every other that may be run."""
         return (self, *self.others)
-
-
-_SET_ID = 0o6000
-_MOST_ID = 2**32 - 2  # chown(2) takes the last one for "leave it"
-
-
-def _not_ours(problem: str) -> BrokenImage:
-    return BrokenImage(problem, next_step="Take a base whose vLLM was installed by pip or uv.")
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What one thin layer does: new contents, bytecode that must not win, labels.
-
-    `files` carry the original's owner and mode. `bytecode` are absolute paths of existing .pyc
-    files. `directories` are those of the installation. `labels` are set over inherited ones.
-    Raises `BrokenImage` for a set-user-id or set-group-id file, and for an owner beyond 32 bits.
-    """
-
-    files: tuple[ImageFile, ...]
-    bytecode: tuple[str, ...]
-    directories: tuple[ImageDirectory, ...]
-    labels: Mapping[str, str]
-
-    def __post_init__(self) -> None:
-        """Refuse what no installer gives a source file, and nobody should publish anew."""
-        for file in self.files:
-            if file.mode & _SET_ID:
-                raise _not_ours(f"{file.path} has mode {file.mode:o}: it would run as its owner")
-        entries: tuple[ImageFile | ImageDirectory, ...] = (*self.files, *self.directories)
-        for entry in entries:
-            if not (0 <= entry.uid <= _MOST_ID and 0 <= entry.gid <= _MOST_ID):
-                raise _not_ours(f"{entry.path} belongs to a user or group that Linux cannot have")
 
 
 class BaseImage(Protocol):

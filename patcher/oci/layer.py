@@ -1,6 +1,4 @@
-"""The thin layer: a gzipped tar that sets a few files and removes their bytecode (OCI image-spec,
-layer.md).
-"""
+"""The thin layer: what it changes, and the gzipped tar that does so (OCI image-spec, layer.md)."""
 
 from __future__ import annotations
 
@@ -10,9 +8,12 @@ import posixpath
 import struct
 import tarfile
 import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from patcher.oci.installation import Change, ImageDirectory, ImageFile
+from patcher.errors import BrokenImage
+from patcher.oci.installation import ImageDirectory, ImageFile
 from patcher.oci.model import broken
 
 if TYPE_CHECKING:
@@ -27,10 +28,42 @@ _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 # A stored block states its size in 16 bits.
 _MOST_STORED = 0xFFFF
 
+_SET_ID = 0o6000
+_MOST_ID = 2**32 - 2  # chown(2) takes the last one for "leave it"
+
 Entry = ImageFile | ImageDirectory
 
 
-def thin_layer(change: Change) -> bytes:
+@dataclass(frozen=True, slots=True)
+class LayerChange:
+    """What one thin layer does: new contents, bytecode that must not win, labels.
+
+    `files` carry the original's owner and mode. `bytecode` are absolute paths of existing .pyc
+    files. `directories` are those of the installation. `labels` are set over inherited ones.
+    Raises `BrokenImage` for a set-user-id or set-group-id file, and for an owner beyond 32 bits.
+    """
+
+    files: tuple[ImageFile, ...]
+    bytecode: tuple[str, ...]
+    directories: tuple[ImageDirectory, ...]
+    labels: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        """Refuse what no installer gives a source file, and nobody should publish anew."""
+        for file in self.files:
+            if file.mode & _SET_ID:
+                raise _not_ours(f"{file.path} has mode {file.mode:o}: it would run as its owner")
+        entries: tuple[Entry, ...] = (*self.files, *self.directories)
+        for entry in entries:
+            if not (0 <= entry.uid <= _MOST_ID and 0 <= entry.gid <= _MOST_ID):
+                raise _not_ours(f"{entry.path} belongs to a user or group that Linux cannot have")
+
+
+def _not_ours(problem: str) -> BrokenImage:
+    return BrokenImage(problem, next_step="Take a base whose vLLM was installed by pip or uv.")
+
+
+def thin_layer(change: LayerChange) -> bytes:
     """The tar of a change: the files, a whiteout for each bytecode path, and the directories
     above them as the base has them. Raises `BrokenImage` for a directory that is not given.
     """

@@ -25,7 +25,7 @@ from patcher.oci.model import (
 )
 
 if TYPE_CHECKING:
-    from patcher.oci.installation import Change
+    from patcher.oci.layer import LayerChange
     from patcher.oci.model import Descriptor, Json
 
 # zlib's name for a gzip file, and more than any layer that changes a few source files.
@@ -40,7 +40,7 @@ def validate(
     blobs: Blobs,
     base: Family,
     new: Descriptor,
-    changes: Mapping[str, Change],
+    changes: Mapping[str, LayerChange],
     annotations: Mapping[str, str],
 ) -> dict[str, tuple[ImageFile, ...]]:
     """The added files, read back out of `new`, by the digest of the base's image.
@@ -66,7 +66,7 @@ def validate(
 
 
 def _check_image(
-    base: Image, blobs: Blobs, new: Image, change: Change, annotations: Mapping[str, str]
+    base: Image, blobs: Blobs, new: Image, change: LayerChange, annotations: Mapping[str, str]
 ) -> tuple[ImageFile, ...]:
     _check_manifest(base, new)
     _check_annotations(new.manifest.document, base.manifest.document, change.labels, annotations)
@@ -75,7 +75,7 @@ def _check_image(
     return check_layer(blobs, new, change)
 
 
-def check_layer(blobs: Blobs, new: Image, change: Change) -> tuple[ImageFile, ...]:
+def check_layer(blobs: Blobs, new: Image, change: LayerChange) -> tuple[ImageFile, ...]:
     """The files of an image's uppermost layer, which must hold the change and nothing else.
 
     Raises `BrokenImage`, `Unreadable`.
@@ -138,7 +138,7 @@ def check_base(base: Image, new: Image) -> None:
     _expect(_settings(config.document) == _settings(old.document), "its config's settings changed")
 
 
-def _check_config(base: Image, new: Image, change: Change) -> None:
+def _check_config(base: Image, new: Image, change: LayerChange) -> None:
     old, config = base.config, new.config
     _expect(config.diff_ids[:-1] == old.diff_ids, "its diff_ids do not begin with the base's")
     steps = len(old.history) + 1 if old.history else 0
@@ -184,7 +184,7 @@ def _read(archive: tarfile.TarFile, header: tarfile.TarInfo) -> Facts:
     return (kind, header.uid, header.gid, header.mode, header.mtime, data)
 
 
-def _check_entries(entries: list[tuple[str, Facts]], change: Change) -> None:
+def _check_entries(entries: list[tuple[str, Facts]], change: LayerChange) -> None:
     wanted = {file.path: _facts(file) for file in change.files}
     wanted |= {_whiteout(path): ("file", 0, 0, 0, 0, b"") for path in change.bytecode}
     stated = {directory.path: _facts(directory) for directory in change.directories}

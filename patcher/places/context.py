@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from patcher.oci.blobs import Watch
-    from patcher.oci.installation import Change, Installation
+    from patcher.oci.installation import Installation
+    from patcher.oci.layer import LayerChange
     from patcher.oci.reference import Platform
     from patcher.oci.referrer import File
     from patcher.places.place import Draft
@@ -89,7 +90,7 @@ class ContextResult:
     """
 
     place: ContextPlace
-    change: Change
+    change: LayerChange
     folder: Path
     digest: str
     images: Mapping[str, str]

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from patcher.oci.blobs import Watch
-    from patcher.oci.installation import Change, ImageFile, Installation
+    from patcher.oci.installation import ImageFile, Installation
+    from patcher.oci.layer import LayerChange
     from patcher.oci.referrer import File
 
 
@@ -27,7 +28,7 @@ class Draft:
     """
 
     images: tuple[str, ...]
-    changes: Mapping[str, Change]
+    changes: Mapping[str, LayerChange]
     annotations: Mapping[str, str]
     tags: tuple[str, ...]
 

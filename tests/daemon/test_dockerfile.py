@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from patcher.daemon.dockerfile import context, json_paths, quoted, render
 from patcher.daemon.engine import local_image
 from patcher.errors import BadReference
-from patcher.oci.installation import Change, ImageFile
+from patcher.oci.installation import ImageFile
+from patcher.oci.layer import LayerChange
 from patcher.oci.reference import Platform, parse_platform
 from tests.docker_bases import Entry, files_of, installed, load_base, remove_all
 
@@ -63,7 +64,9 @@ def base(daemon: docker.DockerClient) -> Iterator[DockerImage]:
 
 
 def test_the_text_is_what_a_person_would_write() -> None:
-    text = render(BASE, AMD64, Change((file(),), ("/usr/lib/a.pyc",), (), {"b": "2", "a": "1"}))
+    text = render(
+        BASE, AMD64, LayerChange((file(),), ("/usr/lib/a.pyc",), (), {"b": "2", "a": "1"})
+    )
     head, _, body = text.partition("\nARG ")
     assert all(line == "" or line.startswith("#") for line in head.splitlines())
     assert body == (
@@ -79,7 +82,7 @@ def test_the_text_is_what_a_person_would_write() -> None:
 
 
 def test_the_head_holds_no_parser_directive() -> None:
-    first = render(BASE, AMD64, Change((), (), (), {})).splitlines()[0]
+    first = render(BASE, AMD64, LayerChange((), (), (), {})).splitlines()[0]
     assert re.match(r"#\s*\w+\s*=", first) is None
 
 
@@ -97,22 +100,22 @@ def test_the_head_holds_no_parser_directive() -> None:
 )
 def test_a_base_is_named_by_digest_and_by_nothing_else(base: str, reason: str) -> None:
     with pytest.raises(BadReference, match=reason):
-        render(base, AMD64, Change((file(),), (), (), {}))
+        render(base, AMD64, LayerChange((file(),), (), (), {}))
 
 
 def test_a_tag_beside_the_digest_is_left_out() -> None:
     tagged = BASE.replace("@", ":v0.23.0@")
-    assert f"ARG BASE={BASE}\n" in render(tagged, AMD64, Change((), (), (), {}))
+    assert f"ARG BASE={BASE}\n" in render(tagged, AMD64, LayerChange((), (), (), {}))
 
 
 def test_a_platform_out_of_a_hostile_config_is_refused() -> None:
     with pytest.raises(BadReference, match="not a platform"):
-        render(BASE, Platform("linux", "amd64\nRUN x"), Change((), (), (), {}))
+        render(BASE, Platform("linux", "amd64\nRUN x"), LayerChange((), (), (), {}))
 
 
 @pytest.mark.parametrize("path", ["relative.py", "/", "/a/../b", "/a/", "/a//b", "", "//a", "/a/."])
 def test_a_path_must_be_absolute_and_plain(path: str) -> None:
-    for change in (Change((file(path),), (), (), {}), Change((), (path,), (), {})):
+    for change in (LayerChange((file(path),), (), (), {}), LayerChange((), (path,), (), {})):
         with pytest.raises(BadReference, match="not the absolute path of a file"):
             render(BASE, AMD64, change)
 
@@ -121,9 +124,9 @@ def test_a_path_must_be_absolute_and_plain(path: str) -> None:
 def test_a_control_character_is_refused_wherever_it_stands(character: str) -> None:
     value = f"/a{character}RUN x"
     for change in (
-        Change((file(value),), (), (), {}),
-        Change((), (value,), (), {}),
-        Change((), (), (), {"x": value}),
+        LayerChange((file(value),), (), (), {}),
+        LayerChange((), (value,), (), {}),
+        LayerChange((), (), (), {"x": value}),
     ):
         with pytest.raises(BadReference, match=r"U\+"):
             render(BASE, AMD64, change)
@@ -132,7 +135,7 @@ def test_a_control_character_is_refused_wherever_it_stands(character: str) -> No
 @pytest.mark.parametrize("key", ["", "a=b", "a b", 'a"', "$a", "a\n", "a\\", ".a", "é"])
 def test_a_label_s_key_that_the_builder_would_read_otherwise_is_refused(key: str) -> None:
     with pytest.raises(BadReference, match=r"cannot be a label.s key"):
-        render(BASE, AMD64, Change((), (), (), {key: "x"}))
+        render(BASE, AMD64, LayerChange((), (), (), {key: "x"}))
 
 
 @given(value=VALUE, paths=st.lists(VALUE, min_size=1))
@@ -145,7 +148,7 @@ def test_quoting_leaves_no_variable_and_no_open_quote(value: str, paths: list[st
 
 
 def test_the_context_holds_contents_modes_and_times_and_is_the_same_every_time() -> None:
-    change = Change((file(data=b"a", mode=0o750), file("/b", b"b")), ("/c.pyc",), (), {})
+    change = LayerChange((file(data=b"a", mode=0o750), file("/b", b"b")), ("/c.pyc",), (), {})
     packed = context("FROM x\n", change)
     assert packed == context("FROM x\n", change)
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
@@ -165,7 +168,7 @@ def test_the_context_holds_contents_modes_and_times_and_is_the_same_every_time()
 @given(values=st.lists(VALUE, min_size=1, max_size=20))
 def test_the_daemon_stores_each_label_as_it_was_given(base: DockerImage, values: list[str]) -> None:
     labels = {f"dev.vllm-patcher/a_{at}": value for at, value in enumerate(values)}
-    baked = base.bake(Change((), (), (), labels))
+    baked = base.bake(LayerChange((), (), (), labels))
     try:
         assert baked.image.labels == labels
     finally:
@@ -178,7 +181,7 @@ def test_the_daemon_writes_each_path_as_it_was_given(base: DockerImage, names: l
     half = len(names) // 2
     files = tuple(file(f"/w/{name}", name.encode()) for name in names[half:])
     covered = tuple(f"/w/{name}" for name in names[:half])
-    baked = base.bake(Change(files, covered, (), {}))
+    baked = base.bake(LayerChange(files, covered, (), {}))
     try:
         there = files_of(base.client, baked.digest)
         for one in files:

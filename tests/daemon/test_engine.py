@@ -30,7 +30,8 @@ from patcher.errors import (
     NoDaemon,
     WrongPlatform,
 )
-from patcher.oci.installation import Change, ImageDirectory, ImageFile
+from patcher.oci.installation import ImageDirectory, ImageFile
+from patcher.oci.layer import LayerChange
 from patcher.oci.reference import Platform, parse_platform
 from patcher.progress import Progress
 from tests.docker_bases import (
@@ -93,12 +94,12 @@ def vllm(base: Callable[..., engine.DockerImage]) -> engine.DockerImage:
     return base([*installed(), Entry(STALE, b"stale"), Entry("/srv/models")], CONFIG)
 
 
-def change(image: engine.DockerImage, **labels: str) -> Change:
+def change(image: engine.DockerImage, **labels: str) -> LayerChange:
     """What a build does to an image: the target patched, its bytecode covered."""
     found = image.installation([TARGET])
     old = found.files[TARGET]
     new = ImageFile(old.path, PATCHED, old.uid, old.gid, old.mode, old.mtime)
-    return Change((new,), found.bytecode[TARGET], found.directories, labels)
+    return LayerChange((new,), found.bytecode[TARGET], found.directories, labels)
 
 
 def nothing_left(image: engine.DockerImage) -> bool:
@@ -422,13 +423,13 @@ def test_a_build_that_fails_half_way_leaves_nothing(vllm: engine.DockerImage) ->
     (file,) = wanted.files
     under_a_file = ImageFile(f"{file.path}/x", b"", 0, 0, 0o644, 0)
     with pytest.raises(DaemonFailed, match=r"the build failed: .*mla\.py"):
-        vllm.bake(Change((file, under_a_file), (), (), {}))
+        vllm.bake(LayerChange((file, under_a_file), (), (), {}))
     assert nothing_left(vllm)
 
 
 def test_a_change_of_nothing_is_no_build(vllm: engine.DockerImage) -> None:
     with pytest.raises(DaemonFailed, match="nothing to do"):
-        vllm.bake(Change((), (), (), {}))
+        vllm.bake(LayerChange((), (), (), {}))
     assert nothing_left(vllm)
 
 

@@ -17,7 +17,7 @@ from patcher.jobs.image import Order
 from patcher.jobs.opening import daemon_job
 from patcher.oci.append import append
 from patcher.oci.image import load_family
-from patcher.oci.installation import Change
+from patcher.oci.layer import LayerChange
 from patcher.oci.reference import parse_platform
 from patcher.rules.verdict import Status, judge
 from patcher.sources.spec import open_source
@@ -242,12 +242,12 @@ def test_a_platform_that_the_index_lacks(here: Here) -> None:
     assert here.mine(base) == set()
 
 
-def image_and_change(here: Here, base: Base) -> tuple[daemon.DockerImage, Change]:
+def image_and_change(here: Here, base: Base) -> tuple[daemon.DockerImage, LayerChange]:
     pinned = f"{base.name}@{base.digests['amd64']}"
     image = daemon.pull(here.client, pinned, parse_platform("linux/amd64"))
     found = image.installation([TARGET])
     file = dataclasses.replace(found.files[TARGET], data=b"patched\n")
-    return image, Change((file,), found.bytecode[TARGET], found.directories, {"a": 'b "c"'})
+    return image, LayerChange((file,), found.bytecode[TARGET], found.directories, {"a": 'b "c"'})
 
 
 def test_the_two_ways_make_the_same_files_and_labels(here: Here) -> None:

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patcher.errors import BrokenImage
-from patcher.oci.installation import Change, ImageDirectory, ImageFile
-from patcher.oci.layer import gzipped, parents, thin_layer, write_tar
+from patcher.oci.installation import ImageDirectory, ImageFile
+from patcher.oci.layer import LayerChange, gzipped, parents, thin_layer, write_tar
 
 FILE = ImageFile("/opt/site/x.py", b"X = 1\n", uid=5, gid=6, mode=0o640, mtime=1_700_000_000)
 DIRECTORIES = (
@@ -26,7 +26,7 @@ DIRECTORIES = (
     ImageDirectory("/opt/site", uid=1, gid=2, mode=0o2775, mtime=2),
     ImageDirectory("/opt/site/__pycache__", uid=3, gid=4, mode=0o700, mtime=3),
 )
-CHANGE = Change((FILE,), ("/opt/site/__pycache__/x.cpython-312.pyc",), DIRECTORIES, {})
+CHANGE = LayerChange((FILE,), ("/opt/site/__pycache__/x.cpython-312.pyc",), DIRECTORIES, {})
 
 
 def members(layer: bytes) -> list[tarfile.TarInfo]:
@@ -47,7 +47,7 @@ def test_the_entries_and_their_owners_modes_and_times() -> None:
 
 
 def test_directories_that_nothing_is_written_below_are_left_alone() -> None:
-    only_file = Change((FILE,), (), DIRECTORIES, {})
+    only_file = LayerChange((FILE,), (), DIRECTORIES, {})
     assert [m.name for m in members(thin_layer(only_file))] == ["opt", "opt/site", "opt/site/x.py"]
 
 
@@ -86,18 +86,18 @@ def test_a_path_given_twice_is_refused() -> None:
 
 def test_a_file_named_like_a_whiteout_is_refused() -> None:
     with pytest.raises(BrokenImage, match="whiteout"):
-        thin_layer(Change((ImageFile("/.wh.x", b"", 0, 0, 0o644, 0),), (), (), {}))
+        thin_layer(LayerChange((ImageFile("/.wh.x", b"", 0, 0, 0o644, 0),), (), (), {}))
 
 
 def test_a_directory_that_is_not_described_is_refused() -> None:
     with pytest.raises(BrokenImage, match="owner and mode of /opt/site are not known"):
-        thin_layer(Change((FILE,), (), DIRECTORIES[:1], {}))
+        thin_layer(LayerChange((FILE,), (), DIRECTORIES[:1], {}))
 
 
 @pytest.mark.parametrize("bits", [0o4000, 0o2000, 0o6000])
 def test_a_file_that_runs_as_its_owner_is_not_carried_on(bits: int) -> None:
     with pytest.raises(BrokenImage, match=r"/opt/site/x\.py has mode \d+640"):
-        Change((replace(FILE, mode=0o640 | bits),), (), DIRECTORIES, {})
+        LayerChange((replace(FILE, mode=0o640 | bits),), (), DIRECTORIES, {})
 
 
 @pytest.mark.parametrize("number", [10**30, 2**32 - 1, -1])
@@ -105,9 +105,9 @@ def test_a_file_that_runs_as_its_owner_is_not_carried_on(bits: int) -> None:
 def test_an_owner_that_linux_cannot_have_is_named(name: str, number: int) -> None:
     owner: dict[str, Any] = {name: number}
     with pytest.raises(BrokenImage, match=r"/opt/site/x\.py belongs to a user"):
-        Change((replace(FILE, **owner),), (), DIRECTORIES, {})
+        LayerChange((replace(FILE, **owner),), (), DIRECTORIES, {})
     with pytest.raises(BrokenImage, match="/opt belongs to a user"):
-        Change((FILE,), (), (replace(DIRECTORIES[0], **owner), *DIRECTORIES[1:]), {})
+        LayerChange((FILE,), (), (replace(DIRECTORIES[0], **owner), *DIRECTORIES[1:]), {})
 
 
 def test_parents_are_outermost_first_and_once() -> None:

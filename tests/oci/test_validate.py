@@ -27,7 +27,7 @@ from tests.memory import EXTRA, OCI, Memory, add_image, change_for
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from patcher.oci.installation import Change
+    from patcher.oci.layer import LayerChange
     from patcher.oci.model import Descriptor
 
 
@@ -39,7 +39,9 @@ class Baked:
         base = add_image(self.blobs, OCI, annotations={"a": "b"})
         self.base = self.blobs.descriptor(base)
         change = change_for(self.blobs, base)
-        self.change: Change = replace(change, bytecode=(f"{change.directories[-1].path}/x.pyc",))
+        self.change: LayerChange = replace(
+            change, bytecode=(f"{change.directories[-1].path}/x.pyc",)
+        )
         self.family = load_family(self.blobs, self.base)
         new = append(self.family, {self.base.digest: self.change}, EXTRA)
         layer, config, manifest = new.parts

@@ -44,7 +44,7 @@ from tests.scripted import Reply, Seen, serving
 if TYPE_CHECKING:
     from patcher.oci.blobs import Blobs
     from patcher.oci.image import Family
-    from patcher.oci.installation import Change
+    from patcher.oci.layer import LayerChange
     from patcher.oci.referrer import Referred
     from patcher.places.stored import Store
 
@@ -60,7 +60,7 @@ class Base:
 
     blobs: Memory
     family: Family
-    changes: dict[str, Change]
+    changes: dict[str, LayerChange]
     appended: Appended
 
     @property
