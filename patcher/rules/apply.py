@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 
+_LEAVE = (
+    "What cannot be judged is not patched. Where it is one patch of several, name the others with "
+    "--patch."
+)
+
+
 def apply_files(patch: Patch, files: Files) -> Mapping[str, Rewritten]:
     """The patched bytes of each file that changes, proven; none where the files are clean.
 
@@ -23,9 +29,9 @@ def apply_files(patch: Patch, files: Files) -> Mapping[str, Rewritten]:
     """
     found = found_in(patch, files)
     if found.unknown is not None:
-        raise Undecided(found.unknown, next_step="What cannot be judged is not patched.")
+        raise Undecided(f"{patch.name} cannot judge it: {found.unknown}", next_step=_LEAVE)
     if found.absent is not None:
-        raise FileAbsent(found.absent, next_step="This vLLM keeps the code elsewhere.")
+        raise FileAbsent(f"{patch.name} cannot judge it: {found.absent}", next_step=_LEAVE)
     if not any(place.needed for place in found.places):
         return {}
     with blaming(patch.name):
@@ -55,11 +61,14 @@ class Step:
     places: int
 
 
-def series(patches: Iterable[Patch], files: Files) -> tuple[Step, ...]:
+def series(
+    patches: Iterable[Patch], files: Files, where: Callable[[str], str] | None = None
+) -> tuple[Step, ...]:
     """Each patch on what those before it made, in the given order; each proven on its own input.
 
-    Raises as `apply_files`; where it would apply without an earlier patch, both are named. What a
-    later one undoes of an earlier one is `ProofFailed`.
+    With `where`, which names a target, an error begins with that of its patch. Raises as
+    `apply_files`; where it would apply without an earlier patch, both are named. What a later one
+    undoes of an earlier one is `ProofFailed`.
     """
     current = dict(files)
     steps: list[Step] = []
@@ -71,7 +80,8 @@ def series(patches: Iterable[Patch], files: Files) -> tuple[Step, ...]:
         except PatcherError as error:
             alone = {target: files.get(target) for target in patch.targets}
             applies = judge_files(patch, alone, "").status is Status.NEEDED
-            raise _in_conflict(patch, earlier, error) if earlier and applies else error from None
+            failed = _in_conflict(patch, earlier, error) if earlier and applies else error
+            raise failed.at(where(patch.target)) if where else failed from None
         for target, each in made.items():
             steps.append(Step(patch, target, own[target], each.data, len(each.edits)))
             current[target] = each.data
@@ -80,11 +90,12 @@ def series(patches: Iterable[Patch], files: Files) -> tuple[Step, ...]:
         if judge_files(patch, own, "").status is not Status.CLEAN:
             after = [step.patch.name for step in steps if step.target in own]
             later = dict.fromkeys(after[after.index(patch.name) :])
-            raise ProofFailed(
+            undone = ProofFailed(
                 f"{' and '.join(later)} change the same code: with all of them {patch.name} is "
                 "not what it was proven to be",
                 next_step="Nothing was written. Name the one that you want with --patch.",
             )
+            raise undone.at(where(patch.target)) if where else undone
     return tuple(steps)
 
 
@@ -124,10 +135,7 @@ def apply_all(
             files[target] = read(target)
         except FileAbsent:
             files[target] = None
-    try:
-        steps = series(wanted, files)
-    except PatcherError as error:
-        raise error.at(where(wanted[0].target)) from error
+    steps = series(wanted, files, where)
     outcomes = {
         target: Outcome(target, data, data, 0) for target, data in files.items() if data is not None
     }

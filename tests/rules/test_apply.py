@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,7 @@ from patcher.rules.replace import Change, Replace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ONE, CONFIG = "vllm/one.py", "vllm/configs/E=8,device_name=GB10.json"
+ONE, TWO, CONFIG = "vllm/one.py", "vllm/two.py", "vllm/configs/E=8,device_name=GB10.json"
 SOURCE = b"def limit():\n    return 1\n\n\ndef name():\n    return 'a'\n"
 
 
@@ -38,7 +39,9 @@ def test_a_conflict_names_both_patches() -> None:
     with pytest.raises(ProofFailed, match="first and undo change the same code"):
         series([FIRST, patch_of("undo", "return 2", "return 9")], files)
     # What does not apply without the first either is no conflict with it.
-    with pytest.raises(Undecided, match=r"^vllm/one\.py: limit has 0 times"):
+    with pytest.raises(
+        Undecided, match=r"^second cannot judge it: vllm/one\.py: limit has 0 times"
+    ):
         series([FIRST, patch_of("second", "return 7", "return 8")], files)
     done = series([FIRST], files)
     assert [(step.patch.name, step.places) for step in done] == [("first", 1)]
@@ -68,3 +71,15 @@ def test_where_nothing_is_to_be_done_the_file_is_told_as_it_is() -> None:
 def test_an_error_names_the_file_as_it_is_known_to_the_caller() -> None:
     with pytest.raises(NotPython, match=r"^it:vllm/one\.py: "):
         apply_all([FIRST], reader({ONE: b"def f(:"}), "it:{}".format)
+
+
+def test_an_error_names_the_patch_that_cannot_judge_and_its_own_file() -> None:
+    lost = dataclasses.replace(
+        FIRST,
+        name="lost",
+        targets=(TWO,),
+        rule=Replace((Change(TWO, "f", "return 1", "return 2"),)),
+    )
+    said = rf"^it:{TWO}: lost cannot judge it: there is no {TWO}\. .*name the others with --patch"
+    with pytest.raises(FileAbsent, match=said):
+        apply_all([FIRST, lost], reader({ONE: SOURCE}), "it:{}".format)
