@@ -154,6 +154,10 @@ def test_what_goes_away_by_a_way_that_is_not_followed_gives_no_answer(
         "def f(s, x):\n s.kv_b_proj + s.kv_b_proj\n x.weight.dtype\n",
         "def f(s, q_proj):\n s.q_proj = q_proj\n g(s.kv_b_proj)\n s.q_proj.weight.dtype\n",
         "import torch\ndef f(s):\n g(s.kv_b_proj)\n torch.weight.dtype\n",
+        "import torch\ndef f(s):\n g(getattr(s.kv_b_proj, 'weight', None))\n torch.dtype\n",
+        "def f(s):\n g(getattr(s.kv_b_proj, 'weight', None))\n 'x'.dtype\n f'{s}'.dtype\n",
+        "def f(s):\n g(getattr(s.kv_b_proj, 'weight', None))\n (s + s).dtype, (-s).dtype\n",
+        "def f(s):\n s.kv_b_proj\n None.dtype\n",
     ],
 )
 def test_a_guarded_or_another_read_may_stand_where_the_receiver_goes_away(source: str) -> None:

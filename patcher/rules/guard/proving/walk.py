@@ -329,6 +329,8 @@ class Walk(ast.NodeVisitor):
         base = self.visit(node.value)
         if node.attr == self.rule.member:
             self._read_member(node, node.value, base)
+        if node.attr in self.names.defined:
+            self.escape(base, node)  # to a method or a property
         self.lose_if(self.names.loads_act or node.attr in self.names.properties)
         if node.attr == self.rule.receiver:
             return Value(receiver=True, about=self.path(node))
@@ -476,7 +478,7 @@ class Walk(ast.NodeVisitor):
         if isinstance(func, ast.Attribute):
             called = self.visit(func.value)
             if func.attr in (self.rule.member, self.rule.attribute, self.rule.receiver):
-                self.visit(func)
+                called = called.join(self.visit(func))
         elif not (isinstance(func, ast.Name) and name == "getattr"):
             called = self.visit(func)
         values = [self.visit(argument) for argument in (*node.args, *node.keywords)]
