@@ -57,6 +57,23 @@ def test_a_weight_that_comes_by_another_way_is_not_guarded(read: str) -> None:
     assert [found.guarded for found in verify(source, RULE)] == [False]
 
 
+@pytest.mark.parametrize(
+    ("load", "guarded"),
+    [
+        ("n.kind", False),
+        ("getattr(n, 'kind')", False),
+        ("hasattr(n, name)", False),
+        ("n.name", True),
+        ("getattr(n, 'name')", True),
+    ],
+)
+def test_a_property_that_does_more_than_look_ends_the_proof(load: str, guarded: bool) -> None:
+    """The rewriter takes every load for a look: it leaves the read, and the proof refuses that."""
+    kind = "class N:\n @property\n def kind(me): repack(kv_b_proj)\n"
+    source = f"{kind}if hasattr(kv_b_proj, 'weight'):\n {load}\n kv_b_proj.weight.dtype\n"
+    assert [read.guarded for read in verify(source.encode(), RULE)] == [guarded]
+
+
 def test_a_comprehension_keeps_what_a_name_outside_it_holds() -> None:
     source = b"w = getattr(kv_b_proj, 'weight', None)\n[w for w in range(3)]\nw.dtype\n"
     assert [read.text for read in verify(source, RULE)] == ["w.dtype"]
