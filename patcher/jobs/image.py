@@ -30,7 +30,7 @@ from patcher.jobs.base import (
     examine,
     judge_all,
 )
-from patcher.jobs.naming import Names, annotations_of, base_of, is_fixed, names
+from patcher.jobs.naming import Names, Patched, annotations_of, base_of, is_fixed, names
 from patcher.jobs.proof import KIND, content_of, proof_files
 from patcher.lock.picking import FIRST, Standing
 from patcher.places.place import Draft, Outline, Place, Plan, Sent
@@ -186,6 +186,28 @@ def _draft(base: Base, order: Order, examined: Sequence[Examined], say: Say) -> 
     """What the base becomes, and under which tags."""
     patched = tuple(dict.fromkeys(done for each in examined for done in each.patched))
     version = common_version(examined)
+    tags = _tags(base, order, version, patched, examined, say)
+    digests = tuple(each.digest for each in examined)
+    if not patched:
+        _expect_allowed(order, version, examined)
+        return Draft(digests, {}, {}, tags)
+    _refuse_stacking(examined)
+    say(f"patched, proven: {', '.join(dict.fromkeys(done.patch for done in patched))}")
+    changes = {each.digest: change_of(base, each, tags[0]) for each in examined}
+    first = examined[0]
+    annotations = annotations_of(first.image.labels, changes[first.digest].labels)
+    return Draft(digests, changes, annotations, tags)
+
+
+def _tags(
+    base: Base,
+    order: Order,
+    version: str,
+    patched: Sequence[Patched],
+    examined: Sequence[Examined],
+    say: Say,
+) -> tuple[str, ...]:
+    """The tags of the result, the fixed one first; says why there is no moving one."""
     # What the result depends on: the labels name the base as it was asked for.
     identity = f"{base.name or ''} {base.pin(base.digest)}"
     for each in examined:
@@ -194,19 +216,10 @@ def _draft(base: Base, order: Order, examined: Sequence[Examined], say: Say) -> 
             identity += f" {' '.join(one.root for one in each.installation.all)}"
     tags = names(version, patched, identity, order.standing.suffix)
     moving = order.tag or (tags.moving if order.standing.newest else None)
-    wanted = (tags.fixed, moving) if moving else (tags.fixed,)
     if moving is None:
         say(_held_back(tags, order.standing))
-    digests = tuple(each.digest for each in examined)
-    if not patched:
-        _expect_allowed(order, version, examined)
-        return Draft(digests, {}, {}, wanted)
-    _refuse_stacking(examined)
-    say(f"patched, proven: {', '.join(dict.fromkeys(done.patch for done in patched))}")
-    changes = {each.digest: change_of(base, each, tags.fixed) for each in examined}
-    first = examined[0]
-    annotations = annotations_of(first.image.labels, changes[first.digest].labels)
-    return Draft(digests, changes, annotations, wanted)
+        return (tags.fixed,)
+    return tags.fixed, moving
 
 
 def _held_back(tags: Names, standing: Standing) -> str:
