@@ -123,7 +123,7 @@ def test_an_image_is_baked_proven_and_tagged(world: Callable[..., World]) -> Non
     labels = config["Labels"]
     assert labels["kept"] == "yes"
     assert labels["ai.vllm.image.tag"] == labels["org.opencontainers.image.version"] == fixed
-    assert labels["org.opencontainers.image.base.digest"] == here.digests["amd64"]
+    assert labels["org.opencontainers.image.base.digest"] == here.digests["index"]
     assert labels["org.opencontainers.image.base.name"].endswith(f":nightly-{COMMIT}")
     assert labels["dev.vllm-patcher.vllm.version"] == VERSION
     assert labels["dev.vllm-patcher.vllm.commit"] == COMMIT[:9]
