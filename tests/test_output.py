@@ -73,10 +73,14 @@ def writers_of(nodes: list[ast.AST]) -> set[str]:
     asked |= {
         id(each)
         for node in nodes
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in QUESTIONS
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in QUESTIONS
         for each in node.args
     }
-    streams = {ast.unparse(node) for node in attributes if id(node) not in asked}
+    streams = {
+        ast.unparse(node) for node in attributes if node.attr in STREAMS and id(node) not in asked
+    }
     streams |= {
         f"sys.{alias.name}"
         for node in nodes
@@ -97,7 +101,9 @@ def test_a_document_is_made_where_it_is_made_safe() -> None:
         name.partition("/")[0]
         for name, own in program_nodes().items()
         for node in own
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Document"
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "Document"
     }
     assert made == {"report"}
 

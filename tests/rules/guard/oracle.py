@@ -135,15 +135,18 @@ class Program:
 
     def deaths(self, limit: int = 4096) -> Deaths:
         """Can any run die, and at which reads?"""
-        outcomes = [o for packed in self.packings() for _, o in self.runs(packed, limit)]
-        dead = [outcome for outcome in outcomes if outcome.dead]
-        return Deaths(bool(dead), frozenset(place for outcome in dead for place in outcome.deaths))
+        return deaths_in([o for packed in self.packings() for _, o in self.runs(packed, limit)])
 
 
 @dataclass(frozen=True, slots=True)
 class Deaths:
     possible: bool
     places: frozenset[Place]
+
+
+def deaths_in(outcomes: list[Outcome]) -> Deaths:
+    dead = [outcome for outcome in outcomes if outcome.dead]
+    return Deaths(bool(dead), frozenset(place for outcome in dead for place in outcome.deaths))
 
 
 def following(taken: list[bool]) -> tuple[bool, ...] | None:

@@ -36,6 +36,17 @@ from patcher.rules.rule import Edit, Rewritten
 
 # A hasattr that is not called, a definition of one, a star import that may bring one.
 ODD_HASATTR = re.compile(r"\bhasattr\b(?!\()|\b(?:def|class)\s+hasattr\b|\bimport\b[\s(]*\*")
+# What holds no read. Half of a tree's nodes are these, or stand in them.
+LEAVES = (
+    cst.Name,
+    cst.BaseNumber,
+    cst.SimpleString,
+    cst.Dot,
+    cst.Comma,
+    cst.BaseParenthesizableWhitespace,
+    cst.TrailingWhitespace,
+    cst.EmptyLine,
+)
 BY_HAND = "Guard it by hand, or drop the patch for this file."
 
 
@@ -123,8 +134,9 @@ class _Marker(cst.CSTTransformer):
         if isinstance(node, cst.Comparison) and self._is_operand_of_and():
             self._gate(node)
         self.stack.append(node)
-        if isinstance(node, cst.Import | cst.ImportFrom):
-            return False  # a dotted module's name is not a read
+        # A dotted module's name is not a read.
+        if isinstance(node, (*LEAVES, cst.Import, cst.ImportFrom)):
+            return False
         if isinstance(node, cst.FunctionDef | cst.SimpleStatementLine):
             return self.rule.receiver in self._text(node)
         return True
