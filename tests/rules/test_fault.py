@@ -194,5 +194,5 @@ def test_what_is_no_regular_file_is_never_waited_for(tmp_path: Path) -> None:
     ):
         assert problem_of(call) == f"{path} cannot be read: it is not a regular file"
     (tmp_path / "loop.py").symlink_to("loop.py")
-    with pytest.raises(PatcherError, match="there is no file"):
+    with pytest.raises(PatcherError, match=r"loop\.py cannot be read: Too many levels of symbolic"):
         select([str(tmp_path / "loop.py")])

@@ -94,3 +94,9 @@ def test_a_rule_that_cannot_reach_what_it_needs_is_open() -> None:
     verdict = judge(patch, Held({ONE: NEEDED}))
     assert (verdict.status, verdict.reason) == (Status.UNKNOWN, "the registry is away")
     assert not verdict.by_content
+
+
+def test_a_rules_words_stand_for_one_and_for_many() -> None:
+    words = RULE.words
+    assert [words.state(needed) for needed in (True, False)] == ["to be replaced", "replaced"]
+    assert [words.number(count) for count in (1, 2)] == ["1 place", "2 places"]

@@ -113,3 +113,16 @@ def test_a_list_that_got_longer_fails() -> None:
     edit = Edit(6, 6, b"", b", 2", 1, "value")
     with pytest.raises(ProofFailed, match="more than the declared reads"):
         prove(source, Rewritten(data, (edit,)), RULE)
+
+
+def test_what_is_not_followed_is_unknown_where_nothing_else_is_needed() -> None:
+    away = b"def f(s):\n g(s.kv_b_proj)\ndef g(x):\n return x.weight.dtype\n"
+    found = RULE.find({"a.py": away, "b.py": GOOD.data})
+    assert "line 2 hands kv_b_proj or its weight on" in str(found.unknown)
+    both = RULE.find({"a.py": away, "b.py": SOURCE})
+    assert both.unknown is None
+    assert [place.needed for place in both.places] == [True, True]
+
+
+def test_the_receivers_name_tells_a_copy_of_the_target() -> None:
+    assert RULE.mention == b"kv_b_proj"
