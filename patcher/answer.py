@@ -18,7 +18,8 @@ Document = NewType("Document", str)
 """A whole answer that its renderer in `patcher.report` has made safe: JSON, Markdown, a page."""
 
 _LONGEST = 5000
-_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
+# Those of `styled`, and no other: what hides a text, or writes black on black, is not ours.
+_COLOUR = re.compile(r"(\x1b\[(?:0|1|3[1-6])m)")
 
 
 def show(lines: Iterable[str]) -> None:

@@ -138,11 +138,15 @@ class Terminal(io.StringIO):
 def test_of_all_escapes_a_colour_alone_comes_to_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    for stream, shown in ((Terminal(), "\x1b[1;31mx\x1b[0m"), (io.StringIO(), "\\x1b[1;31mx")):
+    for stream, shown in (
+        (Terminal(), "\x1b[1m\x1b[31mx\x1b[0m"),
+        (io.StringIO(), "\\x1b[1m\\x1b[31mx"),
+    ):
         monkeypatch.setattr(sys, "stdout", stream)
-        show([f"\x1b[1;31mx\x1b[0m{HOSTILE}"])
+        show([f"\x1b[1m\x1b[31mx\x1b[0m{HOSTILE}\x1b[8m\x1b[30;40m\x1b[48;5;0m"])
         assert stream.getvalue().startswith(shown)
-        assert "\x1b[2J" not in stream.getvalue()
+        for escape in ("\x1b[2J", "\x1b[8m", "\x1b[30;40m", "\x1b[48;5;0m"):
+            assert escape not in stream.getvalue()
         assert "\u202e" not in stream.getvalue()
 
 

@@ -17,7 +17,7 @@ from patcher.commands.options import (
     patch_options,
     say_of_version,
 )
-from patcher.errors import UsageError
+from patcher.errors import UsageError, printable
 from patcher.report.document import as_json
 from patcher.talk import say, say_command
 
@@ -119,6 +119,6 @@ def _tell(command: str, done: Sequence[Done | Reverted], as_data: bool) -> None:
         hand_over(as_json(command, files=done))
     for file in done:
         if not as_data:
-            show([str(file.path)])
+            show([printable(str(file.path), 5000)])
         for line in file.lines:
             say(line)
