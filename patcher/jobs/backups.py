@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -131,10 +132,10 @@ def _listed(home: Path) -> Iterator[Backup]:
     """
     kept = home / FOLDER
     for each in sorted(kept.rglob("*")):
-        if (found := _NAME.fullmatch(each.name)) and is_file(each):
+        if (found := _NAME.fullmatch(each.name)) and not os.path.islink(each) and is_file(each):  # noqa: PTH114
             inside = each.relative_to(kept).with_name(found["file"])
             path = home / inside
-            if _real(each) == each and not each.is_symlink() and _real(path) == path:
+            if _real(each) == each and _real(path) == path:
                 yield Backup(each, path, found["after"])
 
 

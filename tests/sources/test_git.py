@@ -65,6 +65,24 @@ def test_a_bare_clone_and_a_folder_inside_a_clone_are_clones(
     assert open_git(str(made.path / "vllm")).read(TARGET) == SOURCE
 
 
+def test_a_file_that_python_runs_instead_makes_the_target_unreadable(made: Workshop) -> None:
+    module = TARGET.removesuffix(".py")
+    folder, _, stem = module.rpartition("/")
+    for name in (
+        f"{module}/__init__.py",
+        f"{module}.abi3.so",
+        f"{folder}.py",
+        f"{folder}/__pycache__/{stem}.cpython-312.pyc",
+    ):
+        made.commit("Other", b"", name)
+        with pytest.raises(Unreadable, match=f"Python runs its {name}, and not"):
+            open_git(str(made.path)).read(TARGET)
+        made.git("rm", "-q", name)
+    for name in (f"{module}/data.json", f"{module}_2.py", f"{folder}/__init__.py"):
+        made.commit("Beside", b"", name)
+    assert open_git(str(made.path)).read(TARGET) == SOURCE
+
+
 def test_one_process_answers_for_all_reads(made: Workshop) -> None:
     source = open_git(str(made.path))
     source.read(TARGET)
