@@ -29,6 +29,8 @@ _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 _MOST_STORED = 0xFFFF
 
 _SET_ID = 0o6000
+_MOST_MODE = 0o7777
+_MOST_SECONDS = 2**63  # a time_t
 _MOST_ID = 2**32 - 2  # chown(2) takes the last one for "leave it"
 
 Entry = ImageFile | ImageDirectory
@@ -40,7 +42,8 @@ class LayerChange:
 
     `files` carry the original's owner and mode. `bytecode` are absolute paths of existing .pyc
     files. `directories` are those of the installation. `labels` are set over inherited ones.
-    Raises `BrokenImage` for a set-user-id or set-group-id file, and for an owner beyond 32 bits.
+    Raises `BrokenImage` for a set-user-id or set-group-id file, and for an owner beyond 32 bits, a
+    mode beyond 12 or a time beyond 64.
     """
 
     files: tuple[ImageFile, ...]
@@ -51,12 +54,16 @@ class LayerChange:
     def __post_init__(self) -> None:
         """Refuse what no installer gives a source file, and nobody should publish anew."""
         for file in self.files:
+            if not 0 <= file.mode <= _MOST_MODE:
+                raise _not_ours(f"{file.path} has mode {file.mode:o}, which no file can have")
             if file.mode & _SET_ID:
                 raise _not_ours(f"{file.path} has mode {file.mode:o}: it would run as its owner")
         entries: tuple[Entry, ...] = (*self.files, *self.directories)
         for entry in entries:
             if not (0 <= entry.uid <= _MOST_ID and 0 <= entry.gid <= _MOST_ID):
                 raise _not_ours(f"{entry.path} belongs to a user or group that Linux cannot have")
+            if abs(entry.mtime) >= _MOST_SECONDS:
+                raise _not_ours(f"{entry.path} was changed at a time that Linux cannot tell")
 
 
 def _not_ours(problem: str) -> BrokenImage:

@@ -110,6 +110,17 @@ def test_an_owner_that_linux_cannot_have_is_named(name: str, number: int) -> Non
         LayerChange((FILE,), (), (replace(DIRECTORIES[0], **owner), *DIRECTORIES[1:]), {})
 
 
+@pytest.mark.parametrize("number", [10**30, 2**63, -(2**63)])
+def test_a_mode_or_a_time_that_linux_cannot_have_is_named(number: int) -> None:
+    with pytest.raises(BrokenImage, match=r"/opt/site/x\.py has mode -?\d+, which no file"):
+        LayerChange((replace(FILE, mode=number),), (), DIRECTORIES, {})
+    with pytest.raises(BrokenImage, match=r"/opt/site/x\.py was changed at a time"):
+        LayerChange((replace(FILE, mtime=number),), (), DIRECTORIES, {})
+    with pytest.raises(BrokenImage, match="/opt was changed at a time"):
+        LayerChange((FILE,), (), (replace(DIRECTORIES[0], mtime=number), *DIRECTORIES[1:]), {})
+    LayerChange((replace(FILE, mtime=2**63 - 1, mode=0o1777),), (), DIRECTORIES, {})
+
+
 def test_parents_are_outermost_first_and_once() -> None:
     assert parents(["/a/b/x", "/a/c/x", "/y"]) == ["/a", "/a/b", "/a/c"]
 
