@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -175,8 +175,8 @@ def _compared(held: _Held, proof: Descriptor, known: Mapping[str, Patch]) -> Che
         proof=proof.digest,
         program=str(program.get("version")),
         differences=tuple(wrong),
-        before=tuple(each for content in contents for each in content.before),
-        after=tuple(each for content in contents for each in content.after),
+        before=tuple(each for content in contents for each in _told(content, content.before)),
+        after=tuple(each for content in contents for each in _told(content, content.after)),
         notes=tuple(notes),
         undecided=undecided or any(each.beside for each in looked),
     )
@@ -209,7 +209,7 @@ def _claims(held: _Held, program: Mapping[str, Any]) -> Iterator[str]:
     """What the proof or the image says, and nothing here shows."""
     if program.get("digest") != program_digest():
         made_by = f"{program.get('name')} {program.get('version')}"
-        yield f"only claimed: that it was made by {made_by}; this is another program"
+        yield f"only claimed: that it was made by {made_by}; the one that runs here is another"
     if held.base is None:
         why = held.why_no_base
         yield f"only claimed: that all below its top layer is the base that it names: {why}"
@@ -259,6 +259,12 @@ def _by_platform(said: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     entries = expect(said.get("platforms"), list, "proof: platforms")
     whole = [expect(entry, dict, "proof: platforms") for entry in entries]
     return {expect(each.get("platform"), str, "proof: platform"): each for each in whole}
+
+
+def _told(content: Content, verdicts: Iterable[Verdict]) -> Iterator[Verdict]:
+    """The verdicts on an image, which of several platforms is named."""
+    for each in verdicts:
+        yield dataclasses.replace(each, artifact=f"{content.platform} {each.artifact}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,6 +249,8 @@ def test_what_is_only_claimed_is_said(made: dict[str, Any], tmp_path: Path) -> N
     """The base's own documents are in the registry, and not in a layout of the image alone."""
     ran = run("verify", "--proof", made["tags"][0])
     assert "only claimed" not in ran.stderr
+    for image in made["platforms"]:
+        assert f": {image['platform']} {image['root']}/vllm/" in ran.stderr
     to = f"oci:{tmp_path / 'out'}:x"
     assert run("image", "0.23.0", *ONE, "--to", to, cwd=tmp_path).returncode == 0
     ran = run("verify", "--proof", to)
