@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import functools
+import itertools
+from difflib import SequenceMatcher
 
 from patcher.rules.backport.merging.cut import Cut, sha256
 from patcher.rules.backport.scope import IMPORTS, MODULE, Scope, Sides
@@ -57,10 +59,25 @@ def _read(path: str, name: str, old: Cut, new: Cut, defined: frozenset[str]) -> 
     follows: tuple[str, ...] = ()
     precedes: tuple[str, ...] = ()
     if before is None and name in new.spans:
-        siblings = [span.name for span in new.children(new.spans[name][0].parent)]
+        siblings = _siblings(old, new, new.spans[name][0].parent)
         at = siblings.index(name)
         follows, precedes = tuple(reversed(siblings[:at])), tuple(siblings[at + 1 :])
     return Sides(scope, before, after, follows, precedes, defined)
+
+
+def _siblings(old: Cut, new: Cut, parent: str) -> list[str]:
+    """The functions and classes within one, in order; each that goes before what takes its place.
+
+    What comes instead of what goes belongs there: module's own lines between may call it.
+    """
+    one, other = ([span.name for span in file.children(parent)] for file in (old, new))
+    stays = set(other)
+    found: list[str] = []
+    for tag, a, b, c, d in SequenceMatcher(None, one, other, autojunk=False).get_opcodes():
+        goes = [] if tag == "equal" else [name for name in one[a:b] if name not in stays]
+        pairs = itertools.zip_longest(goes, other[c:d])
+        found += [name for pair in pairs for name in pair if name is not None]
+    return found
 
 
 def defined_names(source: bytes) -> frozenset[str]:

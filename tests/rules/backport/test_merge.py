@@ -273,6 +273,59 @@ def test_lines_beside_each_other_are_no_conflict_and_those_put_in_at_one_place_a
     assert verdict(_function("a()", "b()", "own()", "c()"), put_in).state is State.UNKNOWN
 
 
+def test_fields_that_both_put_in_at_one_place_come_one_after_the_other() -> None:
+    """The fix's last, so that the image's keep their places: vLLM's PR 44613."""
+    head = "class A:\n    x: int = 0\n"
+    sides = changed_scopes(PATH, head.encode(), f"{head}    new: int = 1\n".encode())
+    own = f"{head}    own: bool = True\n".encode()
+    merged = merge_file(own, sides).data
+    assert merged == own + b"    new: int = 1\n"
+    assert is_proven(own, merged, sides)
+    assert verdict(merged, sides).state is State.LANDED
+
+
+def test_lines_that_the_fix_changes_one_by_one_may_have_others_between() -> None:
+    before = _function("c.stream = x.stream", "c.event = x.event", "c.synced = x.synced")
+    after = _function(
+        "c.stream = partial(x.stream)", "c.event = partial(x.event)", "c.synced = partial(x.synced)"
+    )
+    sides = changed_scopes(PATH, before, after)
+    own = before.replace(b"    c.synced", b"    c.own = x.own\n    c.synced")
+    merged = merge_file(own, sides).data
+    assert merged == after.replace(b"    c.synced", b"    c.own = x.own\n    c.synced")
+    assert verdict(merged, sides).state is State.LANDED
+
+
+def test_a_fix_is_seen_where_the_image_lacks_what_stands_behind_it() -> None:
+    """`key,` stands in both, and must not be where the two meet: vLLM's PR 44243."""
+    own = ("new = (", "    m(r)", ")")
+    behind = ("", "if h:", "    p = get(", "        key,", "        0,", "    )")
+    fix = (
+        "if (", "    c", "    and i(", "        key,", "        h,", "    )", "):",
+        "    new = g(", "        key,", "    )", "else:", "    new = (", "        m(r)", "    )",
+    )  # fmt: skip
+    end = ("", *(f"end = {at}" for at in range(20)), "if new:", "    return m")
+    sides = changed_scopes(PATH, _function(*own, *behind, *end), _function(*fix, *behind, *end))
+    names = b"\n\nc = g = h = i = m = r = key = print\n"
+    image = _function(*own, *end) + names
+    assert verdict(image, sides).state is State.NEEDED
+    merged = merge_file(image, sides).data
+    assert merged == _function(*fix, *end) + names
+    assert is_proven(image, merged, sides)
+    assert verdict(merged, sides).state is State.LANDED
+
+
+def test_a_function_comes_where_the_one_stood_that_it_replaces() -> None:
+    """The module's own line below reads it: vLLM's PR 46820."""
+    before = "def op(x):\n    return x\n\n\nregister(op)\n\n\nclass Last:\n    pass\n"
+    after = before.replace("op(x)", "_op(x)").replace("register(op)", "register(_op)")
+    sides = changed_scopes(PATH, before.encode(), after.encode())
+    own = f"register = print\n\n\n{before}".encode()
+    merged = merge_file(own, sides).data
+    assert merged == f"register = print\n\n\n{after}".encode()
+    assert is_proven(own, merged, sides)
+
+
 def test_the_parts_of_a_conflict_cover_it() -> None:
     seed = random.Random(1)
     for _ in range(300):

@@ -319,3 +319,57 @@ def test_each_change_is_the_fixs_at_its_place(
         return
     with pytest.raises(ProofFailed, match=problem):
         prove(own, made, sides)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "original", "result", "is_right"),
+    [
+        # The image has something of its own there, or lacks what upstream has.
+        ("a(); b()", "a(); x = 1; b()", "a(); y = 2; b()", "a(); y = 2; x = 1; b()", True),
+        ("a(); assert g; b()", "a(); assert g; x = 1; b()", "a(); b()", "a(); x = 1; b()", True),
+        ("a(); c(); b()", "x = g(); c(); b()", "a(); b()", "x = g(); b()", True),
+        ("g(; a=1,; )", "g(; a=1,; b=2,; )", "g(; a=1,; c=3,; )", "g(; a=1,; c=3,; b=2,; )", True),
+        ("s = {; a,; b,; }", "s = {; a,; c,; b,; }", "s = {; a,; }", "s = {; a,; c,; }", True),
+        # What stands between may matter: it calls, reads what came, or may end the function.
+        ("a(); b()", "a(); x = 1; b()", "a(); c(); b()", "a(); c(); x = 1; b()", False),
+        ("a(); b()", "a(); x = 1; b()", "a(); y = x; b()", "a(); y = x; x = 1; b()", False),
+        ("a(); b()", "a(); g.x = 1; b()", "a(); y = h.k; b()", "a(); y = h.k; g.x = 1; b()", False),
+        (
+            "a(); if g: return; b()",
+            "a(); if g: return; x = 1; b()",
+            "a(); b()",
+            "a(); x = 1; b()",
+            False,
+        ),
+        ("a(); y = 2; b()", "a(); y = 2; x = y; b()", "a(); b()", "a(); x = y; b()", False),
+        ("a(); c(); b()", "a(); c(); x = 1; b()", "a(); b()", "a(); x = 1; b()", False),
+        # Nothing of upstream's is beside it.
+        ("a(); y = 2; z = 3", "a(); y = 2; x = 1; z = 3", "a(); b()", "a(); x = 1; b()", False),
+        # An order that counts, a key that is there, and what may hold any key.
+        ("s = [; a,; b,; ]", "s = [; a,; c,; b,; ]", "s = [; a,; ]", "s = [; a,; c,; ]", False),
+        (
+            "s = {; 1: a,; }",
+            "s = {; 1: a,; 3: b,; }",
+            "s = {; 1: a,; 3: c,; }",
+            "s = {; 1: a,; 3: c,; 3: b,; }",
+            False,
+        ),
+        ("g(; a=1,; )", "g(; a=1,; b=2,; )", "g(; a=1,; **c,; )", "g(; a=1,; **c,; b=2,; )", False),
+    ],
+)
+def test_a_change_is_at_its_place_past_what_only_one_side_has(
+    before: str, after: str, original: str, result: str, is_right: bool
+) -> None:
+    sides = changed_scopes(PATH, _body(before), _body(after))
+    names = b"\n\ndef a(): ...\n\n\nb = c = g = h = a\n"
+    assert is_proven(_body(original) + names, _body(result) + names, sides) is is_right
+
+
+@pytest.mark.parametrize(("kind", "is_right"), [("@dataclass\n", False), ("", True)])
+def test_a_field_without_a_default_must_stand_above_those_with_one(
+    kind: str, is_right: bool
+) -> None:
+    head = f"from dataclasses import dataclass\n\n\n{kind}class A:\n    x: int\n"
+    sides = changed_scopes(PATH, head.encode(), f"{head}    y: int\n".encode())
+    own = f"{head}    own: int = 1\n".encode()
+    assert is_proven(own, merge_file(own, sides).data, sides) is is_right

@@ -122,6 +122,8 @@ def _merge_items(
         kinds & {Kind.CONFLICT, Kind.SAME} or _nearer(ours, after, before)
     ):
         return Found(sides.scope, State.LANDED, "", line), None
+    regions = [part for each in regions for part in _one_after_the_other(each, ours, after)]
+    kinds = {region.kind for region in regions if not _is_idle(region, before, after)}
     if Kind.CONFLICT in kinds:
         at = next(
             region.ours.start
@@ -157,8 +159,17 @@ class _Text:
 
 def _regions(before: _Text, ours: list[bytes], after: _Text) -> list[Region]:
     """The regions of a merge; a conflict is looked into: lines beside each other are none."""
+    regions = _looked_into(before, ours, after, agreed=False)
+    if any(each.kind is Kind.CONFLICT for each in regions):
+        agreed = _looked_into(before, ours, after, agreed=True)
+        if all(each.kind is not Kind.CONFLICT for each in agreed):
+            return agreed
+    return regions
+
+
+def _looked_into(before: _Text, ours: list[bytes], after: _Text, *, agreed: bool) -> list[Region]:
     regions: list[Region] = []
-    for region in merge(before.keys, ours, after.keys):
+    for region in merge(before.keys, ours, after.keys, agreed=agreed):
         if region.kind is Kind.CONFLICT:
             regions += _look_into(region, before, ours, after)
         else:
@@ -212,13 +223,35 @@ def _look_into(region: Region, before: _Text, ours: list[bytes], after: _Text) -
         at for at in range(len(becomes)) if at not in stays and not after.is_idle[region.theirs[at]]
     ]
     telling = [at for at in brought if re.search(rb"\w", becomes[at])]
-    if telling and all(at in there for at in brought) and not any(at in still for at in gone):
+    if telling and all(at in there for at in telling) and not any(at in still for at in gone):
         return [replace(region, kind=Kind.SAME)]
     own = {line for at, line in enumerate(is_) if at not in still.values()}
     if any(becomes[at] in own for at in telling):
         return [region]
     parts = split(before.keys, ours, after.keys, region)
     return [_plain(part, before, ours, after) for part in parts]
+
+
+def _one_after_the_other(region: Region, ours: list[bytes], after: _Text) -> list[Region]:
+    """Lines that both put in at one place: the image's own, then the fix's.
+
+    Whether their order says anything is the proof's to find out, which it does of simple
+    statements. Where a line is in both, nobody can tell whose it is.
+    """
+    is_, becomes = ours[_slice(region.ours)], after.keys[_slice(region.theirs)]
+    shared = {line for line in is_ if re.search(rb"\w", line)} & set(becomes)
+    acts = any(_ACTS.fullmatch(line) for line in (*is_, *becomes))
+    if region.kind is not Kind.CONFLICT or region.base or shared or acts:
+        return [region]
+    middle, end = region.ours.stop, region.theirs.start
+    return [
+        Region(Kind.OURS, region.base, region.ours, range(end, end)),
+        Region(Kind.THEIRS, region.base, range(middle, middle), region.theirs),
+    ]
+
+
+# A call, or where a block begins or may end.
+_ACTS = re.compile(rb"\s*(?:[^#]*(?:\(.*|:\s*(?:#.*)?)|(?:return|raise|break|continue|yield)\b.*)")
 
 
 def _could_be_undone(before: _Text, ours: list[bytes], after: _Text) -> bool:

@@ -2,28 +2,22 @@
 
 Four trees: upstream's before and after a fix, and an image's before and after it was patched.
 Lists (blocks of statements, arguments, elements) are aligned here anew, by syntax and not by
-lines; nothing of the merge is believed.
+lines; nothing of the merge is believed. `places.py` says whether a change is at its place.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from patcher.errors import ProofFailed
+from patcher.rules.backport.proving.places import At, Places, Step
 
 Node = ast.AST
 
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One step of an alignment: an element of the old list, of the new one, or of both."""
-
-    old: int | None
-    new: int | None
-    is_kept: bool = False
+# What has no order: each value is found by its name, or is one of a set.
+_SETS = frozenset({(ast.Call, "keywords"), (ast.Set, "elts")})
 
 
 class Account:
@@ -47,9 +41,14 @@ class Account:
         if len(kinds) != 1 or not isinstance(before, ast.AST):
             return self._at(result, "the fix and the image changed the same")
         if isinstance(before, ast.Dict):
-            return self._lists(*(_pairs(each) for each in four if isinstance(each, ast.Dict)))
+            pairs = [_pairs(each) for each in four if isinstance(each, ast.Dict)]
+            return self._lists(*pairs, is_set=True)
         for name in before._fields:
-            found = self.problem(*(getattr(each, name, None) for each in four))
+            own = [getattr(each, name, None) for each in four]
+            if (type(before), name) in _SETS:
+                found = self._lists(*own, is_set=True)  # type: ignore[arg-type]
+            else:
+                found = self.problem(*own)
             if found is not None:
                 return found
         return None
@@ -60,10 +59,15 @@ class Account:
         after: Sequence[Node],
         original: Sequence[Node],
         result: Sequence[Node],
+        *,
+        is_set: bool = False,
     ) -> str | None:
         fix, made = self._align(before, after), self._align(original, result)
         own = self._align(before, original)
-        counterpart: dict[int | None, int | None] = {step.old: step.new for step in own}
+        counterpart = {
+            step.old: step.new for step in own if step.old is not None and step.new is not None
+        }
+        places = Places(before, original, counterpart, is_set)
         declared = [at for at, step in enumerate(fix) if not step.is_kept]
         done = [at for at, step in enumerate(made) if not step.is_kept]
         if len(declared) != len(done):
@@ -75,17 +79,18 @@ class Account:
             if (one.old is None, one.new is None) != (other.old is None, other.new is None):
                 return "a change is of another kind than the fix's"
             found = self._step(one, other, before, after, original, result)
-            if found is None and not self._placed(fix, here, made, there, counterpart):
-                new = result[other.new] if other.new is not None else original[other.old or 0]
-                found = self._at(new, "is not where the fix has it")
+            new = after[one.new] if one.new is not None else None
+            if found is None and not places.agree(At(fix, here), At(made, there), new):
+                its = result[other.new] if other.new is not None else original[other.old or 0]
+                found = self._at(its, "is not where the fix has it")
             if found is not None:
                 return found
         return None
 
     def _step(
         self,
-        one: _Step,
-        other: _Step,
+        one: Step,
+        other: Step,
         before: Sequence[Node],
         after: Sequence[Node],
         original: Sequence[Node],
@@ -101,31 +106,9 @@ class Account:
         same = self._same(after[one.new or 0], result[other.new or 0])
         return None if same else self._at(result[other.new or 0], "came and is not the fix's")
 
-    def _placed(
-        self,
-        fix: list[_Step],
-        here: int,
-        made: list[_Step],
-        there: int,
-        counterpart: dict[int | None, int | None],
-    ) -> bool:
-        """Whether a change stands between the same elements, as upstream's and the image's match.
-
-        An element that goes or is modified must be the counterpart itself.
-        """
-        if fix[here].old is not None:
-            return counterpart.get(fix[here].old) == made[there].old
-        for step in (-1, 1):
-            one, other = _neighbour(fix, here, step), _neighbour(made, there, step)
-            if (one is None) != (other is None):
-                return False
-            if one is not None and counterpart.get(one) != other:
-                return False
-        return True
-
-    def _align(self, old: Sequence[Node], new: Sequence[Node]) -> list[_Step]:
+    def _align(self, old: Sequence[Node], new: Sequence[Node]) -> list[Step]:
         """Pair what is equal, then what has the same head, then what is of the same type."""
-        steps: list[_Step] = []
+        steps: list[Step] = []
         self._pair(old, new, (0, len(old)), (0, len(new)), 0, steps)
         return steps
 
@@ -136,11 +119,11 @@ class Account:
         olds: tuple[int, int],
         news: tuple[int, int],
         level: int,
-        steps: list[_Step],
+        steps: list[Step],
     ) -> None:
         if level == 3:
-            steps += [_Step(at, None) for at in range(*olds)]
-            steps += [_Step(None, at) for at in range(*news)]
+            steps += [Step(at, None) for at in range(*olds)]
+            steps += [Step(None, at) for at in range(*news)]
             return
         key = (self._dump, self._head, lambda node: type(node).__name__)[level]
         matcher = SequenceMatcher(
@@ -152,7 +135,7 @@ class Account:
         for tag, a, b, c, d in matcher.get_opcodes():
             if tag == "equal":
                 pairs = zip(range(olds[0] + a, olds[0] + b), range(news[0] + c, news[0] + d))  # noqa: B905
-                steps += [_Step(i, j, self._same(old[i], new[j])) for i, j in pairs]
+                steps += [Step(i, j, self._same(old[i], new[j])) for i, j in pairs]
             else:
                 inner = (olds[0] + a, olds[0] + b), (news[0] + c, news[0] + d)
                 self._pair(old, new, *inner, level + 1, steps)
@@ -205,16 +188,6 @@ class Account:
         line = getattr(node, "lineno", None)
         text = ast.unparse(node).splitlines()[0] if isinstance(node, ast.AST) else str(node)
         return f"{f'line {line}: ' if line else ''}{text[:80]!r} {words}"
-
-
-def _neighbour(steps: list[_Step], at: int, step: int) -> int | None:
-    """The old list's element before or after a change, past others that came; None at an end."""
-    at += step
-    while 0 <= at < len(steps):
-        if steps[at].old is not None:
-            return steps[at].old
-        at += step
-    return None
 
 
 def _pairs(node: ast.Dict) -> list[ast.AST]:

@@ -20,6 +20,8 @@ def check_names(old: _Read, new: _Read, sides: Sequence[Sides]) -> None:
     early = _read_early(new[1]) - _read_early(old[1])
     if early:
         raise failed(f"{min(early)} is read before it is defined")
+    if _late_fields(new[1]) > _late_fields(old[1]):
+        raise failed("a field without a default stands behind one that has one")
     defined = frozenset().union(*(each.defined for each in sides))
     here, used, used_before = _defined(new[1]), _attributes(new[1]), _attributes(old[1])
     lost = (used - used_before) & defined - here
@@ -138,6 +140,23 @@ class _Reader(ast.NodeVisitor):
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         self.visit_Import(node)
+
+
+def _late_fields(tree: ast.Module) -> int:
+    """How many fields of dataclasses have no default, and stand behind one that has one."""
+    return sum(
+        any(before.value is not None for before in fields[:at])
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and _is_dataclass(node)
+        for fields in [[each for each in node.body if isinstance(each, ast.AnnAssign)]]
+        for at, field in enumerate(fields)
+        if field.value is None
+    )
+
+
+def _is_dataclass(node: ast.ClassDef) -> bool:
+    around = " ".join(ast.unparse(each) for each in [*node.decorator_list, *node.bases])
+    return "dataclass" in around or "NamedTuple" in around
 
 
 def _defined(tree: ast.Module) -> set[str]:

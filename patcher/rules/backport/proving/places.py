@@ -1,0 +1,200 @@
+"""Whether a change stands where the fix has it: between what upstream has there, in its order.
+
+An image may lack what upstream has beside a change, or have something of its own there. Then the
+place is told where one side of it is upstream's own, and what is passed over on the other cannot
+matter: it says nothing of what came, and runs nothing that may.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+Node = ast.AST
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of an alignment: an element of the old list, of the new one, or of both."""
+
+    old: int | None
+    new: int | None
+    is_kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """A step of an alignment: one change among others."""
+
+    steps: Sequence[Step]
+    place: int
+
+    @property
+    def old(self) -> int | None:
+        """The element that went or was modified; None where one came."""
+        return self.steps[self.place].old
+
+    def beside(self, direction: int) -> Iterator[int]:
+        """The old list's elements from there on, past others that came."""
+        at = self.place + direction
+        while 0 <= at < len(self.steps):
+            old = self.steps[at].old
+            if old is not None:
+                yield old
+            at += direction
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Upstream's list before a fix, an image's own, and which element of it is which.
+
+    `is_set`: a list whose order says nothing: a set's elements, a dict's entries, keywords.
+    """
+
+    before: Sequence[Node]
+    original: Sequence[Node]
+    counterpart: Mapping[int, int]
+    is_set: bool
+
+    def agree(self, fix: At, made: At, new: Node | None) -> bool:
+        """Whether the image's change is at the place of upstream's; `new` is what came, if any.
+
+        An element that goes or is modified must be the counterpart itself.
+        """
+        if fix.old is not None:
+            return self.counterpart.get(fix.old) == made.old
+        sides = [(direction, self._meet(fix, made, direction)) for direction in (-1, 1)]
+        loose = [direction for direction, met in sides if not met]
+        return not loose or (
+            len(loose) == 1 and new is not None and self._meet_past(fix, made, loose[0], new)
+        )
+
+    def _meet(self, fix: At, made: At, direction: int) -> bool:
+        """Whether the next elements are each other's counterparts, or both lists end there."""
+        one, other = next(fix.beside(direction), None), next(made.beside(direction), None)
+        if one is None or other is None:
+            return one is other
+        return self.counterpart.get(one) == other
+
+    def _meet_past(self, fix: At, made: At, direction: int, new: Node) -> bool:
+        """The same, past what only one of the two has, where that cannot matter to what came."""
+        known = set(self.counterpart.values())
+        lacking, one = _past(fix.beside(direction), self.counterpart.keys())
+        extra, other = _past(made.beside(direction), known)
+        if (one is None or other is None) and one is not other:
+            return False
+        if one is not None and self.counterpart[one] != other:
+            return False
+        absent = [self.before[at] for at in lacking]
+        own = [self.original[at] for at in extra]
+        if self.is_set:
+            return not any(_is_unpacked(each) for each in (new, *absent, *own)) and not any(
+                _key(each) == _key(new) for each in own
+            )
+        if not all(isinstance(each, ast.stmt) for each in (new, *absent, *own)):
+            return False
+        # What upstream has behind it cannot have mattered; what it has before it must only look.
+        before = absent if direction == -1 else []
+        return all(_is_inert(each) and _are_apart(each, new) for each in before) and all(
+            _is_inert(each) and _is_inert(new) and _are_apart(each, new) for each in own
+        )
+
+
+def _past(olds: Iterator[int], known: object) -> tuple[list[int], int | None]:
+    """The elements up to the first that is known, and that one."""
+    passed: list[int] = []
+    for at in olds:
+        if at in known:  # type: ignore[operator]
+            return passed, at
+        passed.append(at)
+    return passed, None
+
+
+_RUNS = (
+    ast.Call, ast.Await, ast.Yield, ast.YieldFrom, ast.Return, ast.Raise, ast.Break, ast.Continue,
+    ast.Import, ast.ImportFrom, ast.Delete, ast.Global, ast.Nonlocal, ast.For, ast.AsyncFor,
+    ast.While, ast.With, ast.AsyncWith, ast.Try, ast.Match, ast.NamedExpr, ast.comprehension,
+)  # fmt: skip
+
+
+def _is_inert(node: Node) -> bool:
+    """Whether a statement goes on to the next one, and calls nothing on the way.
+
+    A function's or class's stub only binds its name.
+    """
+    return not any(isinstance(each, _RUNS) for each in ast.walk(node)) and not isinstance(
+        node, ast.FunctionDef | ast.AsyncFunctionDef
+    )
+
+
+def _are_apart(one: Node, other: Node) -> bool:
+    """Whether neither binds what the other mentions, by name or as an attribute of anything.
+
+    An attribute that is read may be a property, which reads those that are bound.
+    """
+    if _bound(one) & _mentioned(other) or _bound(other) & _mentioned(one):
+        return False
+    binds, reads = zip(*(_attributes(each) for each in (one, other)), strict=True)
+    return not (binds[0] and reads[1]) and not (binds[1] and reads[0])
+
+
+def _attributes(node: Node) -> tuple[bool, bool]:
+    """Whether a statement binds attributes, and whether it reads any."""
+    found = [each.ctx for each in ast.walk(node) if isinstance(each, ast.Attribute)]
+    return (
+        any(isinstance(each, ast.Store) for each in found),
+        any(isinstance(each, ast.Load) for each in found),
+    )
+
+
+def _mentioned(node: Node) -> set[str]:
+    names = set()
+    for each in ast.walk(node):
+        match each:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.alias(name=name):
+                names.add(name)
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                names.add(each.name)
+            case _:
+                pass
+    return names
+
+
+def _bound(node: Node) -> set[str]:
+    names = set()
+    for each in ast.walk(node):
+        match each:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                names.add(name)
+            case ast.Subscript(ctx=ast.Store()):
+                names |= _mentioned(each.value)
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                names.add(each.name)
+            case ast.alias(name=name, asname=asname):
+                names.add((asname or name).partition(".")[0])
+            case _:
+                pass
+    return names
+
+
+def _key(node: Node) -> str:
+    """What an element of a set is known by: a keyword's name, an entry's key, itself."""
+    match node:
+        case ast.keyword(arg=name):
+            return f"{name}"
+        case ast.Tuple(elts=[key, _]):
+            return ast.dump(key)
+        case _:
+            return ast.dump(node)
+
+
+def _is_unpacked(node: Node) -> bool:
+    """Whether it is `**more` or `*more`: whose order counts."""
+    match node:
+        case ast.keyword(arg=None) | ast.Starred():
+            return True
+        case ast.Tuple(elts=[ast.Constant(value=key), _]):
+            return key is ...
+        case _:
+            return False
