@@ -101,6 +101,14 @@ def test_a_link_to_a_file_leads_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+def test_every_page_is_in_the_site_s_menu_and_on_its_first_page() -> None:
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    menu = re.findall(r"^  - .+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert set(menu) == pages
+    linked = re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs" / "index.md").read_text())
+    assert {*linked, "index.md"} == pages
+
+
 def row(patch: Patch) -> str:
     """A patch's line in the README's catalogue."""
     claimed = " or ".join(f"`{each}`" for each in patch.affected)
