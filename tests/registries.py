@@ -22,6 +22,7 @@ Decide = Callable[[int, str, str], str]
 
 _WAIT = 30
 _session = requests.Session()
+_session.trust_env = False  # to look for a proxy and a login takes a fifth of a request
 _HOP_BY_HOP = frozenset({"connection", "transfer-encoding", "keep-alive"})
 
 

@@ -429,16 +429,17 @@ def test_a_connection_that_is_lost_once_at_every_request_is_mended(
     assert is_whole(host, OURS, "moving")
 
 
-@pytest.mark.parametrize("mounts", [True, False])
 def test_killed_at_any_write_the_name_is_the_old_image_or_the_new_and_a_second_run_finishes(
-    host: str, proxy: Proxy, mounts: bool
+    host: str, proxy: Proxy
 ) -> None:
-    """Killed at a read, the registry is as it is when killed at the write that comes next."""
-    served(host, base := make_base(single=not mounts))
+    """Killed at a read, the registry is as it is when killed at the write that comes next.
+
+    A mount would leave the same blob as an upload does, and of an index too the names come last:
+    see the first test.
+    """
+    served(host, base := make_base(single=True))
     old = Memory()
     old_root = add_image(old, OCI)
-    proxy.refuse_mounts = not mounts
-    mount = BASE if mounts else ""
     cut = 0
     while True:
         cut += 1
@@ -447,9 +448,8 @@ def test_killed_at_any_write_the_name_is_the_old_image_or_the_new_and_a_second_r
         put_manifest(host, name, "moving", old_root["mediaType"], old.data[old_root["digest"]])
         proxy.forget()
         proxy.decide = lambda *_, cut=cut: PASS if len(proxy.methods(*WRITES)) < cut else LOSE
-        target = store(proxy.address, name, push=True, mount=mount)
         try:
-            base.publish(store(proxy.address, BASE), target)
+            base.publish(store(proxy.address, BASE), store(proxy.address, name, push=True))
         except PatcherError:
             pass
         else:
@@ -458,7 +458,7 @@ def test_killed_at_any_write_the_name_is_the_old_image_or_the_new_and_a_second_r
         assert here in (old.data[old_root["digest"]], base.appended.parts[-1].data)
         assert is_whole(host, name, "moving")
         proxy.decide = lambda *_: PASS
-        base.publish(store(proxy.address, BASE), store(proxy.address, name, push=True, mount=mount))
+        base.publish(store(proxy.address, BASE), store(proxy.address, name, push=True))
         assert fetch(host, name, "manifests", "moving") == base.appended.parts[-1].data
         assert is_whole(host, name, "moving")
         assert notes_in(store(host, name), base) == [NOTE]
