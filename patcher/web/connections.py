@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -108,23 +108,27 @@ _POOLS = {"http": _PlainPool, "https": _TlsPool}
 
 
 class Adapter(HTTPAdapter):
-    """Bounded connections; every server is verified by one context, and by nothing else that
-    requests would add.
+    """Bounded connections; every server is verified by one context, which the first TLS connection
+    asks for, and by nothing else that requests would add.
     """
 
-    def __init__(self, context: ssl.SSLContext) -> None:
-        context.sslsocket_class = _BoundedTls
-        self._context = context
+    def __init__(self, trust: Callable[[], ssl.SSLContext]) -> None:
+        self._trust = trust
         super().__init__(pool_maxsize=_POOL)
+
+    def _context(self) -> ssl.SSLContext:
+        context = self._trust()
+        context.sslsocket_class = _BoundedTls
+        return context
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         """See `HTTPAdapter`."""
-        super().init_poolmanager(*args, **options, ssl_context=self._context)
+        super().init_poolmanager(*args, **options)
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
         """See `HTTPAdapter`."""
-        manager = super().proxy_manager_for(proxy, **options, ssl_context=self._context)
+        manager = super().proxy_manager_for(proxy, **options, ssl_context=self._context())
         manager.pool_classes_by_scheme = _POOLS
         return manager
 
@@ -133,7 +137,10 @@ class Adapter(HTTPAdapter):
     ) -> Any:
         """See `HTTPAdapter`. `verify` may be a bundle from the environment: the context has it."""
         del verify
-        return super().build_connection_pool_key_attributes(request, True, cert)
+        host, pool = super().build_connection_pool_key_attributes(request, True, cert)
+        if host["scheme"] == "https":
+            pool["ssl_context"] = self._context()
+        return host, pool
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """See `HTTPAdapter`."""

@@ -36,6 +36,7 @@ from patcher.web.trust import (
     refusal,
     shown,
     trusted,
+    trusted_later,
 )
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ class Http:
         # What was typed before the host of an address, as the header that it makes.
         self._typed: dict[tuple[str, str | None, int | None], str] = {}
         self._lock = threading.Lock()
-        self._trust, self._session = open_session(self.settings)
+        self._session = open_session(self.settings)
 
     def base(self, registry: str) -> str:
         """The address of a registry's API, without a slash at its end. Raises `UsageError` for
@@ -399,17 +400,16 @@ class Http:
         return RegistryFailed(f"{host_of(url)}: {self.keyring.hide(reason)}", next_step=next_step)
 
     def _find_base(self, registry: str) -> str:
-        trust = self._trust
         if any(certificate_folders(registry)):
             from patcher.web.connections import Adapter
 
             trust = trusted(self.settings.ca_file, registry)
             host = host_of(_DOCKER_HUB) if registry == DEFAULT_REGISTRY else registry
-            self._session.mount(f"https://{host}/", Adapter(trust))
+            self._session.mount(f"https://{host}/", Adapter(lambda: trust))
         if registry == DEFAULT_REGISTRY:
             return _DOCKER_HUB
         asked = is_named(f"//{registry}", self.settings.plain_http)
-        plain = asked or (is_loopback(registry) and not _speaks_tls(registry, trust))
+        plain = asked or (is_loopback(registry) and not _speaks_tls(registry))
         return f"{'http' if plain else 'https'}://{registry}"
 
 
@@ -420,15 +420,16 @@ def _reason(fault: Fault, tries: int) -> str:
     return f"{fault.reason}, {tries} times" if fault.transient and tries > 1 else fault.reason
 
 
-def _speaks_tls(registry: str, trust: ssl.SSLContext) -> bool:
-    """Whether it answers a TLS handshake; to refuse our certificate, or to want one, is to
-    answer.
+def _speaks_tls(registry: str) -> bool:
+    """Whether it answers a TLS handshake: with a certificate, which nobody trusts here, or by
+    refusing us.
     """
+    nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     address = urlsplit(f"https://{registry}")
     host = address.hostname or ""
     try:
         with socket.create_connection((host, address.port or 443), _CONNECT) as connection:
-            trust.wrap_socket(connection, server_hostname=host).close()
+            nobody.wrap_socket(connection, server_hostname=host).close()
     except ssl.SSLCertVerificationError:
         return True
     except ssl.SSLError as error:
@@ -438,13 +439,13 @@ def _speaks_tls(registry: str, trust: ssl.SSLContext) -> bool:
     return True
 
 
-def open_session(settings: HttpSettings) -> tuple[ssl.SSLContext, requests.Session]:
-    """A session as `Http` has it, and whom it trusts."""
+def open_session(settings: HttpSettings) -> requests.Session:
+    """A session as `Http` has it."""
     import requests
 
     from patcher.web.connections import Adapter
 
-    trust = trusted(settings.ca_file)
+    trust = trusted_later(settings.ca_file)
     session = requests.Session()
     session.mount("https://", Adapter(trust))
     session.mount("http://", Adapter(trust))
@@ -454,7 +455,7 @@ def open_session(settings: HttpSettings) -> tuple[ssl.SSLContext, requests.Sessi
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
     # Else requests looks into ~/.netrc, and into addresses, for a password to send.
     session.auth = lambda request: request
-    return trust, session
+    return session
 
 
 @contextmanager

@@ -149,7 +149,7 @@ def open_server(url: str, key: str | None, limit: float) -> Server:
             f"{host_of(url) or url!r} is not the plain address of a server",
             next_step="Give it as http://HOST:PORT; a key goes into VLLM_API_KEY.",
         )
-    _, session = open_session(HttpSettings())
+    session = open_session(HttpSettings())
     return Server(clean.rstrip("/").removesuffix("/v1").rstrip("/"), key, limit, session)
 
 

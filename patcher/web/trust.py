@@ -12,6 +12,7 @@ import ipaddress
 import os
 import socket
 import ssl
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
@@ -19,7 +20,7 @@ from urllib.parse import urljoin, urlsplit
 from patcher.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
 # How far inside a host is. Link-local addresses count as this machine: cloud machines find their
 # own credentials there.
@@ -135,13 +136,9 @@ def trusted(ca_file: Path | None, host: str | None = None) -> ssl.SSLContext:
     to one with its own authority. For a `host`, docker's folder for it adds its authorities and
     the client certificate. Raises `UsageError` for a file that holds none.
     """
-    from requests.utils import DEFAULT_CA_BUNDLE_PATH
-
-    named = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE")
-    usual = Path(named or DEFAULT_CA_BUNDLE_PATH)
     if ca_file is None and host is None:
-        return _usual(usual)
-    context = _of(usual)
+        return _usual(_bundle())
+    context = _of(_bundle())
     if ca_file is not None:
         _load(context, ca_file)
     for folder in certificate_folders(host) if host else ():
@@ -150,6 +147,31 @@ def trusted(ca_file: Path | None, host: str | None = None) -> ssl.SSLContext:
         for certificate in sorted(folder.glob("*.cert")):
             _load(context, certificate, certificate.with_suffix(".key"))
     return context
+
+
+def trusted_later(ca_file: Path | None) -> Callable[[], ssl.SSLContext]:
+    """What gives `trusted(ca_file)` when it is called: many a run speaks no TLS. A file that is
+    missing, or was named for this run, is told at once.
+    """
+    if ca_file is None and os.access(_bundle(), os.R_OK):
+        return _shared
+    context = trusted(ca_file)
+    return lambda: context
+
+
+_turn = threading.Lock()
+
+
+def _shared() -> ssl.SSLContext:
+    with _turn:  # the threads of a survey begin at once
+        return trusted(None)
+
+
+def _bundle() -> Path:
+    from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+    named = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE")
+    return Path(named or DEFAULT_CA_BUNDLE_PATH)
 
 
 @functools.cache

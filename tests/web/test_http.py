@@ -318,12 +318,17 @@ def test_an_authority_is_trusted_that_is_named(
 
 
 @pytest.mark.parametrize("content", [None, "no certificate\n"])
-def test_a_file_of_no_certificates_is_refused(tmp_path: Path, content: str | None) -> None:
+def test_a_file_of_no_certificates_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_text(content)
     with pytest.raises(UsageError, match=r"ca\.pem cannot be read as certificates"):
         Http(HttpSettings(file))
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    with pytest.raises(UsageError, match=r"ca\.pem cannot be read as certificates"):
+        Http().ask(Request("GET", "https://127.0.0.1:1/"))
 
 
 def test_tls_is_told_from_plain_http_on_loopback(http: Http, certificate: Path) -> None:
