@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import hashlib
 import itertools
 import json
@@ -59,6 +60,7 @@ def warm_up(command: list[str]) -> None:
         contextlib.suppress(SystemExit),
     ):
         program()
+    gc.freeze()  # else a fork's first collection writes to every page
 
 
 def put_back(kept: Path, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """What the process has imported that the program is forked from: see `tests.commands`."""
 
+import gc
 import importlib
 import pkgutil
 
@@ -14,3 +15,6 @@ for name in (
     "tomli_w",
 ):  # fmt: skip
     importlib.import_module(name)
+
+# Else a fork's first collection of garbage writes to every page, and has it copied.
+gc.freeze()
