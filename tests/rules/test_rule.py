@@ -46,12 +46,7 @@ PATCHES = tuple(word for name in NAMES for word in ("--patch", name))
 
 
 def said(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return run(
-        *arguments,
-        *PATCHES,
-        cwd=cwd,
-        **{PATCHES_VARIABLE: str(OWN), "PYTHONPATH": str(OWN.parents[2])},
-    )
+    return run(*arguments, *PATCHES, cwd=cwd, **{PATCHES_VARIABLE: str(OWN)})
 
 
 def data(ran: subprocess.CompletedProcess[str]) -> object:
