@@ -131,9 +131,9 @@ class BlobStream(io.RawIOBase):
             match = _CONTENT_RANGE.match(opened.headers.get("Content-Range", ""))
             if opened.status == 206 and (match is None or int(match[1]) != first):
                 raise broken(f"{digest}: the registry sent another part than was asked for")
-            stated = opened.headers.get("Content-Length", "")
+            stated = opened.length
             length = (whole if opened.status == 200 else self._end) - first
-            if stated.isdecimal() and int(stated) != length:
+            if stated not in (None, length):
                 raise broken(f"{digest}: the registry states {stated} bytes, not {length}")
             # A server without ranges sends it from the start.
             while first < self._place:

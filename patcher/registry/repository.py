@@ -128,7 +128,7 @@ class Repository:
         answer = self._look("manifests", name)
         if answer is None:
             return None
-        media_type, digest, size = _media_type(answer), _stated_digest(answer), _length(answer)
+        media_type, digest, size = _media_type(answer), _stated_digest(answer), answer.length
         if digest is None or not size or media_type not in _DOCUMENTS:
             return self.manifest(name).descriptor
         if name.startswith("sha256:") and digest != name:
@@ -250,7 +250,7 @@ class Repository:
         """Whether the manifest, index or blob is there. Raises `BrokenImage` for another size."""
         kind = "manifests" if descriptor.media_type in _DOCUMENTS else "blobs"
         answer = self._look(kind, descriptor.digest)
-        size = _length(answer) if answer else None
+        size = answer.length if answer else None
         # 0 is what a proxy says that answers for a storage.
         if size not in (None, 0, descriptor.size):
             raise broken(f"{descriptor.digest} has {size} bytes there, not {descriptor.size}")
@@ -399,11 +399,6 @@ def _stated_digest(answer: Answer) -> str | None:
         return parse_digest(answer.headers.get("Docker-Content-Digest", ""))
     except BadReference:
         return None
-
-
-def _length(answer: Answer) -> int | None:
-    stated = answer.headers.get("Content-Length", "")
-    return int(stated) if stated.isdecimal() and len(stated) < 20 else None
 
 
 def _media_type(answer: Answer) -> str:

@@ -175,6 +175,14 @@ class Answer:
         self._response = response
         self._patience = patience
 
+    @property
+    def length(self) -> int | None:
+        """The Content-Length; None for none, and for what no file has: Python reads no number of
+        5,000 digits.
+        """
+        stated = self.headers.get("Content-Length", "")
+        return int(stated) if stated.isdecimal() and len(stated) < 20 else None
+
     def read(self, size: int) -> bytes:
         """The next bytes as they were sent; none at the end. Raises `Fault`."""
         from patcher.web.connections import waiting

@@ -153,8 +153,8 @@ class Ranges:
 
     def _spool(self, answer: Answer) -> IO[bytes]:
         """The whole file that the server sends, on disk, without a name."""
-        stated = answer.headers.get("Content-Length", "")
-        if stated.isdecimal() and int(stated) > WHOLE_LIMIT:
+        stated = answer.length or 0
+        if stated > WHOLE_LIMIT:
             raise self._too_large()
         digest = hashlib.sha256()
         with self._disk():
@@ -169,7 +169,7 @@ class Ranges:
                 raise self._too_large()
         with self._disk():
             file.flush()
-        if stated.isdecimal() and file.tell() < int(stated):
+        if file.tell() < stated:
             raise Fault(f"the file ended after {file.tell()} bytes")
         self._check_size(file.tell())
         if self._sha256 not in (None, digest.hexdigest()):

@@ -367,6 +367,11 @@ def test_a_length_that_says_nothing_is_no_other_size(stated: str | None) -> None
         assert at(server.host).has(BLOB.descriptor)
 
 
+def test_a_length_that_python_does_not_read_is_none() -> None:
+    with serving(in_turn(Reply(200, {"Content-Length": "9" * 5000}, BLOB.data))) as server:
+        assert read(at(server.host)) == BLOB.data
+
+
 def test_a_blob_may_lie_on_another_host() -> None:
     with serving(in_turn(Reply(body=BLOB.data))) as storage:
         there: dict[str, str | None] = {"Location": f"{storage.url}/blob?signature=x"}
