@@ -153,8 +153,8 @@ class Backport:
         )
         if verdict.state is State.ABSENT:
             return Found(absent=verdict.reason)
+        known = f"; vLLM {self.after} has the fix" if self.after else ""
         if verdict.state is State.UNKNOWN:
-            known = f"; vLLM {self.after} has the fix" if self.after else ""
             return Found(places, unknown=f"{verdict.scope.path}: {verdict.reason}{known}")
         if verdict.state is State.LANDED and (lost := imports.not_imported(present, sides)):
             return Found(places, unknown=lost)
@@ -164,7 +164,7 @@ class Backport:
             try:
                 _prove(present, {path: one.data for path, one in merged.items()}, sides)
             except ProofFailed as error:
-                return Found(places, unknown=error.problem)
+                return Found(places, unknown=f"{error.problem}{known}")
         return Found(places)
 
     def _mentioned(self, present: Mapping[str, bytes]) -> bool:

@@ -209,12 +209,16 @@ def test_of_a_fix_of_two_files_both_must_be_there() -> None:
     assert "there is no f" in str(rule.find(dict.fromkeys(files, b"x = 1\n")).absent)
 
 
-def test_what_does_not_merge_is_unknown_and_says_which_release_has_the_fix() -> None:
+def test_what_does_not_merge_with_proof_is_unknown_and_says_which_release_has_the_fix() -> None:
     own = BEFORE.replace("if self.model.embeds:", "if self.model.more:").encode()
     unknown = rule_of("condition").find({PATH: own}).unknown
     assert unknown is not None
     assert unknown.startswith(f"{PATH}: ")
     assert unknown.endswith("; vLLM 2.0 has the fix")
+    unproven = rule_of("condition").find({PATH: f"{BEFORE}return\n".encode()}).unknown
+    assert unproven is not None
+    assert "failed its proof: Python does not compile the result" in unproven
+    assert unproven.endswith("; vLLM 2.0 has the fix")
 
 
 def test_a_fix_that_is_in_without_its_import_is_half_of_it() -> None:
