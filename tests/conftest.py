@@ -63,11 +63,15 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         counting.cov_controller.cov.stop()
 
 
+@pytest.hookimpl(trylast=True)  # after xdist
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as `quick` what needs this process alone: no other program, daemon, registry, network.
 
     It is read off the names that a test's code uses, so that nobody keeps a list.
     """
+    _tell_groups(items)
+    # A group is one worker's: at the end the other one would wait for it.
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
     known: dict[object, bool] = {}
     for path, own in itertools.groupby(items, lambda item: item.path):
         counted = any(path.is_relative_to(folder) for folder in COUNTED)
@@ -80,6 +84,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 functions = [item.function, *(each.func for found in fixtures for each in found)]
                 if not any(_leaves_the_process(function, known) for function in functions):
                     item.add_marker(pytest.mark.quick)
+
+
+def _tell_groups(items: list[Any]) -> None:
+    """Where pytest has a test's name since 9.2, write the one that xdist gave it: with its group.
+
+    xdist 3.8 writes it where pytest had it before, and runs no group on one worker
+    (github.com/pytest-dev/pytest-xdist/issues/1386).
+    """
+    for item in items:
+        if hasattr(item, "_id") and hasattr(item, "_nodeid"):
+            item._id = type(item._id).parse(item._nodeid)
 
 
 def _leaves_the_process(function: Any, known: dict[object, bool]) -> bool:
