@@ -1,9 +1,11 @@
-"""Python source as a syntax tree."""
+"""Python source: its syntax tree, and whether it compiles."""
 
 from __future__ import annotations
 
 import ast
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from patcher.threads import PARSING
 
@@ -13,7 +15,23 @@ def parse_python(source: bytes | str) -> ast.Module:
 
     Raises `SyntaxError`, `ValueError`, `RecursionError` or `MemoryError` for what is not Python.
     """
+    with _alone():
+        return ast.parse(source)
+
+
+def compile_python(source: bytes) -> None:
+    """Return where Python compiles it, which refuses more than its grammar does: a `return`
+    outside a function, say.
+
+    Raises what `parse_python` does.
+    """
+    with _alone():
+        compile(source, "<patched>", "exec", dont_inherit=True)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
     with PARSING, warnings.catch_warnings():
         # An invalid escape in somebody's file is not our user's business.
         warnings.simplefilter("ignore")
-        return ast.parse(source)
+        yield

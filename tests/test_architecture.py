@@ -123,6 +123,21 @@ def test_no_path_is_asked_for_in_a_way_that_raises_what_the_system_says() -> Non
     assert {name for name in asking if not {name, room_of(f"x.{name}")} & MAY_ASK} == set()
 
 
+# What runs a file instead: a patch, which is a module, and not a source to be judged.
+RUNS = {"rules.catalogue"}
+
+
+def test_python_is_parsed_in_one_place() -> None:
+    """In two threads at once ast.parse can fail for no fault of the file."""
+    parsing = {
+        module_of(path).partition(".")[2]
+        for path in FILES
+        for node in nodes_of(path)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"ast.parse", "compile"}
+    }
+    assert parsing - RUNS == {"syntax"}
+
+
 def test_contributing_shows_the_folders_as_they_are() -> None:
     text = (ROOT.parent / "CONTRIBUTING.md").read_text()
     tree = text.partition("## The tree")[2].partition("\n## ")[0]

@@ -21,12 +21,12 @@ that it claims in `affected`; a rule whose answer holds wherever its places stan
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from patcher.errors import FileAbsent, ProofFailed
+from patcher.syntax import compile_python
 
 # The files of one artifact that a patch names, by path under site-packages, in the patch's order.
 # None where the artifact has no such file.
@@ -235,9 +235,7 @@ def check_bytes(before: bytes, after: Rewritten) -> None:
 def check_compiles(data: bytes) -> None:
     """Raise `ProofFailed` unless Python compiles the bytes."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            compile(data, "<patched>", "exec", dont_inherit=True)
+        compile_python(data)
     except (SyntaxError, ValueError) as error:
         raise proof_failed(f"Python does not compile the result: {error}") from error
 

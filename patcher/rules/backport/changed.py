@@ -9,6 +9,7 @@ from difflib import SequenceMatcher
 
 from patcher.rules.backport.merging.cut import Cut, sha256
 from patcher.rules.backport.scope import IMPORTS, MODULE, Scope, Sides
+from patcher.syntax import parse_python
 
 
 def changed_scopes(path: str, before: bytes, after: bytes) -> list[Sides]:
@@ -83,7 +84,7 @@ def _siblings(old: Cut, new: Cut, parent: str) -> list[str]:
 def defined_names(source: bytes) -> frozenset[str]:
     """The functions, classes, and attributes of self that a file defines."""
     names = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse_python(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
@@ -107,7 +108,7 @@ def _lone(old: Cut, new: Cut, name: str) -> frozenset[str]:
 def _shape(text: bytes, lone: frozenset[str]) -> str:
     """A scope's syntax, without its docstrings and comments, and without `lone` stubs."""
     indented = text.lstrip(b"\r\n")[:1] in (b" ", b"\t")
-    tree = ast.parse(b"if 1:\n" + text if indented else text)
+    tree = parse_python(b"if 1:\n" + text if indented else text)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from patcher.rules.backport.scope import IMPORTS, Sides
+from patcher.syntax import parse_python
 
 _Import = ast.Import | ast.ImportFrom
 
@@ -33,7 +34,7 @@ def bound(text: bytes | None) -> set[str]:
 def _parse(text: bytes | None) -> ast.Module:
     """A scope's tree; a method's text is indented."""
     source = (text or b"").decode()
-    return ast.parse("if 1:\n" + source if source.lstrip("\r\n")[:1] in (" ", "\t") else source)
+    return parse_python("if 1:\n" + source if source.lstrip("\r\n")[:1] in (" ", "\t") else source)
 
 
 def _bound(alias: ast.alias) -> str:

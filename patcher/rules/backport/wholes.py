@@ -14,6 +14,7 @@ from patcher.diff import lines_of
 from patcher.errors import Unreadable
 from patcher.rules.backport.merging.cut import Cut, sha256
 from patcher.rules.backport.scope import IMPORTS, Scope, Sides
+from patcher.syntax import parse_python
 
 _HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@ ?(.*)")
 _QUALIFIED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
@@ -104,7 +105,7 @@ def _functions(path: str, heading: str, before: str, after: str, line: int) -> l
 def _imports(path: str, before: str, after: str, line: int) -> Sides:
     """The sides of a hunk of imports, which `vllm-patcher new` writes."""
     try:
-        nodes = [node for text in (before, after) for node in ast.parse(text).body]
+        nodes = [node for text in (before, after) for node in parse_python(text).body]
     except SyntaxError as error:
         raise _bad(line, f"the imports are not Python ({error.msg})") from error
     if not all(isinstance(node, ast.Import | ast.ImportFrom) for node in nodes):
@@ -138,7 +139,7 @@ def _whole(text: str) -> _Whole:
 
 def _cut(whole: _Whole, line: int) -> Cut:
     try:
-        ast.parse(whole.text)
+        parse_python(whole.text)
     except SyntaxError as error:
         raise _bad(
             line, f"a hunk is not of whole functions ({error.msg}): write it with git diff -W"

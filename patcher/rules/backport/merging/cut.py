@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import warnings
 from dataclasses import dataclass, field, replace
 
 from patcher.errors import NotPython
 from patcher.rules.backport.scope import IMPORTS, MODULE
+from patcher.syntax import parse_python
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _DEFINITIONS = (*_FUNCTIONS, ast.ClassDef)
@@ -57,9 +57,7 @@ class Cut:
         self.spans: dict[str, list[Span]] = {}
         self.imports: list[ast.Import | ast.ImportFrom] = []
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                tree = ast.parse(source)
+            tree = parse_python(source)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise NotPython(
                 f"it is not Python source: {error}", next_step="Check the file."

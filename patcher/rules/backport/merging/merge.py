@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from patcher.rules.backport.merging.cut import Cut, Item
 from patcher.rules.backport.merging.three_way import Kind, Region, matches, merge, split
 from patcher.rules.backport.scope import IMPORTS, MODULE, Scope, Sides
+from patcher.syntax import parse_python
 
 
 class State(enum.StrEnum):
@@ -471,7 +472,7 @@ def _bound(file: Cut, but: set[Key]) -> set[str]:
 
 
 def _parsed_imports(text: bytes | None) -> list[ast.Import | ast.ImportFrom]:
-    body = ast.parse(text or b"").body
+    body = parse_python(text or b"").body
     return [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
@@ -489,7 +490,7 @@ def _idle(text: bytes | None) -> list[bool]:
     try:
         docstrings = {
             (node.lineno, node.col_offset)
-            for node in ast.walk(ast.parse(wrapped))
+            for node in ast.walk(parse_python(wrapped))
             if isinstance(node, ast.Expr)
             and isinstance(node.value, ast.Constant)
             and isinstance(node.value.value, str)

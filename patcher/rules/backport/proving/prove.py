@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import ast
 import copy
-import warnings
 from collections.abc import Iterator, Sequence
 
 from patcher.rules.backport.proving.account import Account, failed
 from patcher.rules.backport.proving.names import check_names
 from patcher.rules.backport.scope import IMPORTS, MODULE, Sides
+from patcher.syntax import compile_python, parse_python
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -27,10 +27,8 @@ _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 def prove(original: bytes, result: bytes, sides: Sequence[Sides]) -> None:
     """Return when all four hold for one file. Raises `ProofFailed`, saying what does not."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            old, new = ast.parse(original), ast.parse(result)
-            compile(result, "<patched>", "exec", dont_inherit=True)
+        old, new = parse_python(original), parse_python(result)
+        compile_python(result)
     except (SyntaxError, ValueError, RecursionError) as error:
         raise failed(f"Python does not compile the result: {error}") from error
     named = {each.scope.name: each for each in sides}
@@ -151,9 +149,9 @@ def _side(text: bytes | None) -> ast.AST | None:
     if text is None:
         return None
     if text.lstrip(b"\r\n")[:1] in (b" ", b"\t"):
-        body: list[ast.stmt] = ast.parse(b"if 1:\n" + text).body[0].body  # type: ignore[attr-defined]
+        body: list[ast.stmt] = parse_python(b"if 1:\n" + text).body[0].body  # type: ignore[attr-defined]
     else:
-        body = ast.parse(text).body
+        body = parse_python(text).body
     if len(body) == 1 and isinstance(body[0], _Definition):
         return body[0]
     return ast.Module(body, [])
@@ -241,7 +239,7 @@ def _silent(node: ast.AST) -> ast.AST:
 
 
 def _check_imports(sides: Sides, old: ast.Module, new: ast.Module) -> None:
-    before, after = (_imported(ast.parse(text or b"")) for text in (sides.before, sides.after))
+    before, after = (_imported(parse_python(text or b"")) for text in (sides.before, sides.after))
     original, result = _imported(old), _imported(new)
     if not original <= result:
         raise failed(f"an import went: {min(original - result)}")

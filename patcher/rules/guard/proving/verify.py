@@ -41,7 +41,6 @@ import functools
 import io
 import re
 import tokenize
-import warnings
 from bisect import bisect_left
 from collections.abc import Iterator
 
@@ -50,7 +49,7 @@ from patcher.rules.guard.chain import Chain, Read
 from patcher.rules.guard.proving.facts import OTHER
 from patcher.rules.guard.proving.names import last_name, parts_of, scan
 from patcher.rules.guard.proving.walk import Intricate, Later, Walk
-from patcher.threads import PARSING
+from patcher.syntax import parse_python
 
 # Where a node says a name that may be the receiver's.
 _SAYS = {ast.Attribute: "attr", ast.Name: "id"}
@@ -106,10 +105,7 @@ def _too_much(line: int, how: str) -> NotPython:
 
 def _parse(source: bytes) -> ast.Module:
     try:
-        with PARSING, warnings.catch_warnings():
-            # A file's own SyntaxWarnings (an invalid escape, say) are not our user's business.
-            warnings.simplefilter("ignore")
-            tree = ast.parse(source)
+        tree = parse_python(source)
         if not _may_state_encoding(source):
             source.decode()  # Python refuses a file for a stray byte in a comment, ast does not
     except UnicodeDecodeError as error:
