@@ -63,15 +63,21 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         counting.cov_controller.cov.stop()
 
 
-@pytest.hookimpl(trylast=True)  # after xdist
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Mark the tests before pytest picks some by their marks, and put them in order after xdist."""
+    _mark(items)
+    yield
+    _tell_groups(items)
+    # A group is one worker's: at the end the other one would wait for it.
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
+def _mark(items: list[pytest.Item]) -> None:
     """Mark as `quick` what needs this process alone: no other program, daemon, registry, network.
 
     It is read off the names that a test's code uses, so that nobody keeps a list.
     """
-    _tell_groups(items)
-    # A group is one worker's: at the end the other one would wait for it.
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
     known: dict[object, bool] = {}
     for path, own in itertools.groupby(items, lambda item: item.path):
         counted = any(path.is_relative_to(folder) for folder in COUNTED)
