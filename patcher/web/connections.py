@@ -7,6 +7,7 @@ Importing this loads requests: do it late.
 
 from __future__ import annotations
 
+import http.client
 import socket
 import ssl
 import threading
@@ -18,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import InvalidHeader
 
 if TYPE_CHECKING:
     import requests
+    from urllib3 import HTTPResponse
 
 # As many connections to one host as a survey has threads, and some.
 _POOL = 16
@@ -80,13 +83,29 @@ class _BoundedTls(_Bounded, ssl.SSLSocket):
 
 class _Plain(HTTPConnection):
     def _new_conn(self) -> socket.socket:
+        # Before TLS: a proxy's answer to CONNECT comes earlier.
         return _bounded(super()._new_conn())
 
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as urllib3 does
+        """See `HTTPConnection`. urllib3 forgets a response whose Content-Length it refuses: its
+        socket would be open until Python looks for cycles.
+        """
+        made: list[http.client.HTTPResponse] = []
 
-class _Tls(HTTPSConnection):
-    def _new_conn(self) -> socket.socket:
-        # A proxy's answer to CONNECT comes before TLS.
-        return _bounded(super()._new_conn())
+        def make(*args: Any, **options: Any) -> http.client.HTTPResponse:
+            made.append(http.client.HTTPResponse(*args, **options))
+            return made[-1]
+
+        self.response_class = make  # type: ignore[assignment]
+        try:
+            return super().getresponse()
+        except InvalidHeader:
+            made[-1].close()
+            raise
+
+
+class _Tls(_Plain, HTTPSConnection):
+    pass
 
 
 def _bounded(sock: socket.socket) -> _Bounded:

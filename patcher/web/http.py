@@ -480,6 +480,7 @@ def faults() -> Iterator[None]:
 
 def _fault(error: BaseException) -> Fault:
     import requests
+    import urllib3
 
     causes = list(_causes(error))
     by_proxy = any(isinstance(cause, requests.exceptions.ProxyError) for cause in causes)
@@ -496,6 +497,8 @@ def _fault(error: BaseException) -> Fault:
                 f"{who}there is no such host", transient=again, unreached=True, next_step=where
             )
     for cause in causes:
+        if isinstance(cause, urllib3.exceptions.InvalidHeader):
+            return Fault("the Content-Length of its answer is no number", transient=False)
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
             said = cause.reason or "it does not speak TLS"
             # RFC 8446, section 6.2; before TLS 1.3 the other two say it.

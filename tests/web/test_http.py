@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -208,6 +209,24 @@ def test_a_redirect_that_leads_nowhere_good_is_refused(http: Http, there: str, s
     ):
         http.ask(get(server))
     assert "s3cr3t" not in str(raised.value)
+
+
+def test_an_answer_of_two_lengths_is_refused_and_its_socket_closed(
+    http: Http, waits: list[float]
+) -> None:
+    with serving(in_turn(Reply(200, {"Content-Length": "1, 2"}))) as server:
+        before = open_sockets()
+        with pytest.raises(RegistryFailed, match="the Content-Length of its answer is no number"):
+            http.ask(get(server))
+        assert open_sockets() == before
+    assert waits == []
+
+
+def open_sockets() -> int:
+    """Those that this process asked servers by, closed ones that are still open below included."""
+    return sum(
+        type(each).__name__ == "_Bounded" and each.fileno() >= 0 for each in gc.get_objects()
+    )
 
 
 def test_a_redirect_makes_no_other_request_of_a_post(http: Http) -> None:
