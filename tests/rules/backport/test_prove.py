@@ -330,6 +330,13 @@ def test_each_change_is_the_fixs_at_its_place(
         ("a(); c(); b()", "x = g(); c(); b()", "a(); b()", "x = g(); b()", True),
         ("g(; a=1,; )", "g(; a=1,; b=2,; )", "g(; a=1,; c=3,; )", "g(; a=1,; c=3,; b=2,; )", True),
         ("s = {; a,; b,; }", "s = {; a,; c,; b,; }", "s = {; a,; }", "s = {; a,; c,; }", True),
+        (
+            "s = {; 1: a,; }",
+            "s = {; 1: a,; 3: b,; }",
+            "s = {; 1: a,; 2: c,; }",
+            "s = {; 1: a,; 2: c,; 3: b,; }",
+            True,
+        ),
         # What stands between may matter: it calls, reads what came, or may end the function.
         ("a(); b()", "a(); x = 1; b()", "a(); c(); b()", "a(); c(); x = 1; b()", False),
         ("a(); b()", "a(); x = 1; b()", "a(); y = x; b()", "a(); y = x; x = 1; b()", False),
@@ -343,6 +350,47 @@ def test_each_change_is_the_fixs_at_its_place(
         ),
         ("a(); y = 2; b()", "a(); y = 2; x = y; b()", "a(); b()", "a(); x = y; b()", False),
         ("a(); c(); b()", "a(); c(); x = 1; b()", "a(); b()", "a(); x = 1; b()", False),
+        # It binds a name or changes what came: an attribute or element, a class, an import.
+        ("a(); b()", "a(); x = h.k; b()", "a(); g.y = 1; b()", "a(); g.y = 1; x = h.k; b()", False),
+        ("a(); b()", "a(); g.x = 1; b()", "a(); h.x = 2; b()", "a(); h.x = 2; g.x = 1; b()", False),
+        (
+            "a(); b()",
+            "a(); x = h.k; b()",
+            "a(); g.k[1] = 2; b()",
+            "a(); g.k[1] = 2; x = h.k; b()",
+            False,
+        ),
+        (
+            "a(); b()",
+            "a(); class y: pass; b()",
+            "a(); class y: k = 1; b()",
+            "a(); class y: k = 1; class y: pass; b()",
+            False,
+        ),
+        (
+            "c = 1; a(); y = c; b()",
+            "c = 1; a(); y = c; import c.k; b()",
+            "c = 1; a(); b()",
+            "c = 1; a(); import c.k; b()",
+            False,
+        ),
+        (
+            "c = 1; a(); y = c; b()",
+            "c = 1; a(); y = c; import k as c; b()",
+            "c = 1; a(); b()",
+            "c = 1; a(); import k as c; b()",
+            False,
+        ),
+        # What came runs something, which may see what the image's own line did.
+        ("a(); b()", "a(); g(); b()", "a(); y = 2; b()", "a(); y = 2; g(); b()", False),
+        # What went is another one of the same text.
+        (
+            "a(); b(); a(); c()",
+            "a(); b(); c()",
+            "a(); b(); a(); c(); h()",
+            "b(); a(); c(); h()",
+            False,
+        ),
         # Nothing of upstream's is beside it.
         ("a(); y = 2; z = 3", "a(); y = 2; x = 1; z = 3", "a(); b()", "a(); x = 1; b()", False),
         # An order that counts, a key that is there, and what may hold any key.
@@ -355,6 +403,16 @@ def test_each_change_is_the_fixs_at_its_place(
             False,
         ),
         ("g(; a=1,; )", "g(; a=1,; b=2,; )", "g(; a=1,; **c,; )", "g(; a=1,; **c,; b=2,; )", False),
+        ("g(; a=1,; )", "g(; a=1,; **b,; )", "g(; a=1,; c=3,; )", "g(; a=1,; c=3,; **b,; )", False),
+        (
+            "s = {; 1: a,; **b,; }",
+            "s = {; 1: a,; **b,; 3: c,; }",
+            "s = {; 1: a,; }",
+            "s = {; 1: a,; 3: c,; }",
+            False,
+        ),
+        ("s = {; a,; }", "s = {; a,; b,; }", "s = {; a,; *c,; }", "s = {; a,; *c,; b,; }", False),
+        ("s = {; a,; }", "s = {; a,; b,; }", "s = {; a,; b,; }", "s = {; a,; b,; b,; }", False),
     ],
 )
 def test_a_change_is_at_its_place_past_what_only_one_side_has(
@@ -363,6 +421,53 @@ def test_a_change_is_at_its_place_past_what_only_one_side_has(
     sides = changed_scopes(PATH, _body(before), _body(after))
     names = b"\n\ndef a(): ...\n\n\nb = c = g = h = a\n"
     assert is_proven(_body(original) + names, _body(result) + names, sides) is is_right
+
+
+@pytest.mark.parametrize(
+    ("own", "is_right"),
+    [
+        ("y = z", True),
+        ("if z: y = 1", True),
+        ("class y: pass", True),
+        ("y = a()", False),
+        ("await a", False),
+        ("yield", False),
+        ("yield from a", False),
+        ("return", False),
+        ("raise z", False),
+        ("break", False),
+        ("continue", False),
+        ("import y", False),
+        ("from y import k", False),
+        ("del z", False),
+        ("global x", False),
+        ("nonlocal x", False),
+        ("for y in z: pass", False),
+        ("async for y in z: pass", False),
+        ("while z: pass", False),
+        ("with z: pass", False),
+        ("async with z: pass", False),
+        ("try: y = z; except z: pass", False),
+        ("match z:;     case y: pass", False),
+        ("(y := z)", False),
+        ("y = [z for z in z]", False),
+        ("def y(): pass", False),
+        ("async def y(): pass", False),
+        ("@z; class y: pass", False),
+    ],
+)
+def test_a_change_is_not_at_its_place_past_what_runs_something(own: str, is_right: bool) -> None:
+    """The fix is a line between two in a loop; the image has one of its own between them."""
+    kind = "async def" if own[0] == "a" else "def"
+    head = ["def f(a, z):", "    x = 0", f"    {kind} g():", "        for i in z:"]
+
+    def body(*lines: str) -> bytes:
+        inner = ("a()", *lines, "a(1)")
+        return "\n".join([*head, *(f"            {line}" for line in inner), ""]).encode()
+
+    its = own.split("; ")
+    sides = changed_scopes(PATH, body(), body("x = 1"))
+    assert is_proven(body(*its), body(*its, "x = 1"), sides) is is_right
 
 
 @pytest.mark.parametrize(("kind", "is_right"), [("@dataclass\n", False), ("", True)])

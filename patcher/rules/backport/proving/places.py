@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 Node = ast.AST
 
@@ -78,14 +79,13 @@ class Places:
         return self.counterpart.get(one) == other
 
     def _meet_past(self, fix: At, made: At, direction: int, new: Node) -> bool:
-        """The same, past what only one of the two has, where that cannot matter to what came."""
+        """The same, past what only one of the two has, where that cannot matter to what came.
+
+        Both stop at counterparts of each other: alignments keep the order, and the other side met.
+        """
         known = set(self.counterpart.values())
-        lacking, one = _past(fix.beside(direction), self.counterpart.keys())
-        extra, other = _past(made.beside(direction), known)
-        if (one is None or other is None) and one is not other:
-            return False
-        if one is not None and self.counterpart[one] != other:
-            return False
+        lacking = takewhile(lambda at: at not in self.counterpart, fix.beside(direction))
+        extra = takewhile(lambda at: at not in known, made.beside(direction))
         absent = [self.before[at] for at in lacking]
         own = [self.original[at] for at in extra]
         if self.is_set:
@@ -101,16 +101,6 @@ class Places:
         )
 
 
-def _past(olds: Iterator[int], known: object) -> tuple[list[int], int | None]:
-    """The elements up to the first that is known, and that one."""
-    passed: list[int] = []
-    for at in olds:
-        if at in known:  # type: ignore[operator]
-            return passed, at
-        passed.append(at)
-    return passed, None
-
-
 _RUNS = (
     ast.Call, ast.Await, ast.Yield, ast.YieldFrom, ast.Return, ast.Raise, ast.Break, ast.Continue,
     ast.Import, ast.ImportFrom, ast.Delete, ast.Global, ast.Nonlocal, ast.For, ast.AsyncFor,
@@ -121,10 +111,10 @@ _RUNS = (
 def _is_inert(node: Node) -> bool:
     """Whether a statement goes on to the next one, and calls nothing on the way.
 
-    A function's or class's stub only binds its name.
+    A function's or class's stub only binds its name. What is decorated is handed to a call.
     """
-    return not any(isinstance(each, _RUNS) for each in ast.walk(node)) and not isinstance(
-        node, ast.FunctionDef | ast.AsyncFunctionDef
+    return not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not any(
+        isinstance(each, _RUNS) or getattr(each, "decorator_list", None) for each in ast.walk(node)
     )
 
 
@@ -149,13 +139,11 @@ def _attributes(node: Node) -> tuple[bool, bool]:
 
 
 def _mentioned(node: Node) -> set[str]:
-    names = set()
+    names = _bound(node)
     for each in ast.walk(node):
         match each:
-            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.alias(name=name):
+            case ast.Name(id=name) | ast.Attribute(attr=name):
                 names.add(name)
-            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                names.add(each.name)
             case _:
                 pass
     return names
@@ -179,10 +167,8 @@ def _bound(node: Node) -> set[str]:
 
 
 def _key(node: Node) -> str:
-    """What an element of a set is known by: a keyword's name, an entry's key, itself."""
+    """What an element of a set is known by: an entry's key, or itself. No keyword comes twice."""
     match node:
-        case ast.keyword(arg=name):
-            return f"{name}"
         case ast.Tuple(elts=[key, _]):
             return ast.dump(key)
         case _:
