@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,17 @@ def test_what_cannot_be_named_is_said(tmp_path: Path) -> None:
         catalogue([tmp_path])
     with pytest.raises(BrokenCatalogue, match=r"mine\.py is not a folder"):
         catalogue([Path(same)])
+
+
+def test_a_folder_that_cannot_be_listed_is_said(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(BrokenCatalogue) as caught:
+            catalogue([tmp_path])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.problem.endswith("patches cannot be read: Too many open files")
 
 
 def test_what_is_no_patch_file_is_said(tmp_path: Path) -> None:

@@ -195,6 +195,14 @@ def test_another_count_is_no_proof() -> None:
         once.prove(files, ASSERTIONS.rewrite(files))
 
 
+def test_statements_are_no_change_of_an_expression() -> None:
+    """`g()` may stand where statements cannot."""
+    mixed = Replace((Change(PATH, "f", "g()", "if x:\n    g()"),))
+    before, after = b"def f():\n    g()\n", b"def f():\n    if x:\n        g()\n"
+    with pytest.raises(ProofFailed, match="f has not the declared places"):
+        mixed.prove({PATH: before}, {PATH: rewritten(before, after)})
+
+
 def test_a_change_of_one_file_proves_no_line_of_another() -> None:
     """`allowed` holds the lines of the changes to this file alone."""
     other = Change("vllm/b.py", "f", old="x", new="theirs")

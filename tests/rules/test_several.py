@@ -113,6 +113,12 @@ def test_a_part_that_is_unknown_and_one_that_is_absent() -> None:
     assert PARTS.find({A: None, B: None}).absent == f"there is no {A}"
 
 
+def test_a_form_whose_file_is_not_there_is_not_the_one_that_fits() -> None:
+    rule = FirstOf((AttributeGuard("x", "y", "z", "w"), Replace((OTHER,))))
+    assert [place.target for place in rule.find({A: None, B: source(two=1)}).places] == [B]
+    assert rule.find({A: None, B: None}).absent == f"there is no {A}"
+
+
 def test_a_form_whose_file_is_no_python_is_not_the_one_that_fits() -> None:
     files = {A: b"def f(:", B: source(two=1)}
     rule = FirstOf((Replace((ONE,)), Replace((OTHER,))))

@@ -23,7 +23,7 @@ def changed_scopes(path: str, before: bytes, after: bytes) -> list[Sides]:
     gone: set[str] = set()
     for name in [*old.spans, *new.spans]:
         parent = name.rpartition(".")[0]
-        if parent in gone or name in gone:
+        if parent in gone:
             gone.add(name)  # within a class that comes or goes as a whole
         elif (name in old.spans) != (name in new.spans):
             gone.add(name)

@@ -67,6 +67,16 @@ def test_a_diff_of_three_lines_becomes_whole_functions() -> None:
     assert merged == new.replace("import os\n", "import os\n\nX = 1\n").replace("os.name", "os.sep")
 
 
+def test_a_fix_of_two_files_is_one_patch() -> None:
+    files = {("1.0", path): OLD for path in (PATH, "vllm/b.py")}
+    other = OLD.replace("return 3", "return 30")
+    draft = of_diff(diff_to(NEW) + diff_to(other, "vllm/b.py"), "1.0", Upstream(files))
+    made = Backport(diff=whole_diff(draft)).rewrite({path: OLD.encode() for _, path in files})
+    assert [made[path].data.decode() for _, path in files] == [NEW, other]
+    text = patch_file("mine", draft, (">=1.0,<2.0",), About(7))
+    assert f'    targets=(\n        "{PATH}",\n        "vllm/b.py",\n    ),\n' in text
+
+
 def test_an_import_that_nothing_uses_is_left_out_and_named() -> None:
     new = NEW.replace("import os\n", "import os\nimport re\n")
     draft = of_diff(diff_to(new), "1.0", RELEASES)
@@ -145,6 +155,7 @@ def test_an_import_that_the_fix_uses_comes_with_it(way: str) -> None:
         (diff_to(OLD.replace("size = 1", "size = 2")),
          "no function changes in the diff, but vllm/a.py: lines of A"),
         ("no diff\n", "it names no file"),
+        (diff_to(NEW).split("\n", 2)[2], "line 1: a hunk before the name of its file"),
         (diff_to(NEW).rsplit("\n", 3)[0] + "\n", "its last hunk is not whole"),
         (diff_to(NEW).replace("+        return 10", "?       return 10"), "none of a hunk's"),
         (f"diff --git a/csrc/x.cu b/csrc/x.cu\nBinary files a/csrc/x.cu and b/csrc/x.cu differ\n"

@@ -379,6 +379,13 @@ def test_comments_and_blank_lines_of_the_image_are_no_conflict() -> None:
     assert is_proven(own, merge_file(own, sides).data, sides)
 
 
+def test_a_class_that_comes_or_goes_is_one_scope_with_its_methods() -> None:
+    more = BEFORE + "\n\nclass A:\n    class B:\n        def f(self):\n            return 1\n"
+    for one, other in ((BEFORE, more), (more, BEFORE)):
+        names = [each.scope.name for each in changed_scopes(PATH, one.encode(), other.encode())]
+        assert names == ["A"]
+
+
 def test_a_class_that_was_empty_gets_a_method() -> None:
     """`pass` goes and the method comes, which are two scopes: vLLM's PR 49190."""
     before, after = "class A(B):\n    pass\n", "class A(B):\n    def f(self): ...\n"
@@ -430,12 +437,16 @@ def test_a_fix_of_the_last_line_leaves_it_without_an_end(old: str, new: str) -> 
     [
         ("from collections import (\n    deque,\n)\n", "from collections import Counter\n"),
         ("import os\n", "import re\n"),
+        ("import os\n", "import gone\nimport re\n"),
     ],
 )
 def test_an_import_comes_behind_one_of_its_module_or_the_one_before_it(old: str, new: str) -> None:
+    *lacking, new = new.splitlines(keepends=True)  # what the image lacks beside it
     name = new.split()[-1]
-    after = BEFORE.replace(old, old + new).replace("return layer.width", f"return {name}")
-    sides = changed_scopes(PATH, BEFORE.encode(), after.encode())
+    before = BEFORE.replace(old, "".join([old, *lacking]))
+    after = BEFORE.replace(old, "".join([old, *lacking, new]))
+    after = after.replace("return layer.width", f"return {name}")
+    sides = changed_scopes(PATH, before.encode(), after.encode())
     own = BEFORE.replace('"""An engine."""\n', '"""An engine."""\n\nimport abc')
     made = merge_file(own.encode(), sides).data.decode()
     assert made == own.replace(old, old + new).replace("return layer.width", f"return {name}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import libcst as cst
 import pytest
 
-from patcher.errors import NotPython, RewriteRefused
+from patcher.errors import NotPython, PatcherError, RewriteRefused
 from patcher.rules.guard.rule import AttributeGuard
+from patcher.rules.guard.writing import enclosing
 from patcher.rules.guard.writing.rewrite import rewrite
 
 RULE = AttributeGuard("kv_b_proj", "weight", "dtype", "params_dtype")
@@ -157,6 +159,8 @@ def test_a_guarded_read_is_left_alone(guarded: str) -> None:
         f"if {GUARD}:\n    self.repack()\n    x = {READ}\n",
         f"if {GUARD}:\n    for a in b:\n        x = {READ}\n",
         f"if {GUARD} and f():\n    x = {READ}\n",
+        f"if {GUARD} or f:\n    x = {READ}\n",
+        f"if {GUARD} and f:\n    x = 1\nelse:\n    x = {READ}\n",
         f"if {GUARD}:\n    f = lambda: {READ}\n",
         f"if not {GUARD}:\n    pass\nx = {READ}\n",
         f"if hasattr(other, 'weight'):\n    x = {READ}\n",
@@ -219,6 +223,25 @@ def test_a_handler_that_lets_the_error_through_does_not_stand_in_the_way(let_thr
 def test_what_is_nested_too_deeply_is_refused_by_line(source: str) -> None:
     with pytest.raises(RewriteRefused, match=r"line 2: .*nested too deeply"):
         rewrite(source.encode(), RULE)
+
+
+def test_strings_beside_each_other_that_cannot_be_counted_are_too_many() -> None:
+    """Python takes a byte beside the name of the encoding; its own tokenizer does not."""
+    for count, problem in ((2, "line 1"), (600, "line 2: .*nested too deeply")):
+        strings = "'a' " * count
+        source = f"# café, coding: latin-1\ny = ({strings})\nz = {READ}\n".encode("latin-1")
+        with pytest.raises(PatcherError, match=problem):
+            rewrite(source, RULE)
+
+
+def test_every_name_of_the_code_is_found_without_asking_for_spaces() -> None:
+    enclosing._parts.cache_clear()
+    tree = cst.parse_module(
+        "def f(a, *, b: c = d) -> e:  # g\n    with h as i, j:\n        k[l](m)\n"
+    )
+    names = sorted(node.value for _, node in enclosing._edges(tree) if isinstance(node, cst.Name))
+    assert "".join(names) == "abcdefhijklm"
+    assert "".join(enclosing._parts(cst.Name)) == "value"
 
 
 def test_a_stray_byte_in_a_comment_is_not_python() -> None:

@@ -74,6 +74,68 @@ def test_a_property_that_does_more_than_look_ends_the_proof(load: str, guarded: 
     assert [read.guarded for read in verify(source.encode(), RULE)] == [guarded]
 
 
+@pytest.mark.parametrize(
+    ("does", "guarded"),
+    [
+        ("super().lower()", True),
+        ("base().lower()", False),
+        ("str(me).lower()", False),
+        ("me.kv_b_proj = 1", False),
+        ("return me.kv_b_proj", True),
+    ],
+)
+def test_what_a_property_may_do_and_only_look(does: str, guarded: bool) -> None:
+    kind = f"class N:\n @property\n def kind(me): {does}\n"
+    source = f"{kind}if hasattr(kv_b_proj, 'weight'):\n n.kind\n kv_b_proj.weight.dtype\n"
+    assert [read.guarded for read in verify(source.encode(), RULE)] == [guarded]
+
+
+@pytest.mark.parametrize(
+    ("between", "guarded"),
+    [("len(m)", True), ("len(**m)", False), ("yield", False), ("yield 1", False)],
+)
+def test_other_code_may_run_between_a_guard_and_its_read(between: str, guarded: bool) -> None:
+    """`**m` asks the mapping for its keys; whoever goes on with a generator did something first."""
+    source = f"def f(s, m):\n if hasattr(s.kv_b_proj, 'weight'):\n  {between}\n"
+    source += "  s.kv_b_proj.weight.dtype\n"
+    assert [read.guarded for read in verify(source.encode(), RULE)] == [guarded]
+
+
+@pytest.mark.parametrize(
+    ("manager", "more", "guarded"),
+    [
+        ("suppress", "", True),
+        ("suppress", "from a import *\n", False),
+        ("suppress()", "", False),
+        ("quiet", "from a import quiet\n", False),
+    ],
+)
+def test_only_the_librarys_suppress_handles_the_error(
+    manager: str, more: str, guarded: bool
+) -> None:
+    source = f"from contextlib import suppress\n{more}"
+    source += f"with {manager}(AttributeError): x = kv_b_proj.weight.dtype\n"
+    assert [read.guarded for read in verify(source.encode(), RULE)] == [guarded]
+
+
+@pytest.mark.parametrize(
+    ("kind", "guarded"), [("torch.Tensor", True), ("Tensor", False), ("torch.nn.Parameter", False)]
+)
+def test_what_is_a_tensor_is_not_none(kind: str, guarded: bool) -> None:
+    source = "import torch\nw = getattr(kv_b_proj, 'weight', None)\n"
+    source += f"if isinstance(w, {kind}): w.dtype\n"
+    assert [read.text for read in verify(source.encode(), RULE)] == ([] if guarded else ["w.dtype"])
+
+
+@pytest.mark.parametrize(("depth", "guarded"), [(3, True), (4, False)])
+def test_the_ways_out_of_a_try_are_told_apart_to_a_bound(depth: int, guarded: bool) -> None:
+    """Deeper, what holds on one way out must hold on all: each level would double the walk."""
+    out = [" " * at + line for at in range(depth - 1) for line in ("try: x = 1", "finally:")]
+    inner = ("try: assert hasattr(s.kv_b_proj, 'weight')", "finally: x = 1")
+    out += [" " * (depth - 1) + line for line in (*inner, "s.kv_b_proj.weight.dtype", "")]
+    assert [read.guarded for read in verify("\n".join(out).encode(), RULE)] == [guarded]
+
+
 def test_a_comprehension_keeps_what_a_name_outside_it_holds() -> None:
     source = b"w = getattr(kv_b_proj, 'weight', None)\n[w for w in range(3)]\nw.dtype\n"
     assert [read.text for read in verify(source, RULE)] == ["w.dtype"]
@@ -151,6 +213,8 @@ def test_a_program_with_too_many_paths_is_an_error_with_its_line(
         ("def f(s):\n s.proj = s.kv_b_proj\n return s.proj.weight.dtype\n", 2, 3),
         ("def f(s):\n return s.kv_b_proj\nf(1).weight.dtype\n", 2, 3),
         ("def f(s):\n g(getattr(s.kv_b_proj, 'weight', None))\ndef g(x): x.dtype\n", 2, 3),
+        ("def f(s, y):\n g(s.kv_b_proj)\n getattr(*y).weight.dtype\n", 2, 3),
+        ("def f(s, name):\n x = 1\n getattr(s.kv_b_proj, name).dtype\n", 3, 3),
     ],
 )
 def test_what_goes_away_by_a_way_that_is_not_followed_gives_no_answer(
@@ -175,6 +239,8 @@ def test_what_goes_away_by_a_way_that_is_not_followed_gives_no_answer(
         "def f(s):\n g(getattr(s.kv_b_proj, 'weight', None))\n 'x'.dtype\n f'{s}'.dtype\n",
         "def f(s):\n g(getattr(s.kv_b_proj, 'weight', None))\n (s + s).dtype, (-s).dtype\n",
         "def f(s):\n s.kv_b_proj\n None.dtype\n",
+        "def f(s, x, name):\n s.kv_b_proj\n getattr(x, name).dtype\n",
+        "def f(s, x):\n getattr(s.kv_b_proj, 'weight', None, 1).dtype\n",
     ],
 )
 def test_a_guarded_or_another_read_may_stand_where_the_receiver_goes_away(source: str) -> None:

@@ -149,10 +149,15 @@ class ModuleNames:
         return 0 < self.bound[name] == self.imported[name] and not self.star
 
     def is_suppress(self, node: ast.expr) -> bool:
-        """Whether the expression is contextlib.suppress."""
-        if not isinstance(node, ast.Name | ast.Attribute) or self.star:
-            return False
-        return self._stands("suppress") and ast.unparse(node) in self.suppressors
+        """Whether the expression is contextlib.suppress, unless a star import hides that.
+
+        It hides every exception's name too, so that none is known to be suppressed.
+        """
+        return (
+            isinstance(node, ast.Name | ast.Attribute)
+            and self._stands("suppress")
+            and ast.unparse(node) in self.suppressors
+        )
 
     def exceptions(self, node: ast.expr | None) -> Iterator[type[BaseException] | None]:
         """The builtin classes that an `except` names; None for one that cannot be told."""
