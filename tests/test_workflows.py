@@ -524,15 +524,17 @@ def test_a_refuted_claim_opens_an_issue_and_the_page_is_handed_over(
 
 
 def test_an_index_that_is_away_is_no_alarm_on_the_first_day(tmp_path: Path) -> None:
-    away = dict.fromkeys(("HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
-    away |= {"NO_PROXY": "127.0.0.1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     issues: list[dict[str, Any]] = []
     yesterday = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=1)
 
     def without_a_site(place: Path) -> None:
         (place / "mkdocs.yml").unlink()
 
-    with serving(tracker_of(issues)) as tracker:
+    certificate = make_certificate(tmp_path / "nobody-trusts-it")
+    with serving(tracker_of(issues)) as tracker, serving(lambda _: Reply(), certificate) as wall:
+        # A proxy whose certificate is not trusted: that is final, and nothing waits to try again.
+        away = dict.fromkeys(("HTTPS_PROXY", "ALL_PROXY"), wall.url)
+        away |= {"NO_PROXY": tracker.host, "XDG_CACHE_HOME": str(tmp_path / "cache")}
         runner = following(tmp_path / "runs", tracker, without_a_site, **away)
         check, alarm = (runner.run(LANDED[job], job) for job in ("check", "alarm"))
         assert (check.failed, alarm.failed, issues) == ([], [], []), alarm.said
