@@ -64,7 +64,8 @@ def rewrite(source: bytes, rule: Chain) -> Rewritten:
         # Looking at every name costs as much as all the rest, and hardly ever is there cause to.
         trusted = not ODD_HASATTR.search(text) or around.is_builtin("hasattr")
         marker = _Marker(rule, module, around, _unused(text), trusted)
-        template = module.visit(marker).code
+        marked = module.visit(marker)
+        template = marked.code if marker.places else text
     except RecursionError:
         line = deepest_line(source)
         raise RewriteRefused(
