@@ -61,6 +61,13 @@ class Activation:
         """What the other ranks have."""
 
 
+# What the cast does not depend on. One will do for all: each costs a class of its own.
+ANY = MagicMock()
+CONTEXT = MagicMock(
+    seq_tot=[1], chunks=[MagicMock(num_context_tokens=1, num_local_context_tokens=1)]
+)
+
+
 class Reached(Exception):
     """The layer was called: the cast has been made by now."""
 
@@ -86,9 +93,9 @@ def cast(data: bytes, weight: str | None, fp8_prefill: bool, *, parallel: bool =
     world: dict[str, Any] = {
         "torch": SimpleNamespace(uint8="uint8", int8="int8", int32="int32"),
         "current_platform": SimpleNamespace(fp8_dtype=lambda: FP8, is_cpu=lambda: False),
-        "ops": MagicMock(),
+        "ops": ANY,
         "is_quantized_kv_cache": lambda _: False,
-        "get_dcp_group": MagicMock(),
+        "get_dcp_group": ANY,
         "cast": lambda _, value: value,
         "MLADCPManager": None,
         "reorg_kvcache": lambda *_, **__: (activation, activation),
@@ -96,12 +103,8 @@ def cast(data: bytes, weight: str | None, fp8_prefill: bool, *, parallel: bool =
     if b"def _get_kv_b_proj_input_dtype(" in data:
         helper = run(data, "_get_kv_b_proj_input_dtype", **world)
         world["_get_kv_b_proj_input_dtype"] = helper
-    context = MagicMock(
-        workspace=activation,
-        seq_tot=[1],
-        chunks=[MagicMock(num_context_tokens=1, num_local_context_tokens=1)],
-    )
-    prefill = MagicMock(chunked_context=context, q_data_type=FP8 if fp8_prefill else MODEL)
+    CONTEXT.workspace = activation
+    prefill = MagicMock(chunked_context=CONTEXT, q_data_type=FP8 if fp8_prefill else MODEL)
     this = SimpleNamespace(
         kv_b_proj=Layer(weight), kv_lora_rank=512, qk_rope_head_dim=64, kv_cache_dtype="auto"
     )
@@ -109,7 +112,7 @@ def cast(data: bytes, weight: str | None, fp8_prefill: bool, *, parallel: bool =
     compute = run(data, f"{owner_of(data)}.{name}", **world)
     more = {"dcp_world_size": 1} if parallel else {}
     with pytest.raises(Reached):
-        compute(this, MagicMock(), MagicMock(), MagicMock(prefill=prefill), None, **more)
+        compute(this, ANY, ANY, MagicMock(prefill=prefill), None, **more)
     assert len(activation.casts) <= 1
     return activation.casts[0] if activation.casts else None
 

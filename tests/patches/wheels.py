@@ -7,6 +7,7 @@ import functools
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 from patcher.errors import FileAbsent
@@ -55,18 +56,29 @@ def _patched(patch: Patch, files: tuple[tuple[str, bytes | None], ...]) -> dict[
     }
 
 
+@functools.lru_cache(maxsize=2)
+def _tree(data: bytes) -> ast.Module:
+    """A file's syntax tree; several functions of one file are taken in turn."""
+    return ast.parse(data)
+
+
 @functools.cache
 def source_of(data: bytes, name: str) -> str:
     """A function's source, out of its class, without decorators."""
-    node: Any = ast.parse(data)
+    node: Any = _tree(data)
     for part in name.split("."):
         node = next(each for each in node.body if getattr(each, "name", "") == part)
     lines = data.decode().splitlines(keepends=True)
     return textwrap.dedent("".join(lines[node.lineno - 1 : node.end_lineno]))
 
 
+@functools.cache
+def _code(data: bytes, name: str) -> CodeType:
+    code = "from __future__ import annotations\n" + source_of(data, name)
+    return compile(code, name, "exec")
+
+
 def run(data: bytes, name: str, **world: object) -> Any:
     """A function out of a file, its module's names given by `world`."""
-    code = "from __future__ import annotations\n" + source_of(data, name)
-    exec(compile(code, name, "exec"), world)
+    exec(_code(data, name), world)
     return world[name.rpartition(".")[2]]
