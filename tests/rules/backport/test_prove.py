@@ -381,6 +381,37 @@ def test_each_change_is_the_fixs_at_its_place(
             "c = 1; a(); import k as c; b()",
             False,
         ),
+        (
+            "a(); b()",
+            "a(); x = h[1]; b()",
+            "a(); g[1] = 2; b()",
+            "a(); g[1] = 2; x = h[1]; b()",
+            False,
+        ),
+        (
+            "a(); g.y = 2; b()",
+            "a(); g.y = 2; x = h(g); b()",
+            "a(); b()",
+            "a(); x = h(g); b()",
+            False,
+        ),
+        (
+            "a(); b()",
+            "a(); x = g + h; b()",
+            "a(); g[1] = 2; b()",
+            "a(); g[1] = 2; x = g + h; b()",
+            False,
+        ),
+        ("a(); b()", "a(); x = h.k; b()", "a(); k = 1; b()", "a(); k = 1; x = h.k; b()", False),
+        ("a(); b()", "a(); y = c; b()", "a(); c = 2; b()", "a(); c = 2; y = c; b()", False),
+        # The image has elsewhere what it lacks there: what came is used, or runs, too late.
+        (
+            "x = 0; a(); y = x; b(); c()",
+            "x = 0; a(); x = 1; y = x; b(); c()",
+            "x = 0; y = x; a(); b(); c()",
+            "x = 0; y = x; a(); x = 1; b(); c()",
+            False,
+        ),
         # What came runs something, which may see what the image's own line did.
         ("a(); b()", "a(); g(); b()", "a(); y = 2; b()", "a(); y = 2; g(); b()", False),
         # What went is another one of the same text.

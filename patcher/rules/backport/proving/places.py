@@ -2,7 +2,7 @@
 
 An image may lack what upstream has beside a change, or have something of its own there. Then the
 place is told where one side of it is upstream's own, and what is passed over on the other cannot
-matter: it says nothing of what came, and runs nothing that may.
+matter: it says nothing of what came, runs nothing that may, and is not elsewhere in the image.
 """
 
 from __future__ import annotations
@@ -94,6 +94,9 @@ class Places:
             )
         if not all(isinstance(each, ast.stmt) for each in (new, *absent, *own)):
             return False
+        kept = {ast.dump(each) for each in self.original}
+        if any(ast.dump(each) in kept for each in absent):
+            return False  # it is elsewhere, so that the image has another order
         # What upstream has behind it cannot have mattered; what it has before it must only look.
         before = absent if direction == -1 else []
         return all(_is_inert(each) and _are_apart(each, new) for each in before) and all(
@@ -121,20 +124,23 @@ def _is_inert(node: Node) -> bool:
 def _are_apart(one: Node, other: Node) -> bool:
     """Whether neither binds what the other mentions, by name or as an attribute of anything.
 
-    An attribute that is read may be a property, which reads those that are bound.
+    An attribute that is read may be a property, which reads those that are bound, and an element
+    may be of the same list by another name. A call may read either.
     """
     if _bound(one) & _mentioned(other) or _bound(other) & _mentioned(one):
         return False
-    binds, reads = zip(*(_attributes(each) for each in (one, other)), strict=True)
+    binds, reads = zip(*(_parts(each) for each in (one, other)), strict=True)
     return not (binds[0] and reads[1]) and not (binds[1] and reads[0])
 
 
-def _attributes(node: Node) -> tuple[bool, bool]:
-    """Whether a statement binds attributes, and whether it reads any."""
-    found = [each.ctx for each in ast.walk(node) if isinstance(each, ast.Attribute)]
+def _parts(node: Node) -> tuple[bool, bool]:
+    """Whether a statement binds attributes or elements, and whether it reads any or may do so."""
+    nodes = list(ast.walk(node))
+    found = [each.ctx for each in nodes if isinstance(each, ast.Attribute | ast.Subscript)]
     return (
         any(isinstance(each, ast.Store) for each in found),
-        any(isinstance(each, ast.Load) for each in found),
+        any(isinstance(each, ast.Load) for each in found)
+        or any(isinstance(each, ast.Call) for each in nodes),
     )
 
 
