@@ -23,6 +23,7 @@ import platform
 import random
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -227,8 +228,8 @@ def _without_imports(
 def _undefined(source: bytes) -> frozenset[str]:
     """Names that ruff finds defined nowhere."""
     done = subprocess.run(
-        ["ruff", "check", "--isolated", "--no-cache", "--select", "F821", "--output-format", "json",
-         "--stdin-filename", "a.py", "-"],
+        [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", "--select", "F821",
+         "--output-format", "json", "--stdin-filename", "a.py", "-"],
         input=source, capture_output=True, check=False,
     )  # fmt: skip
     return frozenset(each["message"] for each in json.loads(done.stdout))
