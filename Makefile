@@ -39,9 +39,8 @@ demo: $(BIN)/vllm-patcher ## the whole job on the real vLLM 0.23.0, without Dock
 # compiles every test on every run, for 6 seconds.
 test quick: export PYTHONDONTWRITEBYTECODE :=
 
-# Three on two cores: a third of the time a worker waits for a daemon or a registry.
 test: $(BIN)/.dev ## run the tests; what is missing here is skipped with the reason
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup $(if $(TESTS),$(TESTS),$(FLOOR))
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(if $(TESTS),$(TESTS),$(FLOOR))
 
 quick: $(BIN)/.dev ## the tests that need no other program, daemon, registry or network
 	$(BIN)/python -m pytest --numprocesses 2 -m quick --hypothesis-profile quick $(TESTS)
