@@ -140,9 +140,8 @@ def _open(name: str, settings: HttpSettings | None) -> tuple[Referred, Descripto
         )
     reference = parse_reference(short)
     store = RepositoryStore(Repository(reference, Http(settings)))
-    asked = reference.digest or reference.tag or "latest"
     try:
-        return store, store.repository.manifest(asked).descriptor
+        return store, store.repository.manifest(reference.asked).descriptor
     except NotInRegistry as error:
         raise FileAbsent(error.problem, next_step=error.next_step) from error
 

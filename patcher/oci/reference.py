@@ -53,6 +53,11 @@ class Reference:
         """The repository alone, without tag and digest."""
         return replace(self, tag=None, digest=None)
 
+    @property
+    def asked(self) -> str:
+        """What of the repository is meant: a digest or tag, `latest` where neither is given."""
+        return self.digest or self.tag or "latest"
+
     def pinned(self, digest: str) -> Reference:
         """The same repository by digest alone: a tag beside a digest pins nothing more."""
         return replace(self, tag=None, digest=parse_digest(digest))

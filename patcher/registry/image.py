@@ -67,7 +67,7 @@ def _images(
     repository: Repository, reference: Reference
 ) -> tuple[Descriptor, Sequence[Descriptor]]:
     """What a reference leads to, and the images of it; their own documents are not read yet."""
-    root = repository.manifest(reference.digest or reference.tag or "latest").descriptor
+    root = repository.manifest(reference.asked).descriptor
     is_index = root.media_type in INDEXES
     return root, load_index(repository, root).images if is_index else (root,)
 

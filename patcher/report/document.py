@@ -46,13 +46,20 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
     return {
         "patch": verdict.patch,
         "artifact": verdict.artifact,
+        **judged_json(verdict),
+        "outside": verdict.outside,
+    }
+
+
+def judged_json(verdict: Verdict) -> dict[str, Any]:
+    """What was found, and where, as plain data; not of which patch and artifact."""
+    return {
         "status": verdict.status,
         "needed": verdict.needed,
         "clean": verdict.clean,
         "places": verdict.places,
         "reason": verdict.reason,
         "files": verdict.files,
-        "outside": verdict.outside,
     }
 
 

@@ -9,6 +9,7 @@ from patcher.answer import Document
 from patcher.errors import printable
 from patcher.landed.claims import check_lines
 from patcher.landed.timeline import evidence, notices, shown, span
+from patcher.report.document import judged_json
 from patcher.report.plot import plot
 from patcher.report.sentences import history_sentence, sentence, steps_told, tip_words
 from patcher.report.table import table
@@ -132,17 +133,11 @@ def _timeline_data(line: Timeline) -> dict[str, Any]:
 
 
 def _finding_data(finding: Finding) -> dict[str, Any]:
-    verdict = finding.verdict
     return {
         "artifact": finding.artifact,
         "version": finding.version and str(finding.version),
         "uploaded": finding.uploaded and finding.uploaded.isoformat(),
-        "status": verdict.status,
-        "needed": verdict.needed,
-        "clean": verdict.clean,
-        "places": verdict.places,
-        "reason": verdict.reason,
-        "files": verdict.files,
+        **judged_json(finding.verdict),
         "elsewhere": finding.elsewhere,
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from patcher.oci.rootfs.installed import PACKAGE, bytecode_names
+from patcher.oci.rootfs.installed import PACKAGE, bytecode_names, module_parts
 from patcher.oci.rootfs.python import Loader, module_file
 from patcher.oci.rootfs.tree import Kind
 
@@ -61,8 +61,7 @@ def runs_instead(tree: NameTree, target: str) -> str | None:
     with an unchecked hash (PEP 552), Python does not look at the source.
     """
     path = f"/{target}"
-    parts = target.removeprefix(f"{PACKAGE}/").removesuffix(".py").split("/")
-    found = module_file(tree, (f"/{PACKAGE}",), parts, None)
+    found = module_file(tree, (f"/{PACKAGE}",), module_parts(target), None)
     if found is not None and found != (Loader.SOURCE, path):
         return found[1].lstrip("/")
     folder, _, name = path.rpartition("/")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from patcher.errors import BadSource, BrokenImage, FileAbsent, Unreadable
 from patcher.files import is_there, look, unreadable
-from patcher.oci.rootfs.installed import PACKAGE, VERSION_FILE, parse_version
+from patcher.oci.rootfs.installed import PACKAGE, SITES, VERSION_FILE, module_parts, parse_version
 from patcher.oci.rootfs.python import Loader, Place, find_package, module_file, site_places
 from patcher.rules.source import MOST_BYTES
 from patcher.rules.verdict import Status, judge
@@ -95,8 +95,7 @@ class TreeSource:
 
         Raises `Unreadable` where that is not a source file.
         """
-        parts = target.removeprefix(f"{PACKAGE}/").removesuffix(".py").split("/")
-        found = module_file(DISK, self.folders, parts, self.library)
+        found = module_file(DISK, self.folders, module_parts(target), self.library)
         if found is None:
             return self.root / target
         loader, path = found
@@ -229,7 +228,7 @@ def _trees(path: Path) -> Iterator[TreeSource]:
     for site in sites:
         library = _LIBRARY.fullmatch(site.parent.name)
         version = library[1] if library else None
-        is_site = site.name in ("site-packages", "dist-packages")
+        is_site = site.name in SITES
         places = site_places(DISK, str(site)) if is_site else [Place(str(site), "")]
         found = find_package(DISK, places, version)
         if found is None:

@@ -15,7 +15,7 @@ from patcher.errors import BrokenImage
 from patcher.oci.layer import parents
 from patcher.oci.model import broken
 from patcher.oci.rootfs.filesystem import Filesystem
-from patcher.oci.rootfs.installed import PACKAGE, VERSION_FILE
+from patcher.oci.rootfs.installed import PACKAGE, SITES, VERSION_FILE
 from patcher.oci.rootfs.python import (
     Imported,
     Interpreter,
@@ -25,7 +25,7 @@ from patcher.oci.rootfs.python import (
     redirections,
     site_places,
 )
-from patcher.oci.rootfs.scan import INTERPRETER, SITES, Wanted
+from patcher.oci.rootfs.scan import INTERPRETER, Wanted
 from patcher.oci.rootfs.start import Start, Started, started
 from patcher.oci.rootfs.tree import Kind, real, real_folder, resolve
 

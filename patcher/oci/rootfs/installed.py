@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 PACKAGE = "vllm"
 
+# The names of a folder of installed packages; the second is Debian's.
+SITES = ("site-packages", "dist-packages")
+
 VERSION_FILE = "vllm/_version.py"
 """Where setuptools-scm writes vLLM's version, under site-packages."""
 
@@ -28,6 +31,11 @@ _MOST_BYTES = 64 * 1024
 _MOST_VERSION = 128
 
 _COMMIT = re.compile(r"g?([0-9a-f]{7,64})")
+
+
+def module_parts(target: str) -> list[str]:
+    """The names of a Python file under the package, the last without its suffix."""
+    return target.removeprefix(f"{PACKAGE}/").removesuffix(".py").split("/")
 
 
 def parse_version(data: bytes) -> tuple[str, str | None]:

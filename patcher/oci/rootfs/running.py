@@ -17,7 +17,13 @@ from patcher.oci.layer import parents
 from patcher.oci.model import broken
 from patcher.oci.rootfs.copies import FoundCopy, Unseen, find_copies
 from patcher.oci.rootfs.filesystem import Filesystem, Layers
-from patcher.oci.rootfs.installed import PACKAGE, VERSION_FILE, bytecode_names, parse_version
+from patcher.oci.rootfs.installed import (
+    PACKAGE,
+    VERSION_FILE,
+    bytecode_names,
+    module_parts,
+    parse_version,
+)
 from patcher.oci.rootfs.python import Loader, module_file
 from patcher.oci.rootfs.scan import Wanted
 from patcher.oci.rootfs.start import Start, started
@@ -189,8 +195,7 @@ class _HandedOut:
         """The path of a target's source, if that is what Python runs; None where there is none."""
         if not target.endswith(".py"):
             return self._data_file(copy, target)
-        parts = target.removeprefix(f"{PACKAGE}/").removesuffix(".py").split("/")
-        found = module_file(self.files, copy.folders, parts, copy.library)
+        found = module_file(self.files, copy.folders, module_parts(target), copy.library)
         if found is None:
             self._check_nothing_odd(copy, target)
             return None

@@ -21,6 +21,7 @@ from patcher.oci.blobs import Verified
 from patcher.oci.installation import ImageDirectory, ImageFile
 from patcher.oci.layer import OPAQUE, WHITEOUT
 from patcher.oci.model import broken
+from patcher.oci.rootfs.installed import SITES
 from patcher.oci.rootfs.tarball import BZ2_DAMAGE, TarStream, damage
 from patcher.oci.rootfs.tree import MOST_PATH_BYTES
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from patcher.oci.model import Descriptor
 
-SITES = ("site-packages", "dist-packages")
 _IN_SITE = re.compile(r"/(?:dist|site)-packages/")
 INTERPRETER = re.compile(r"(?:python|pypy)(?:\d[\d.]*t?)?")
 """What an interpreter's file is called."""

@@ -25,16 +25,6 @@ if TYPE_CHECKING:
     from patcher.rules.replace import Shape
     from patcher.rules.rule import Files, Rewritten, Upstream
 
-_WORDS = Words(
-    needed="lacking",
-    clean="fixed",
-    place="function",
-    places="functions",
-    why="lacks upstream's fix",
-    none="the fix is in",
-    told="function",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Backport:
@@ -53,10 +43,15 @@ class Backport:
     instead: tuple[Shape, ...] = ()
     upstream: Upstream | None = field(default=None, compare=False, repr=False)
 
-    @property
-    def words(self) -> Words:
-        """What its places are called."""
-        return _WORDS
+    words = Words(
+        needed="lacking",
+        clean="fixed",
+        place="function",
+        places="functions",
+        why="lacks upstream's fix",
+        none="the fix is in",
+        told="function",
+    )
 
     def with_upstream(self, upstream: Upstream) -> Backport:
         """The same rule, able to read both releases."""
