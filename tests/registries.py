@@ -46,8 +46,9 @@ class Proxy:
         self.address = ""
 
     def forget(self) -> None:
-        """Count from nothing again."""
-        self.seen, self.sent, self.received = [], 0, 0
+        """Count from nothing again; what an earlier request is still sent counts no more."""
+        with self.lock:
+            self.seen, self.sent, self.received = [], 0, 0
 
     def methods(self, *wanted: str) -> list[str]:
         """The requests with one of these methods."""
@@ -98,14 +99,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def relay(self) -> None:
         with self.front.lock:
-            self.front.seen.append(f"{self.command} {self.path}")
-            number = len(self.front.seen)
+            self.counted = self.front.seen
+            self.counted.append(f"{self.command} {self.path}")
+            number = len(self.counted)
         fate = self.front.decide(number, self.command, self.path)
         if fate == LOSE:
             self._hang_up()
             return
         body = self._body()
-        self.front.sent += len(body)
+        with self.front.lock:
+            self.front.sent += len(body)
         if self.command == "PUT" and self.path.endswith(self.front.immutable):
             self._refuse()
             return
@@ -147,8 +150,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         while chunk := answer.read(1 << 16):
             edited = self.front.edit(self.path, chunk)
+            # Counted before it is sent: the client can go on before this thread's next turn.
+            with self.front.lock:
+                if self.counted is self.front.seen:
+                    self.front.received += len(edited)
             self.wfile.write(edited)
-            self.front.received += len(edited)
             if len(edited) < len(chunk):
                 # Less than was promised: nothing more can come right on this connection.
                 self._hang_up()
