@@ -19,6 +19,18 @@ def parse_python(source: bytes | str) -> ast.Module:
         return ast.parse(source)
 
 
+def parse_block(text: bytes) -> ast.Module:
+    """The tree of a part of a file, which may be indented as a whole: a method's lines, say.
+
+    Lines are counted within the part. Raises what `parse_python` does.
+    """
+    if text.lstrip(b"\r\n")[:1] not in (b" ", b"\t"):
+        return parse_python(text)
+    tree = parse_python(b"if 1:\n" + text)
+    tree.body = tree.body[0].body  # type: ignore[attr-defined]
+    return ast.increment_lineno(tree, -1)
+
+
 def compile_python(source: bytes) -> None:
     """Return where Python compiles it, which refuses more than its grammar does: a `return`
     outside a function, say.

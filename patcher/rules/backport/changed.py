@@ -9,7 +9,7 @@ from difflib import SequenceMatcher
 
 from patcher.rules.backport.merging.cut import Cut, sha256
 from patcher.rules.backport.scope import IMPORTS, MODULE, Scope, Sides
-from patcher.syntax import parse_python
+from patcher.syntax import parse_block, parse_python
 
 
 def changed_scopes(path: str, before: bytes, after: bytes) -> list[Sides]:
@@ -107,8 +107,7 @@ def _lone(old: Cut, new: Cut, name: str) -> frozenset[str]:
 
 def _shape(text: bytes, lone: frozenset[str]) -> str:
     """A scope's syntax, without its docstrings and comments, and without `lone` stubs."""
-    indented = text.lstrip(b"\r\n")[:1] in (b" ", b"\t")
-    tree = parse_python(b"if 1:\n" + text if indented else text)
+    tree = parse_block(text)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):

@@ -15,7 +15,7 @@ from patcher.rules.backport.changed import changed_scopes, read_sides
 from patcher.rules.backport.hunks import Hunk, NotFitting, applied, hunks_of, is_compiled, turned
 from patcher.rules.backport.imports import bound, brought, modules, used, words
 from patcher.rules.backport.scope import IMPORTS, MODULE, Sides
-from patcher.syntax import parse_python
+from patcher.syntax import parse_block
 
 if TYPE_CHECKING:
     from patcher.rules.rule import Upstream
@@ -261,12 +261,7 @@ def _rebound(sides: Sides) -> set[str]:
 
 def _statements(text: bytes | None) -> dict[str, str]:
     """A class's or module's own statements, by their syntax; a class's first line is one."""
-    source = (text or b"").decode()
-    indented = source.lstrip("\n")[:1] in (" ", "\t")
-    body = parse_python(f"if 1:\n{source}" if indented else source).body
-    body = (
-        body[0].body if body and isinstance(body[0], ast.If) and source[:1] in (" ", "\t") else body
-    )
+    body = parse_block(text or b"").body
     if len(body) == 1 and isinstance(body[0], ast.ClassDef):
         head = body[0]
         body = [

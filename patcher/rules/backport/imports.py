@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from patcher.rules.backport.scope import IMPORTS, Sides
-from patcher.syntax import parse_python
+from patcher.syntax import parse_block
 
 _Import = ast.Import | ast.ImportFrom
 
@@ -21,7 +21,7 @@ def words(text: bytes | None) -> set[str]:
 def bound(text: bytes | None) -> set[str]:
     """The names that a piece of source binds: imports, assignments, functions and classes."""
     names = set()
-    for node in ast.walk(_parse(text)):
+    for node in ast.walk(parse_block(text or b"")):
         if isinstance(node, _Import):
             names |= {_bound(alias) for alias in node.names}
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -29,12 +29,6 @@ def bound(text: bytes | None) -> set[str]:
         elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             names.add(node.name)
     return names
-
-
-def _parse(text: bytes | None) -> ast.Module:
-    """A scope's tree; a method's text is indented."""
-    source = (text or b"").decode()
-    return parse_python("if 1:\n" + source if source.lstrip("\r\n")[:1] in (" ", "\t") else source)
 
 
 def _bound(alias: ast.alias) -> str:
@@ -83,7 +77,7 @@ def _imports(node: ast.AST) -> Iterator[_Import]:
 
 def _single(text: bytes | None) -> Iterator[_Import]:
     """Each import as one of one name."""
-    for node in _imports(_parse(text)):
+    for node in _imports(parse_block(text or b"")):
         for alias in node.names:
             if isinstance(node, ast.Import):
                 yield ast.Import([alias])

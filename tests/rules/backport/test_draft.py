@@ -100,6 +100,20 @@ def test_a_constant_that_the_fix_binds_otherwise_is_not_left_out() -> None:
     assert draft.dropped == (said,)
 
 
+def test_a_constant_of_a_class_in_a_class_is_not_its_neighbour() -> None:
+    old = OLD.replace("    size = 1\n", "    class B:\n        size = 1\n").replace(
+        "return 1", "return self.B.size"
+    )
+    beside = old.replace("size = 1\n", "size = 1\n        more = 2\n")
+    new = beside.replace("self.B.size", "self.B.size + 1")
+    upstream = Upstream({("1.0", PATH): old})
+    draft = of_diff(diff_to(new, old=old), "1.0", upstream)
+    assert [each.scope.name for each in draft.sides] == ["A.one"]
+    assert draft.dropped == (f"{PATH}: lines of A.B: nothing that is taken uses what they bind",)
+    with pytest.raises(PatcherError, match=r"uses size, which comes with the lines of A\.B"):
+        of_diff(diff_to(new.replace("size = 1", "size = 2"), old=old), "1.0", upstream)
+
+
 def test_a_release_that_has_the_fix_fits_too() -> None:
     diff = diff_to(NEW)
     ahead = of_diff(diff, "2.0", RELEASES)

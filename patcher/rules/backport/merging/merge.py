@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from patcher.rules.backport.merging.cut import Cut, Item
 from patcher.rules.backport.merging.three_way import Kind, Region, matches, merge, split
 from patcher.rules.backport.scope import IMPORTS, MODULE, Scope, Sides
-from patcher.syntax import parse_python
+from patcher.syntax import parse_block, parse_python
 
 
 class State(enum.StrEnum):
@@ -485,19 +485,18 @@ def _idle(text: bytes | None) -> list[bool]:
     """For each line of a scope, whether it is blank, a comment, or part of a docstring."""
     plain = (text or b"").decode(errors="replace").replace("\r\n", "\n")
     count = len(_keys(text))
-    wrapped, shift = (f"if 1:\n{plain}", 1) if plain.lstrip("\n")[:1] in (" ", "\t") else (plain, 0)
     busy: set[int] = set()
     try:
         docstrings = {
             (node.lineno, node.col_offset)
-            for node in ast.walk(parse_python(wrapped))
+            for node in ast.walk(parse_block(plain.encode()))
             if isinstance(node, ast.Expr)
             and isinstance(node.value, ast.Constant)
             and isinstance(node.value.value, str)
         }
-        for token in tokenize.generate_tokens(io.StringIO(wrapped).readline):
+        for token in tokenize.generate_tokens(io.StringIO(plain).readline):
             if token.type not in _SILENT and token.start not in docstrings:
-                busy.update(range(token.start[0] - 1 - shift, token.end[0] - shift))
+                busy.update(range(token.start[0] - 1, token.end[0]))
     except (tokenize.TokenError, SyntaxError):
         return [False] * count
     return [line not in busy for line in range(count)]

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from patcher.rules.backport.proving.account import Account, failed
 from patcher.rules.backport.proving.names import check_names
 from patcher.rules.backport.scope import IMPORTS, MODULE, Sides
-from patcher.syntax import compile_python, parse_python
+from patcher.syntax import compile_python, parse_block, parse_python
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -145,16 +145,13 @@ def _module(node: ast.AST) -> ast.Module:
 
 
 def _side(text: bytes | None) -> ast.AST | None:
-    """The tree of a side's text, which may be indented."""
+    """The tree of a side's text: a definition's own, or one of several statements."""
     if text is None:
         return None
-    if text.lstrip(b"\r\n")[:1] in (b" ", b"\t"):
-        body: list[ast.stmt] = parse_python(b"if 1:\n" + text).body[0].body  # type: ignore[attr-defined]
-    else:
-        body = parse_python(text).body
-    if len(body) == 1 and isinstance(body[0], _Definition):
-        return body[0]
-    return ast.Module(body, [])
+    tree = parse_block(text)
+    if len(tree.body) == 1 and isinstance(tree.body[0], _Definition):
+        return tree.body[0]
+    return tree
 
 
 def _find(tree: ast.Module, name: str) -> ast.AST | None:
