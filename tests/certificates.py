@@ -19,7 +19,7 @@ ISSUER = "tests"
 
 _NAMES = (
     "IP:127.0.0.1,DNS:registry-1.docker.io,DNS:auth.docker.io,DNS:ghcr.io,"
-    "DNS:github.com,DNS:api.github.com,DNS:patch-diff.githubusercontent.com"
+    "DNS:github.com,DNS:api.github.com,DNS:patch-diff.githubusercontent.com,DNS:pypi.org"
 )
 
 

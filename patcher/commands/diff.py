@@ -75,7 +75,7 @@ def diff(
     found = given_source((source,), named) or open_source(
         source, lock_path(lock), parsed_platform(platform), settings, root
     )
-    found, wanted = concerned(found, chosen(patches, folders))
+    found, wanted = concerned(found, chosen(patches, folders, ca_file, plain_http))
     say_of_version(found)
     outcomes = apply_all(wanted, found.read, lambda _: found.label, found.version())
     texts = [unified_diff(each.before or b"", each.after, each.target) for each in outcomes]

@@ -117,7 +117,7 @@ def image(
     if to is not None and repository is not None:
         raise UsageError("--to says the repository too", next_step="Leave --repository out.")
     order = Order(
-        chosen(patches, folders),
+        chosen(patches, folders, ca_file, plain_http),
         parsed_platform(platform),
         allow_clean=allow_clean,
         dry_run=dry_run,

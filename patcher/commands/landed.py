@@ -137,7 +137,8 @@ def landed(
     --check is for a daily job: exit 1 and the patch, release and direction where content refutes
     a claim. Editing `affected` in the patch's file clears it.
     """
-    wanted, style = chosen(patches, folders), _format(form, as_data, output)
+    wanted = chosen(patches, folders, ca_file, plain_http)
+    style = _format(form, as_data, output)
     scope = Scope(
         releases=index is not None or not (sources or wheels or images),
         index=index,

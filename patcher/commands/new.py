@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from patcher.landed.timeline import Timeline
     from patcher.rules.backport.draft import About, Draft
     from patcher.rules.rule import Upstream
+    from patcher.web.http import HttpSettings
 
 EPILOG = """\
 Exit codes: 0 the patch is written; 1 the fix cannot be taken, or that release does not need it;
@@ -105,14 +106,15 @@ def new(
     from patcher.sources.upstream import Releases
 
     path, beside = _free_paths(name, output)
-    upstream = Releases()
+    settings = http_settings(ca_file, ())
+    upstream = Releases(settings=lambda: settings)
     about = About(pr)
     of_two = before or after or functions
     if release and diff_file is not None and pr is None and not of_two:
-        base, draft = release, _of_diff(_read(diff_file), release, upstream)
+        base, draft = release, _of_diff(_read(diff_file), release, upstream, settings)
     elif release and pr is not None and diff_file is None and not of_two:
-        diff, about = _fetched(pr, ca_file)
-        base, draft = release, _of_diff(diff, release, upstream)
+        diff, about = _fetched(pr, settings)
+        base, draft = release, _of_diff(diff, release, upstream, settings)
     elif before and after and functions and not (diff_file or release):
         base, draft = before, of_releases(functions, before, after, upstream)
     else:
@@ -132,7 +134,7 @@ def new(
     named = str(path) if path.is_absolute() else f"./{path}"
     try:
         write_atomically(path, patch_file(name, draft, [f"=={base}"], about, kept).encode())
-        line, affected = _claim(named, base, upstream)
+        line, affected = _claim(named, base, upstream, settings)
         if not as_data:
             hand_over(landed.text(landed.Answer((line,)), width_of(sys.stdout)))
         if not affected:
@@ -168,14 +170,16 @@ def _free_paths(name: str, output: Path) -> tuple[Path, Path]:
     return paths
 
 
-def _claim(named: str, base: str, upstream: Upstream) -> tuple[Timeline, tuple[str, ...]]:
+def _claim(
+    named: str, base: str, upstream: Upstream, settings: HttpSettings
+) -> tuple[Timeline, tuple[str, ...]]:
     """What the releases around `base` say of a patch's file, and which of them it can claim."""
     from patcher.landed.survey import survey_around
     from patcher.landed.timeline import claiming, needed_around
     from patcher.rules.catalogue import select
 
     [patch] = select([named], upstream)
-    line = survey_around(patch, base, say)
+    line = survey_around(patch, base, settings, say)
     affected = needed_around(line, base)
     return claiming(line, affected), affected
 
@@ -204,23 +208,23 @@ def _not_needed(line: Timeline, version: str) -> Finding:
     )
 
 
-def _of_diff(text: str, release: str, upstream: Upstream) -> Draft:
+def _of_diff(text: str, release: str, upstream: Upstream, settings: HttpSettings) -> Draft:
     from patcher.jobs.draft import draft_near
     from patcher.landed.survey import known_releases
 
-    draft, fitted = draft_near(text, release, upstream, known_releases)
+    draft, fitted = draft_near(text, release, upstream, lambda: known_releases(settings))
     if fitted != release:
         say(f"the diff does not fit vLLM {release}; it fits {fitted}, and is read there")
     return draft
 
 
-def _fetched(number: int, ca_file: Path | None) -> tuple[str, About]:
+def _fetched(number: int, settings: HttpSettings) -> tuple[str, About]:
     """The diff of a pull request, and what GitHub says of it."""
     from patcher.rules.backport.draft import About
     from patcher.web.http import Http
     from patcher.web.pull_request import described, pull_request
 
-    request = pull_request(number, Http(http_settings(ca_file, ()), say=say))
+    request = pull_request(number, Http(settings, say=say))
     say(described(request))
     return request.diff, About(number, request.title, request.state)
 

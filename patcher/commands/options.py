@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,7 +80,7 @@ lock_option = click.option(
 ca_file_option = click.option(
     "--ca-file",
     type=click.Path(path_type=Path),
-    help="Certificates (PEM) to trust besides the usual ones, for a registry of your own.",
+    help="Certificates (PEM) to trust besides the usual ones: your own registry's or proxy's.",
 )
 plain_http_option = click.option(
     "--plain-http",
@@ -122,7 +123,12 @@ def say_of_version(source: Source) -> None:
             say(f"{source.label}: {note}")
 
 
-def chosen(names: Sequence[str], folders: Sequence[Path]) -> tuple[Patch, ...]:
+def chosen(
+    names: Sequence[str],
+    folders: Sequence[Path],
+    ca_file: Path | None,
+    plain_http: Sequence[str] = (),
+) -> tuple[Patch, ...]:
     """The patches that `--patch` and `--patches` mean, able to read vLLM's releases.
 
     Raises `UnknownPatch`, `BrokenCatalogue`.
@@ -130,7 +136,8 @@ def chosen(names: Sequence[str], folders: Sequence[Path]) -> tuple[Patch, ...]:
     from patcher.rules.catalogue import select
     from patcher.sources.upstream import Releases
 
-    return select(names, Releases(), folders)
+    upstream = Releases(settings=functools.partial(http_settings, ca_file, plain_http))
+    return select(names, upstream, folders)
 
 
 def parsed_platform(text: str | None) -> Platform | None:

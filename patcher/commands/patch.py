@@ -12,6 +12,7 @@ import click
 from patcher.answer import hand_over, show
 from patcher.commands.command import Command
 from patcher.commands.options import (
+    ca_file_option,
     chosen,
     json_option,
     patch_options,
@@ -63,6 +64,7 @@ vllm-patcher revert .venv
     "--backup", is_flag=True, help="With --in-place: keep the originals, for `revert` to put back."
 )
 @patch_options
+@ca_file_option
 @json_option
 def patch(
     path: Path,
@@ -71,6 +73,7 @@ def patch(
     backup: bool,
     patches: Sequence[str],
     folders: Sequence[Path],
+    ca_file: Path | None,
     as_data: bool,
 ) -> None:
     """Patch a vLLM that is not in an image: one file, or a tree that holds the package.
@@ -87,7 +90,7 @@ def patch(
     if backup and not in_place:
         raise UsageError("-o OUT leaves the originals alone", next_step="Leave --backup out.")
     say_of_version(open_path(path))
-    done = patch_path(path, chosen(patches, folders), output, backup=backup)
+    done = patch_path(path, chosen(patches, folders, ca_file), output, backup=backup)
     _tell("patch", done, as_data)
     if backup and any(file.edits for file in done):
         say("the originals are kept; this puts them back:")

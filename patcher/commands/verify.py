@@ -40,7 +40,6 @@ from patcher.talk import complain, say
 
 if TYPE_CHECKING:
     from patcher.jobs.verify import SourceReport
-    from patcher.web.http import HttpSettings
 
 _EXAMPLES = """
 vllm-patcher verify pypi:0.23.0                     # a release on PyPI
@@ -109,9 +108,9 @@ def verify(
                 "--proof is about all that the proof says",
                 next_step="Leave --patch, --platform, --root, --everywhere and - out.",
             )
-        _verify_proofs(context, sources, http_settings(ca_file, plain_http), folders, as_data)
+        _verify_proofs(context, sources, folders, ca_file, plain_http, as_data)
         return
-    wanted = chosen(patches, folders)
+    wanted = chosen(patches, folders, ca_file, plain_http)
     opened = partial(
         open_source,
         lock=lock_path(lock),
@@ -173,8 +172,9 @@ def _tell(reports: Sequence[SourceReport], *, places: bool) -> None:
 def _verify_proofs(
     context: click.Context,
     names: Sequence[str],
-    settings: HttpSettings,
     folders: Sequence[Path],
+    ca_file: Path | None,
+    plain_http: Sequence[str],
     as_data: bool,
 ) -> None:
     from patcher.jobs.check_proof import check_proofs
@@ -182,7 +182,8 @@ def _verify_proofs(
 
     # The program's patches and the user's own. A proof comes from elsewhere: nothing is loaded
     # because it names it.
-    known = {patch.name: patch for patch in chosen((), folders)}
+    known = {patch.name: patch for patch in chosen((), folders, ca_file, plain_http)}
+    settings = http_settings(ca_file, plain_http)
     checked = [each for name in names for each in check_proofs(name, settings, known)]
     after = [verdict for each in checked for verdict in each.after]
     if as_data:

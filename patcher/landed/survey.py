@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from patcher.rules.rule import Files, Found
     from patcher.rules.source import Source
     from patcher.rules.verdict import Find
+    from patcher.web.http import HttpSettings
 
 # What waits is the network. On two cores and a fast one 4 do as well; 16 take half as long again,
 # and 30 MB more.
@@ -110,25 +111,25 @@ def _told(artifacts: int, known: int, received: Sequence[int]) -> str:
     return said + (f"; {sum(received) / 1e6:.1f} MB of wheels read" if received else "")
 
 
-def survey_around(patch: Patch, version: str, say: Say) -> Timeline:
+def survey_around(patch: Patch, version: str, settings: HttpSettings, say: Say) -> Timeline:
     """The timeline of a patch from some releases before a version on. Raises as `survey`."""
     from patcher.landed.timeline import timeline
 
     asked = parsed(version)
     if asked is None:
         raise UsageError(f"{version!r} is not a version", next_step="Write it as 0.26.0.")
-    older = [each for each in known_releases() if each < asked]
+    older = [each for each in known_releases(settings) if each < asked]
     since = older[-_BEFORE] if len(older) >= _BEFORE else asked
     with counting("reading releases") as watch:
-        found = survey([patch], Scope(since=since, cached=False), say, watch)
+        found = survey([patch], Scope(since=since, cached=False, settings=settings), say, watch)
     return timeline(patch, found)
 
 
-def known_releases() -> list[Version]:
+def known_releases(settings: HttpSettings) -> list[Version]:
     """The releases on PyPI that have a wheel, in their order. Raises `Unreadable`."""
     return [
         each.version
-        for each in releases(None, Http())
+        for each in releases(None, Http(settings))
         if not each.version.is_prerelease and each.problem is None
     ]
 

@@ -12,19 +12,26 @@ from typing import TYPE_CHECKING
 from patcher.cache import Cache, default_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from patcher.sources.index import Release
     from patcher.sources.wheel import WheelSource
-    from patcher.web.http import Http
+    from patcher.web.http import Http, HttpSettings
 
 # Raise it when what is kept for a file changes.
 _KIND = b"vllm-patcher release file 1\0"
 
 
 class Releases:
-    """Upstream as PyPI has it. Any number of threads may share it."""
+    """Upstream as PyPI has it, reached as `settings` say. Any number of threads may share it."""
 
-    def __init__(self, cache: Cache | None = None) -> None:
+    def __init__(
+        self,
+        cache: Cache | None = None,
+        settings: Callable[[], HttpSettings | None] = lambda: None,
+    ) -> None:
         self._cache = cache or Cache(default_folder() / "releases")
+        self._settings = settings
         self._index: tuple[Http, tuple[Release, ...]] | None = None
         self._open: dict[str, WheelSource] = {}
         self._read: dict[tuple[str, str], bytes] = {}
@@ -60,7 +67,7 @@ class Releases:
         from patcher.web.http import Http
 
         if self._index is None:
-            http = Http()
+            http = Http(self._settings())
             self._index = http, releases(None, http)
         http, known = self._index
         return open_listed(find(known, version), http)

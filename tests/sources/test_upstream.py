@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from patcher.cache import Cache
 from patcher.errors import FileAbsent, Unreadable
 from patcher.sources.upstream import Releases
+from tests.auth_servers import tunnels
+from tests.certificates import make_certificate
+from tests.commands import run
 from tests.conftest import TARGET, missing
+from tests.wheelhouse import Site, serving
 
 
 def test_a_release_is_asked_once_and_then_remembered(
@@ -27,3 +32,40 @@ def test_a_release_is_asked_once_and_then_remembered(
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     assert Releases(Cache(tmp_path / "kept")).read("0.23.0", TARGET) == data
+
+
+def test_a_companys_authority_holds_for_both_sides_of_a_backport(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = make_certificate(tmp_path)
+    old, new = (f"def f(self):\n    return {number}\n".encode() for number in (1, 2))
+    site, file = Site(), tmp_path / Path(TARGET).name
+    site.put_json([site.put_wheel("0.1.0", old), site.put_wheel("0.2.0", new)])
+    file.write_bytes(old)
+    trusting = ("--ca-file", certificate.with_name("ca.pem"))
+    draft = ("--before", "0.1.0", "--after", "0.2.0", "--function", f"{TARGET}:f")
+    with (
+        serving(site, certificate) as server,
+        tunnels({"pypi.org:443": urlsplit(server).netloc}) as proxy,
+    ):
+        for name in ("HTTPS_PROXY", "https_proxy"):
+            monkeypatch.setenv(name, proxy)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        # Each with a cache of its own: each asks.
+        cache = iter(str(tmp_path / f"cache-{number}") for number in range(9))
+        done = run("new", "two", *draft, "-o", tmp_path, *trusting, XDG_CACHE_HOME=next(cache))
+        assert done.returncode == 0, done.stderr
+        mine = ("--patch", tmp_path / "two.py")
+        for call, code in (
+            (("verify", file), 1),
+            (("diff", file), 0),
+            (("patch", file, "-o", tmp_path / "out.py"), 0),
+            (("landed", file, "--no-cache"), 0),
+        ):
+            done = run(*call, *mine, *trusting, XDG_CACHE_HOME=next(cache))
+            assert done.returncode == code, done.stderr
+        assert (tmp_path / "out.py").read_bytes() == new
+        lost = run("verify", file, *mine, XDG_CACHE_HOME=next(cache))
+        assert lost.returncode == 3
+        assert "pypi.org: its certificate is not trusted" in lost.stderr
