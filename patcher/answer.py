@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterable
 from typing import NewType
 
-from patcher.errors import printable
 from patcher.terminal import takes_colour
+from patcher.text import printable
 
 Document = NewType("Document", str)
 """A whole answer that its renderer in `patcher.report` has made safe: JSON, Markdown, a page."""

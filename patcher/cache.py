@@ -22,9 +22,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from patcher.errors import Unwritable, printable
+from patcher.errors import Unwritable
 from patcher.files import write_atomically
 from patcher.talk import say
+from patcher.text import printable
 
 # A verdict with its evidence has under 2 KB.
 _MOST_VERDICT = 1 << 20

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from patcher.errors import printable
 from patcher.terminal import fitted, takes_colour, width_of
+from patcher.text import printable
 
 _LONGEST = 2000
 

@@ -7,7 +7,7 @@ import shutil
 import sys
 from typing import TextIO
 
-from patcher.errors import printable
+from patcher.text import printable
 
 
 def width_of(stream: TextIO) -> int | None:

@@ -15,16 +15,16 @@ import pytest
 
 import patcher
 from patcher.answer import show
-from patcher.errors import printable
 from patcher.jobs.demo import PLATFORM, RUN, write_base
 from patcher.oci.rootfs.installed import VERSION_FILE
 from patcher.talk import say
 from patcher.terminal import fitted
+from patcher.text import printable
 from tests.commands import ONE
 from tests.conftest import TARGET
 from tests.installations import installed_file
 from tests.scripted import Reply, Seen, serving
-from tests.test_errors import is_command
+from tests.test_text import is_command
 from tests.wheelhouse import NEEDED, wheel
 
 ROOT = Path(patcher.__file__).parent

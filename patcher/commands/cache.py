@@ -7,9 +7,9 @@ import click
 from patcher.answer import hand_over, show
 from patcher.commands.command import Group
 from patcher.commands.options import PLAIN_EPILOG, json_option
-from patcher.errors import counted
 from patcher.report.document import as_json
 from patcher.talk import say
+from patcher.text import counted
 
 
 @click.group("cache", cls=Group, epilog=PLAIN_EPILOG, examples="vllm-patcher cache info")

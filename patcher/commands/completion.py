@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
-from patcher.errors import PatcherError, printable
+from patcher.errors import PatcherError
 from patcher.lock import lock_path
+from patcher.text import printable
 
 if TYPE_CHECKING:
     from patcher.lock.entries import Entry

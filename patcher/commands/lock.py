@@ -21,13 +21,14 @@ from patcher.commands.options import (
     one_form,
     reach_options,
 )
-from patcher.errors import Exit, counted
+from patcher.errors import Exit
 from patcher.files import is_there
 from patcher.lock import lock_path
 from patcher.progress import counting
 from patcher.report.document import as_json
 from patcher.talk import complain, say
 from patcher.terminal import fitted, width_of
+from patcher.text import counted
 
 if TYPE_CHECKING:
     from patcher.lock.adding import Looked

@@ -18,9 +18,10 @@ from patcher.commands.options import (
     patch_options,
     say_of_version,
 )
-from patcher.errors import UsageError, printable
+from patcher.errors import UsageError
 from patcher.report.document import as_json
 from patcher.talk import say, say_command
+from patcher.text import printable
 
 if TYPE_CHECKING:
     from patcher.jobs.in_place import Done

@@ -14,9 +14,10 @@ from patcher.answer import hand_over, show
 from patcher.commands.command import Command
 from patcher.commands.completion import complete_case
 from patcher.commands.options import json_option
-from patcher.errors import UsageError, counted
+from patcher.errors import UsageError
 from patcher.report.document import as_json
 from patcher.talk import say
+from patcher.text import counted
 
 if TYPE_CHECKING:
     from patcher.smoke.cases import Case, Run

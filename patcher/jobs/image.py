@@ -19,7 +19,6 @@ from patcher.errors import (
     Finding,
     ProofFailed,
     RegistryFailed,
-    counted,
 )
 from patcher.jobs.base import (
     Base,
@@ -37,6 +36,7 @@ from patcher.places.place import Draft, Outline, Place, Plan, Sent
 from patcher.progress import moving
 from patcher.rules.patch import Patch
 from patcher.rules.verdict import Status, Verdict
+from patcher.text import counted
 
 if TYPE_CHECKING:
     from patcher.oci.installation import Copy, Installation

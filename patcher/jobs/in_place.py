@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from patcher.errors import PatcherError, Unwritable, counted
+from patcher.errors import PatcherError, Unwritable
 from patcher.files import locked, make_directory, unwritable, write_atomically
 from patcher.jobs.backups import content, keeping
 from patcher.rules.apply import Outcome, apply_all
@@ -22,6 +22,7 @@ from patcher.sources.path import (
     named,
     open_path,
 )
+from patcher.text import counted
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from patcher.errors import FileAbsent, PatcherError, Unreadable, UsageError, printable
+from patcher.errors import FileAbsent, PatcherError, Unreadable, UsageError
 from patcher.rules.verdict import Status, Verdict, judge
 from patcher.sources.everywhere import everywhere, in_image, searched_for
 from patcher.sources.images import CopySource, ImageSource, NoCopy, about_copies, open_question
 from patcher.sources.path import PathSource, TreeSource, as_typed, concerned, named
+from patcher.text import printable
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from patcher.errors import Exit, printable
+from patcher.errors import Exit
 from patcher.landed.timeline import Band, Turn, evidence, shown, span
 from patcher.rules.affected import claimed, quoted, specifiers
 from patcher.rules.verdict import Status
+from patcher.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

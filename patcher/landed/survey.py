@@ -15,15 +15,7 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from patcher.cache import Cache, default_folder
-from patcher.errors import (
-    DaemonFailed,
-    NoDaemon,
-    PatcherError,
-    Unreadable,
-    UsageError,
-    counted,
-    printable,
-)
+from patcher.errors import DaemonFailed, NoDaemon, PatcherError, Unreadable, UsageError
 from patcher.files import data_path
 from patcher.jobs.naming import PATCHES_LABEL
 from patcher.landed import Finding, Notice, Say, Scope, Watch
@@ -37,6 +29,7 @@ from patcher.sources.index import releases
 from patcher.sources.path import TreeSource
 from patcher.sources.spec import open_source
 from patcher.sources.wheel import WheelSource, open_listed, open_wheel
+from patcher.text import counted, printable
 from patcher.threads import Once, in_order
 from patcher.versions import parsed, placed
 from patcher.web.http import Http

@@ -12,8 +12,8 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from patcher.errors import printable
 from patcher.rules.verdict import Status, covers
+from patcher.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

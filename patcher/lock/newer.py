@@ -15,13 +15,14 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from patcher.errors import NotLocked, PatcherError, counted
+from patcher.errors import NotLocked, PatcherError
 from patcher.lock.adding import contradiction, located
 from patcher.lock.entries import Entry, Kind, Lock, Unread, entry_for, tag_commit
 from patcher.oci.reference import parse_reference
 from patcher.progress import counting
 from patcher.registry.image import ask_registry, open_remote
 from patcher.registry.repository import Repository
+from patcher.text import counted
 from patcher.versions import parsed, same_commit
 
 if TYPE_CHECKING:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from patcher.errors import printable
 from patcher.terminal import styled
+from patcher.text import printable
 
 
 def shown_diff(diff: str) -> list[str]:

@@ -10,8 +10,9 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from patcher.answer import Document
-from patcher.errors import PatcherError, printable
+from patcher.errors import PatcherError
 from patcher.rules.verdict import Verdict
+from patcher.text import printable
 
 if TYPE_CHECKING:
     from patcher.oci.installation import Copy

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from patcher.errors import printable
 from patcher.report.diff import shown_diff
 from patcher.report.document import copy_json
 from patcher.report.verdicts import COLOURS, status_words, version_note
 from patcher.rules.verdict import Status
 from patcher.terminal import styled
+from patcher.text import printable
 
 if TYPE_CHECKING:
     from patcher.jobs.demo import Demo

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from patcher.answer import Document
-from patcher.errors import printable
 from patcher.landed.claims import check_lines
 from patcher.landed.timeline import evidence, notices, shown, span
 from patcher.report.document import judged_json
@@ -16,6 +15,7 @@ from patcher.report.table import table
 from patcher.report.verdicts import COLOURS
 from patcher.rules.verdict import Status
 from patcher.terminal import fitted, styled
+from patcher.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

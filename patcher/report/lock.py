@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from patcher.answer import Document
-from patcher.errors import counted
 from patcher.report.markdown import code, prose
 from patcher.report.table import table
+from patcher.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -10,11 +10,11 @@ import re
 from typing import TYPE_CHECKING
 
 from patcher.answer import Document
-from patcher.errors import printable
 from patcher.landed.claims import check_lines
 from patcher.landed.timeline import evidence, notices, span
 from patcher.report.landed import headings, history_notes
 from patcher.report.sentences import sentence, tip_words
+from patcher.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patcher.answer import Document
-from patcher.errors import printable
 from patcher.landed.claims import check_lines
 from patcher.landed.timeline import Band, evidence, notices, span
 from patcher.report.landed import history_notes
 from patcher.report.patches import link
 from patcher.report.sentences import newest_release, sentence, tip_words
 from patcher.rules.verdict import Status
+from patcher.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

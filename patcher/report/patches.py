@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from patcher.errors import printable
 from patcher.report.table import table
 from patcher.rules.affected import landings, quoted
 from patcher.rules.fault import blaming
 from patcher.rules.rule import Explains
 from patcher.terminal import fitted
+from patcher.text import printable
 from patcher.web.github import VLLM
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from patcher.errors import printable
 from patcher.landed.timeline import Turn, gone, last_clean, shown
 from patcher.rules.verdict import Status
+from patcher.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from patcher.errors import printable
 from patcher.smoke.cases import CONTROL, State
 from patcher.sources.images import about_copies
+from patcher.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

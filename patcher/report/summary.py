@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from patcher.answer import Document
-from patcher.errors import Unreadable, counted
+from patcher.errors import Unreadable
 from patcher.files import read_file
 from patcher.report.markdown import code, prose
+from patcher.text import counted
 
 if TYPE_CHECKING:
     from pathlib import Path

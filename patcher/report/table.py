@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from patcher.errors import printable
 from patcher.terminal import fitted, styled
+from patcher.text import printable
 
 # With less for the last column, a table is hard to read.
 _LEAST = 20

@@ -8,10 +8,11 @@ from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from patcher.answer import Document
-from patcher.errors import Exit, PatcherError, counted, printable
+from patcher.errors import Exit, PatcherError
 from patcher.report.document import as_json, copy_json
 from patcher.rules.verdict import Status, Verdict
 from patcher.terminal import styled
+from patcher.text import counted, printable
 
 if TYPE_CHECKING:
     from patcher.jobs.check_proof import CheckedProof

@@ -18,8 +18,9 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from packaging.utils import parse_wheel_filename
 
-from patcher.errors import RegistryFailed, Unreadable, UsageError, printable
+from patcher.errors import RegistryFailed, Unreadable, UsageError
 from patcher.sources import listing
+from patcher.text import printable
 from patcher.versions import nearest, parsed
 from patcher.web.http import Request, explanation
 from patcher.web.trust import host_of, shown

@@ -21,10 +21,11 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
-from patcher.errors import FileAbsent, Unreadable, printable
+from patcher.errors import FileAbsent, Unreadable
 from patcher.files import open_file
 from patcher.sources.index import PROJECT, Release, find, releases
 from patcher.sources.names import NameTree, runs_instead
+from patcher.text import printable
 from patcher.versions import parsed
 from patcher.web.http import Http
 from patcher.web.ranges import PART_LIMIT, Ranges

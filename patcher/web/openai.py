@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from patcher.errors import UsageError, printable
+from patcher.errors import UsageError
+from patcher.text import printable
 from patcher.web.http import Fault, HttpSettings, faults, open_session
 from patcher.web.keyring import Keyring
 from patcher.web.trust import host_of, is_loopback, joined, shown

@@ -12,7 +12,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from patcher.errors import RegistryFailed, Unreadable, printable
+from patcher.errors import RegistryFailed, Unreadable
+from patcher.text import printable
 from patcher.web.github import VLLM
 from patcher.web.http import Request, explanation
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from patcher.diff import lines_of
-from patcher.errors import FileAbsent, RewriteRefused, Unreadable, UsageError, printable
+from patcher.errors import FileAbsent, RewriteRefused, Unreadable, UsageError
 from patcher.rules.backport.changed import changed_scopes, read_sides
 from patcher.rules.backport.hunks import Hunk, NotFitting, applied, hunks_of, is_compiled, turned
 from patcher.rules.backport.imports import bound, brought, modules, used, words
 from patcher.rules.backport.scope import IMPORTS, MODULE, Sides
 from patcher.syntax import parse_block
+from patcher.text import printable
 
 if TYPE_CHECKING:
     from patcher.rules.rule import Upstream

@@ -12,10 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from patcher.daemon.dockerfile import json_paths, label_key, quoted
-from patcher.errors import BadReference, PatcherError, Undecided, printable
+from patcher.errors import BadReference, PatcherError, Undecided
 from patcher.report.document import as_json, error_json
 from patcher.report.markdown import code, prose
 from patcher.report.page import _safe
+from patcher.text import printable
 
 # Unicode's own word for what no terminal may get: control, format, surrogate, line, paragraph.
 # The planes between hold none, and are most of a million to ask.
