@@ -11,11 +11,8 @@ from pathlib import Path
 
 import pytest
 
-import patcher
 from tests.commands import ONE
-
-ROOT = Path(patcher.__file__).parent
-FILES = sorted(ROOT.rglob("*.py"))
+from tests.program import FILES, ROOT, nodes_of
 
 # A line a floor, from the ground up: a folder may import its own files and the floors below. Files
 # that stand beside the folders are on the floor of the first folder that needs them.
@@ -59,11 +56,6 @@ def room_of(module: str) -> str:
 
 
 MODULES = {module_of(file) for file in FILES}
-
-
-@functools.cache
-def nodes_of(path: Path) -> list[ast.AST]:
-    return list(ast.walk(ast.parse(path.read_text())))
 
 
 @functools.cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import functools
 import gc
 import io
 import json
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import patcher
 from patcher.answer import show
 from patcher.jobs.demo import PLATFORM, RUN, write_base
 from patcher.oci.rootfs.installed import VERSION_FILE
@@ -23,11 +21,10 @@ from patcher.text import printable
 from tests.commands import ONE
 from tests.conftest import TARGET
 from tests.installations import installed_file
+from tests.program import FILES, ROOT, nodes_of
 from tests.scripted import Reply, Seen, serving
 from tests.test_text import is_command
 from tests.wheelhouse import NEEDED, wheel
-
-ROOT = Path(patcher.__file__).parent
 
 # What writes to a stream, by the name that code needs for it.
 WRITERS = {"print", "pprint", "echo", "secho", "echo_via_pager", "Console", "logging", "print_exc"}
@@ -49,16 +46,11 @@ ALLOWED = {
 QUESTIONS = {"width_of", "takes_colour"}
 
 
-def nodes_of(path: Path) -> list[ast.AST]:
-    return list(ast.walk(ast.parse(path.read_text())))
-
-
-@functools.cache
 def program_nodes() -> dict[str, list[ast.AST]]:
     """Of all files but what runs beside a vLLM, and talks to this program alone."""
     return {
         name: nodes_of(path)
-        for path in sorted(ROOT.rglob("*.py"))
+        for path in FILES
         if (name := path.relative_to(ROOT).as_posix()) != "smoke/probe.py"
     }
 
