@@ -176,15 +176,15 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
 
     Raises `Unwritable`.
     """
-    make_directory(beside.parent)
-    _clear_scratch(beside)
-    path = beside.with_name(f".{_short(beside.name)}.{secrets.token_hex(8)}.tmp")
-    make_directory(path)
-    try:
-        with locked(path):
-            yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+    with new_folder(beside.parent):
+        _clear_scratch(beside)
+        path = beside.with_name(f".{_short(beside.name)}.{secrets.token_hex(8)}.tmp")
+        make_directory(path)
+        try:
+            with locked(path):
+                yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _clear_scratch(beside: Path) -> None:
@@ -203,6 +203,32 @@ def make_directory(path: Path) -> None:
         raise Unwritable(
             f"{path} cannot be made: {error.strerror}", next_step="Give another directory."
         ) from error
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[None]:
+    """A folder and those above it, made where they are missing; see `no_folder_left`.
+
+    Raises `Unwritable`.
+    """
+    with no_folder_left(path):
+        make_directory(path)
+        yield
+
+
+@contextlib.contextmanager
+def no_folder_left(path: Path) -> Iterator[None]:
+    """Where the block fails, those of a folder and the ones above it that it made and left empty
+    go again.
+    """
+    missing = [each for each in (path, *path.parents) if not is_there(each)]
+    try:
+        yield
+    except BaseException:
+        for each in missing:
+            with contextlib.suppress(OSError):  # it holds something by now, or was never made
+                each.rmdir()
+        raise
 
 
 def unwritable(path: Path, error: OSError) -> Unwritable:

@@ -41,9 +41,9 @@ def main() -> None:
                 ended = run(command, folder, cut, fate)
                 if ended == "passed over":
                     break
-                there = snapshot(folder)
+                there, empty = snapshot(folder), empty_folders(folder)
                 again = run(command, folder, 0, fate)
-                line = {"fate": fate, "cut": cut, "ended": ended, "there": there}
+                line = {"fate": fate, "cut": cut, "ended": ended, "there": there, "empty": empty}
                 result = {**line, "again": again, "then": snapshot(folder)}
                 sys.stdout.write(json.dumps(result) + "\n")
 
@@ -76,6 +76,12 @@ def snapshot(folder: Path) -> dict[str, str]:
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files
     }
+
+
+def empty_folders(folder: Path) -> list[str]:
+    """Those below the folder that hold nothing."""
+    found = (path for path in sorted(folder.rglob("*")) if path.is_dir())
+    return [str(path.relative_to(folder)) for path in found if not any(path.iterdir())]
 
 
 def run(command: list[str], folder: Path, cut: int, fate: str) -> str | int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.commands import ONE
+from tests.commands import ONE, run
 from tests.conftest import TARGET
 from tests.cutting import FATES, snapshot
 
@@ -103,6 +103,38 @@ def test_adding_to_the_lock(tmp_path: Path) -> None:
     assert len(states) == 2, "no lock, or the whole one"
 
 
+def test_removing_from_the_lock(tmp_path: Path) -> None:
+    folder = tmp_path / "locks"
+    folder.mkdir()
+    lock = folder / "images.lock"
+    for number in (3, 4):
+        image = f"example.com/vllm@sha256:{number:064}"
+        assert (
+            run("lock", "add", f"0.2{number}.0", image, "--offline", "--lock", lock).returncode == 0
+        )
+    states = {snapshot(folder)["images.lock"]}
+    for cut in cuts(folder, "lock", "remove", "0.23.0", "--lock", lock):
+        states |= {whole(each).get("images.lock") for each in (cut["there"], cut["then"])}
+    assert len(states) == 2, "the old lock, or the new one"
+
+
+def test_a_revert(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    source = tree / TARGET
+    source.parent.mkdir(parents=True)
+    (tree / "vllm" / "__init__.py").touch()
+    source.write_bytes(NEEDED)
+    old = snapshot(tree)
+    assert run("patch", tree, "--in-place", "--backup", *ONE).returncode == 0
+    patched = snapshot(tree)
+    for cut in cuts(tree, "revert", tree):
+        there = whole(cut["there"])
+        # The original goes last, and a second run removes it.
+        assert there in (patched, old, {**patched, TARGET: old[TARGET]}), cut
+        assert cut["again"] == 0 or there == old, "there is nothing more to revert"
+        assert whole(cut["then"]) == old
+
+
 def test_updating_the_lock(tmp_path: Path, registry: str) -> None:
     from tests.bases import Base, write_lock
 
@@ -149,21 +181,28 @@ def base_layout(path: Path) -> None:
 
 @pytest.mark.parametrize("fresh", [False, True])
 def test_a_layout(tmp_path: Path, fresh: bool) -> None:
+    """A new one is there once it has a blob, and leaves nothing behind before that."""
     from patcher.oci.layout import Layout, existing_layout
     from patcher.oci.model import REF_NAME
 
-    target = tmp_path / "target"
+    folder = tmp_path / "target"
+    folder.mkdir()
+    target = folder / "a" / "b" if fresh else folder
     base = tmp_path / "base" if fresh else target
     base_layout(base)
-    target.mkdir(exist_ok=True)
     to = ["--to", f"oci:{target}"] if fresh else []
-    digests = set()
-    for cut in cuts(target, "image", f"oci:{base}:base", *to, *ONE, step=4):
+    digests, without = set(), 0
+    for cut in cuts(folder, "image", f"oci:{base}:base", *to, *ONE, step=4):
         assert cut["again"] == 0, cut
+        if cut["ended"] != "SIGKILL" and "/sha256/" not in str(cut["there"]):
+            assert not cut["there"], cut
+            assert not cut["empty"], cut
+            without += 1
         blobs = {path: digest for path, digest in cut["there"].items() if "/sha256/" in path}
         for path, digest in whole(blobs).items():
             assert path.endswith(digest), "a blob under its name is whole"
         digests.add(json.dumps(whole(cut["then"])))
     assert len(digests) == 1, "every second run comes to the same layout"
+    assert bool(without) is fresh
     layout: Layout = existing_layout(target)
     assert {entry.annotations[REF_NAME] for entry in layout.entries()} >= {"0.23.0-patched"}

@@ -59,6 +59,10 @@ def test_a_fix_becomes_a_patch_that_claims_what_needs_it(
     shown = run(*shlex.split(done.stderr.splitlines()[-1])[1:], cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.splitlines()[2:] == (tmp_path / "pr.diff").read_text().splitlines()[2:]
+    if way == "diff":
+        needless = ("new", "share-it", *words[:3], "0.27.0", "-o", tmp_path / "none" / "left")
+        assert run(*needless, cwd=tmp_path).returncode == 1
+        assert not (tmp_path / "none").exists()
 
 
 def test_a_call_that_says_too_little_writes_nothing(tmp_path: Path) -> None:

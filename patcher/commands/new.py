@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,7 +101,7 @@ def new(
 
     The releases from a few before it are read: the patch claims the run of those that need it.
     """
-    from patcher.files import make_directory, write_atomically
+    from patcher.files import new_folder
     from patcher.report import landed
     from patcher.rules.backport.draft import About, of_releases, patch_file, whole_diff
     from patcher.sources.upstream import Releases
@@ -127,30 +128,50 @@ def new(
         say(f"left out: {each}")
     for sides in draft.sides:
         say(f"takes {sides.scope}")
-    make_directory(output)
     kept = "" if draft.after else beside.name
-    if kept:
-        write_atomically(beside, whole_diff(draft).encode())
     named = str(path) if path.is_absolute() else f"./{path}"
-    try:
-        write_atomically(path, patch_file(name, draft, [f"=={base}"], about, kept).encode())
+    with new_folder(output), _all_or_none() as write:
+        if kept:
+            write(beside, whole_diff(draft))
+        write(path, patch_file(name, draft, [f"=={base}"], about, kept))
         line, affected = _claim(named, base, upstream, settings)
         if not as_data:
             hand_over(landed.text(landed.Answer((line,)), width_of(sys.stdout)))
         if not affected:
             raise _not_needed(line, base)
-        write_atomically(path, patch_file(name, draft, affected, about, kept).encode())
-    except BaseException:
-        path.unlink(missing_ok=True)
-        if kept:
-            beside.unlink(missing_ok=True)
-        raise
+        write(path, patch_file(name, draft, affected, about, kept))
     if as_data:
         taken = [str(each.scope) for each in draft.sides]
         said = {"path": path, "affected": affected, "functions": taken, "dropped": draft.dropped}
         hand_over(as_json("new", **said))
     say(f"wrote {path}: it claims {' or '.join(affected)}. Fill in its title and why; then")
     say(f"vllm-patcher diff --patch {shlex.quote(named)} pypi:{base}")
+
+
+@contextlib.contextmanager
+def _all_or_none() -> Iterator[Callable[[Path, str], None]]:
+    """What writes a text to a free name, or over its own; where the block fails, none is left.
+
+    A file of that name that somebody else puts there meanwhile stays. Raises `Unwritable`.
+    """
+    from patcher.files import write_atomically
+    from patcher.jobs.backups import content
+
+    # Each before it is written: an interrupt can come right after.
+    written: list[tuple[Path, bytes]] = []
+
+    def write(path: Path, text: str) -> None:
+        before, data = dict(written).get(path), text.encode()
+        written.append((path, data))
+        write_atomically(path, data, expected=before)
+
+    try:
+        yield write
+    except BaseException:
+        for path, data in written:
+            if content(path) == data:
+                path.unlink()
+        raise
 
 
 def _free_paths(name: str, output: Path) -> tuple[Path, Path]:

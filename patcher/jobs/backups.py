@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from patcher.errors import Unreadable
+from patcher.errors import Unreadable, Unwritable
 from patcher.files import is_file, is_there, read_file, unreadable, write_atomically
 from patcher.oci.rootfs.installed import PACKAGE
 from patcher.rules.source import MOST_BYTES
@@ -45,8 +45,14 @@ class Backup:
         return data is not None and _hash(data) == self.after
 
     def drop(self) -> None:
-        """Remove it, and the folders that held it alone."""
-        self.kept.unlink(missing_ok=True)
+        """Remove it, and the folders that held it alone. Raises `Unwritable`."""
+        try:
+            self.kept.unlink(missing_ok=True)
+        except OSError as error:
+            raise Unwritable(
+                f"{self.kept}, which is not needed any more, cannot be removed: {error.strerror}",
+                next_step="Remove it by hand.",
+            ) from error
         folder = self.kept.parent
         while FOLDER in folder.parts:
             try:

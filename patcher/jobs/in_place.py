@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patcher.errors import PatcherError, Unwritable
-from patcher.files import locked, make_directory, unwritable, write_atomically
+from patcher.files import (
+    locked,
+    make_directory,
+    no_folder_left,
+    unwritable,
+    write_atomically,
+)
 from patcher.jobs.backups import content, keeping
 from patcher.rules.apply import Outcome, apply_all
 from patcher.rules.patch import Patch
@@ -161,10 +167,15 @@ def _located(source: PathSource, patches: Sequence[Patch]) -> Iterator[Path]:
 
 def _write_to(output: Path, source: PathSource, outcomes: Sequence[Outcome]) -> tuple[Done, ...]:
     done = [Done(_place(source, output, each.target), each.places, ()) for each in outcomes]
-    for each, result in zip(outcomes, done, strict=True):
-        within = result.path.parent if isinstance(source, FileSource) else output
-        make_directory(within)
-        write_atomically(result.path, each.after, within=within)
+    with contextlib.ExitStack() as folders, contextlib.ExitStack() as undo:
+        for each, result in zip(outcomes, done, strict=True):
+            within = result.path.parent if isinstance(source, FileSource) else output
+            folders.enter_context(no_folder_left(result.path.parent))
+            make_directory(within)
+            edit = Edit(content(result.path), each.after)
+            undo.callback(_put_back, result.path, edit, ())
+            write_atomically(result.path, each.after, within=within)
+        undo.pop_all()
     return tuple(done)
 
 

@@ -79,7 +79,7 @@ def publish_job(
     place: Place
     if isinstance(where, Path):
         stored, originals = _in_oci(stored)
-        place = layout_place(where, stored, dry_run=order.dry_run)
+        place = layout_place(where, stored)
     else:
         place = registry_place(where, stored, http, tally, dry_run=order.dry_run)
     base = _stored_base(stored, entry, originals)

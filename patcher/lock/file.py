@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from patcher.errors import BadReference, BrokenLock, Unreadable, Unwritable
-from patcher.files import is_there, locked, make_directory, read_file, write_atomically
+from patcher.files import is_there, locked, new_folder, read_file, write_atomically
 from patcher.lock.entries import Entry, Lock, Locked, Original, Pin
 from patcher.oci.installation import ImageDirectory
 from patcher.oci.reference import Platform, Reference, parse_digest, parse_platform, parse_reference
@@ -310,8 +310,8 @@ def edit(path: Path, start: Path, change: Callable[[Lock], Lock]) -> None:
 
     One at a time: two that read the same lock would lose an entry. Raises as `load` and `save`.
     """
-    make_directory(path.parent)
     with contextlib.ExitStack() as held:
+        held.enter_context(new_folder(path.parent))
         try:
             held.enter_context(locked(path.parent))
         except OSError as error:

@@ -16,7 +16,7 @@ from patcher.errors import BadReference, BrokenImage, Unreadable
 from patcher.files import (
     is_there,
     locked,
-    make_directory,
+    new_folder,
     open_file,
     read_file,
     replacing,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from patcher.oci.reference import Platform
     from patcher.oci.referrer import Artifact
 
-_VERSION = "1.0.0"
+_MARKER, _VERSION = "oci-layout", "1.0.0"
 
 _CHUNK = 1 << 20
 
@@ -101,8 +101,14 @@ class Layout:
         return [each for each in descriptors if not self.holds(each)]
 
     def fetch(self, descriptors: Sequence[Descriptor], source: Blobs, watch: Watch) -> int:
-        """See `Store`. One after the other: an interrupt finds one file to take away."""
-        return sum(self._fetch(descriptor, source, watch) for descriptor in descriptors)
+        """See `Store`. One after the other: an interrupt finds one file to take away.
+
+        A layout that is missing is made now: what fails earlier leaves nothing behind, and what
+        fails before the first blob is there takes it away again.
+        """
+        with _undone_without_blobs(self.path):
+            create_layout(self.path)
+            return sum(self._fetch(descriptor, source, watch) for descriptor in descriptors)
 
     def _fetch(self, descriptor: Descriptor, source: Blobs, watch: Watch) -> int:
         """Stream it to a file beside, which takes the blob's name when it is whole."""
@@ -257,28 +263,62 @@ def open_image(folder: Path, name: str | None, platform: Platform | None) -> Sto
     )
 
 
+def layout_at(path: Path) -> Layout:
+    """The layout at a path; one that is missing is made when something is fetched into it.
+
+    Raises `Unreadable`, `BrokenImage`, and `BadReference` for a folder of something else.
+    """
+    if is_there(path / _MARKER):
+        return existing_layout(path)
+    if is_there(path / "index.json"):
+        raise BadReference(
+            f"{path} holds an index.json and is not an OCI layout",
+            next_step="Name another folder.",
+        )
+    return Layout(path)
+
+
 def create_layout(path: Path) -> Layout:
     """The layout at a path, created empty if missing.
 
     The marker comes first: cut off between the two files, a second run finds a layout and writes
-    the other. Raises `Unwritable`, `BrokenImage`, and `BadReference` for a folder of something
-    else.
+    the other. Raises `Unwritable`, and as `layout_at`.
     """
-    make_directory(path)
-    marker, index = path / "oci-layout", path / "index.json"
-    with _locked(path):
+    with new_folder(path), _locked(path):
+        layout_at(path)
+        marker, index = path / _MARKER, path / "index.json"
         if not is_there(marker):
-            if is_there(index):
-                raise BadReference(
-                    f"{path} holds an index.json and is not an OCI layout",
-                    next_step="Name another folder.",
-                )
             version = dump_json({"imageLayoutVersion": _VERSION})
             write_atomically(marker, version, within=path)
         if not is_there(index):
             empty = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
             write_atomically(index, dump_json(empty), within=path)
     return existing_layout(path)
+
+
+@contextlib.contextmanager
+def _undone_without_blobs(path: Path) -> Iterator[None]:
+    """Where the block fails and the layout was not there before, it goes while it has no blob."""
+    if is_there(path / _MARKER):
+        yield
+        return
+    with new_folder(path):
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):  # there is a blob, which the next run may use
+                _remove_without_blobs(path)
+            raise
+
+
+def _remove_without_blobs(path: Path) -> None:
+    """Raises `OSError` where there is a blob. Without one, index.json has no name to lose."""
+    with locked(path):
+        blobs = path / "blobs"
+        for each in (*blobs.glob("*"), *blobs.parent.glob(blobs.name)):
+            each.rmdir()
+        for name in ("index.json", _MARKER):
+            (path / name).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -295,7 +335,7 @@ def _locked(path: Path) -> Iterator[None]:
 def existing_layout(path: Path) -> Layout:
     """The layout at a path. Raises `Unreadable`, `BrokenImage`."""
     try:
-        marker = parse_json(read_file(path / "oci-layout", MOST_BYTES), "oci-layout")
+        marker = parse_json(read_file(path / _MARKER, MOST_BYTES), _MARKER)
     except OSError as error:
         raise _unreadable(path, error) from error
     if marker.get("imageLayoutVersion") != _VERSION:

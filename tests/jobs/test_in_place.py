@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import py_compile
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from patcher.errors import Unwritable
+from patcher.errors import Unreadable, Unwritable
 from patcher.jobs.in_place import Edit, patch_path, replace_sources
 from patcher.rules.catalogue import select
+from patcher.rules.datafile import DataFile
 from tests.commands import ONE, start
 from tests.conftest import TARGET
 
@@ -50,6 +53,30 @@ def test_what_another_has_written_meanwhile_is_not_taken_back(tmp_path: Path) ->
         replace_sources({source: edit})
     assert source.read_bytes() == edit.after
     assert stale.exists()
+
+
+def test_an_output_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Also where an earlier file was there, and no folder that was made for it is left."""
+    tree_of(tmp_path / "tree")
+    output = tmp_path / "new" / "output"
+    tuned = DataFile("vllm/tuned.json", b"{}")
+    [one] = select(["kv-b-proj-dtype"])
+    both = (one, replace(one, name="tuned", targets=(tuned.path,), rule=tuned))
+    patch_path(tmp_path / "tree", both, output)
+    assert (output / tuned.path).read_bytes() == b"{}"
+    shutil.rmtree(output.parent)
+    for before in (None, b"old"):
+        if before:
+            (output / TARGET).parent.mkdir(parents=True)
+            (output / TARGET).write_bytes(before)
+        (output / tuned.path).mkdir(parents=True)
+        with pytest.raises(Unreadable, match=r"tuned\.json cannot be read"):
+            patch_path(tmp_path / "tree", both, output)
+        (output / tuned.path).rmdir()
+        there = [path for path in output.rglob("*") if path.is_file()]
+        assert there == ([output / TARGET] if before else [])
+        assert not before or (output / TARGET).read_bytes() == before
+        assert before or list(output.rglob("*")) == [output / "vllm"]
 
 
 def test_bytecode_that_a_killed_run_set_aside_is_cleared(tmp_path: Path) -> None:

@@ -214,6 +214,26 @@ def test_a_revert_that_fails_half_way_takes_back_what_it_did(tree: Path) -> None
     assert files_of(tree) == before
 
 
+def test_an_original_that_cannot_be_removed_is_told(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a folder of another user's; by then the file is reverted, which is not taken back."""
+    patch_path(tree, ONE, None, backup=True)
+    really = Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".orig":
+            raise PermissionError(13, "Permission denied")
+        really(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with pytest.raises(
+        Unwritable, match=r"\.orig, which is not needed any more, cannot be removed"
+    ):
+        revert_path(tree)
+    assert (tree / TARGET).read_bytes() == NEEDED
+
+
 def test_an_original_that_cannot_be_read_stops_the_revert(tree: Path) -> None:
     patch_path(tree, ONE, None, backup=True)
     (tree / TARGET).unlink()
