@@ -18,6 +18,7 @@ from typing import Any
 
 from packaging.version import Version
 
+import patcher.__main__  # noqa: F401 - it collects garbage as seldom as the program does
 from patcher.errors import FileAbsent
 from patcher.landed import Scope
 from patcher.rules.catalogue import catalogue, select
