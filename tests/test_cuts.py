@@ -112,7 +112,7 @@ def test_removing_from_the_lock(tmp_path: Path) -> None:
         assert (
             run("lock", "add", f"0.2{number}.0", image, "--offline", "--lock", lock).returncode == 0
         )
-    states = {snapshot(folder)["images.lock"]}
+    states: set[str | None] = {snapshot(folder)["images.lock"]}
     for cut in cuts(folder, "lock", "remove", "0.23.0", "--lock", lock):
         states |= {whole(each).get("images.lock") for each in (cut["there"], cut["then"])}
     assert len(states) == 2, "the old lock, or the new one"
