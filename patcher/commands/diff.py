@@ -68,6 +68,7 @@ def diff(
     is nothing to patch, as there is then no diff.
     """
     from patcher.diff import unified_diff
+    from patcher.sources.images import ImageSource
     from patcher.sources.path import concerned
     from patcher.sources.spec import open_source
 
@@ -76,6 +77,8 @@ def diff(
         source, lock_path(lock), parsed_platform(platform), settings, root
     )
     found, wanted = concerned(found, chosen(patches, folders, ca_file, plain_http))
+    if isinstance(found, ImageSource):
+        found = found.read_for(wanted)
     say_of_version(found)
     outcomes = apply_all(wanted, found.read, lambda _: found.label, found.version())
     texts = [unified_diff(each.before or b"", each.after, each.target) for each in outcomes]

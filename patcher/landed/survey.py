@@ -251,8 +251,9 @@ def _read(
     try:
         source = job.open()
         _refuse_ours(source)
+        if isinstance(source, ImageSource):
+            source = source.read_for(patches)
         version = placed(source.version()) or job.version
-        source = _one_copy(source, patches)
         job = replace(job, label=source.label, version=version)
         said = [(_judged(job, patch, source, wide, find), True) for patch in patches]
         if isinstance(source, WheelSource):
@@ -263,14 +264,6 @@ def _read(
         return [(_unknown(job, patch, error), True) for patch in patches]
     else:
         return said
-
-
-def _one_copy(source: Source, patches: Sequence[Patch]) -> Source:
-    """An image's vLLM, where there is one alone: its layers are looked through once for all."""
-    if not isinstance(source, ImageSource):
-        return source
-    copies = source.copies(sorted({target for patch in patches for target in patch.targets}))
-    return copies[0] if len(copies) == 1 else source
 
 
 def _judged(job: _Job, patch: Patch, source: Source, wide: bool, find: Find) -> Finding:

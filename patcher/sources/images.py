@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from patcher.errors import PatcherError
     from patcher.oci.installation import BaseImage, Installation
+    from patcher.rules.patch import Patch
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,32 @@ class CopySource:
     def version(self) -> str | None:
         """The version of this vLLM; None where it cannot be told."""
         return self.installation.version or None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadCopies:
+    """The vLLMs of an image as one source of the files that were asked for when it was read."""
+
+    label: str
+    copies: Sequence[CopySource]
+
+    def read(self, target: str) -> bytes:
+        """The bytes of `target`, where one vLLM alone can be meant.
+
+        Raises `FileAbsent`, `Unreadable`.
+        """
+        there = [copy.installation.files.get(target) for copy in self.copies]
+        if len({file and file.data for file in there}) > 1:
+            roots = [copy.installation.root for copy in self.copies]
+            raise Unreadable(
+                f"{self.label} holds more than one vLLM: {', '.join(roots)}",
+                next_step=f"Say which, with --root {roots[0]}, or 'verify' it: that judges each.",
+            )
+        return self.copies[0].read(target)
+
+    def version(self) -> str | None:
+        """The version of the vLLM that runs first; None where it cannot be told."""
+        return self.copies[0].version()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +112,20 @@ class ImageSource:
         """The copies that no Python of the image is seen to import."""
         return [CopySource(f"{self.label} {each.root}", each) for each in found.idle]
 
+    def read_for(self, patches: Sequence[Patch]) -> ReadCopies:
+        """Its vLLMs as one source of the patches' files: every layer is read once for all of them.
+
+        Raises as `copies`.
+        """
+        targets = sorted({target for patch in patches for target in patch.targets})
+        return ReadCopies(self.label, self.copies(targets))
+
     def read(self, target: str) -> bytes:
-        """The bytes of `target`, where one vLLM alone can be meant.
+        """The bytes of `target`, where one vLLM alone can be meant; each call reads the image.
 
         Raises `FileAbsent`, `Unreadable`.
         """
-        copies = self.copies([target])
-        there = [copy.installation.files.get(target) for copy in copies]
-        if len({file and file.data for file in there}) > 1:
-            roots = [copy.installation.root for copy in copies]
-            raise Unreadable(
-                f"{self.label} holds more than one vLLM: {', '.join(roots)}",
-                next_step=f"Say which, with --root {roots[0]}, or 'verify' it: that judges each.",
-            )
-        return copies[0].read(target)
+        return ReadCopies(self.label, self.copies([target])).read(target)
 
     def version(self) -> str | None:
         """The version of its vLLM. Raises `FileAbsent` where there is no vLLM, `Unreadable`."""

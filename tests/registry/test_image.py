@@ -24,6 +24,7 @@ from patcher.oci.rootfs.layers import StoredImage
 from patcher.registry.image import ask_registry, open_remote
 from patcher.sources.spec import open_source
 from patcher.web.http import Http
+from tests.commands import run
 from tests.conftest import missing
 from tests.indexes import add_index
 from tests.installations import CACHE, SITE, TARGET, vllm_files
@@ -97,6 +98,18 @@ def test_every_layer_is_read_once(proxy: Proxy) -> None:
     assert {folder.mode for folder in found.directories} == {0o750}
     assert layers_read(proxy) == 5
     assert proxy.received < sum(len(layer) for layer in layers) + 3_000
+
+
+@pytest.mark.parametrize(("command", "code"), [("verify", 3), ("diff", 3), ("landed", 0)])
+def test_a_command_reads_every_layer_once_for_all_patches(
+    proxy: Proxy, tmp_path: Path, command: str, code: int
+) -> None:
+    """`diff` read all layers for each file, 45 GB of a base of 9; `landed` read them twice."""
+    reference = push(proxy.upstream, "commanded", noise(), installed(), noise())
+    name = f"registry:{proxy.address}/{reference.partition('/')[2]}"
+    done = run(command, name, XDG_CACHE_HOME=str(tmp_path))
+    assert done.returncode == code, "this vLLM has none of the files"
+    assert layers_read(proxy) == 3
 
 
 def test_a_second_vllm_far_below_is_seen(proxy: Proxy, cache: LayerCache) -> None:
