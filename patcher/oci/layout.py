@@ -10,7 +10,7 @@ import contextlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from patcher.errors import BadReference, BrokenImage, Unreadable
 from patcher.files import (
@@ -38,7 +38,7 @@ from patcher.oci.referrer import listed
 from patcher.oci.rootfs.layers import StoredImage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from patcher.oci.blobs import Blobs, Watch
     from patcher.oci.model import Json, Part
@@ -202,29 +202,32 @@ def only_named(layout: Layout, name: str | None) -> Descriptor:
     """
     named = [(each.annotations.get(REF_NAME), each) for each in layout.entries()]
     fitting = {each.digest: each for key, each in named if name in (None, key)}
+    there = sorted({key or _NAMELESS for key, _ in named})
+    asking = f"Give the name of one, as oci:{layout.path}:NAME"
+    return _only(layout.path, fitting, repr(name) if name else "", there, asking)
+
+
+_NAMELESS = "one without a name"
+
+_One = TypeVar("_One")
+
+
+def _only(
+    path: Path, fitting: Mapping[str, _One], wanted: str, there: Sequence[str], asking: str
+) -> _One:
+    """The one that fits what is `wanted`, which is empty where nothing was said.
+
+    Raises `BadReference` where it is not one, with all that are `there` and how to ask for one.
+    """
     if len(fitting) == 1:
         return next(iter(fitting.values()))
-    there = sorted({key for key, _ in named if key})
-    raise _not_one(
-        layout.path,
-        repr(name) if name else "",
-        bool(fitting),
-        f"Give the name of one, as oci:{layout.path}:NAME. "
-        f"It holds: {', '.join(there) or 'no names'}.",
-        is_empty=not named,
+    if not there:
+        raise BadReference(f"{path} holds no image", next_step="Name another layout.")
+    said = f": {'several images are' if fitting else 'no image is'} {wanted}"
+    raise BadReference(
+        f"{path}{said if wanted else ' holds several images'}",
+        next_step=f"{asking}. It holds: {', '.join(there)}.",
     )
-
-
-def _not_one(
-    path: Path, wanted: str, are_several: bool, next_step: str, *, is_empty: bool
-) -> BadReference:
-    """No image, or more than one, is what was `wanted`; that is empty where nothing was said."""
-    if is_empty:
-        return BadReference(f"{path} holds no image", next_step="Name another layout.")
-    if not wanted:
-        return BadReference(f"{path} holds several images", next_step=next_step)
-    said = "several images are" if are_several else "no image is"
-    return BadReference(f"{path}: {said} {wanted}", next_step=next_step)
 
 
 def open_image(folder: Path, name: str | None, platform: Platform | None) -> StoredImage:
@@ -248,19 +251,11 @@ def open_image(folder: Path, name: str | None, platform: Platform | None) -> Sto
         for root, image in every
         if name in (None, root.annotations.get(REF_NAME)) and platform in (None, image.platform)
     }
-    if len(fitting) == 1:
-        return next(iter(fitting.values()))
     there = [
-        f"{root.annotations.get(REF_NAME, 'one without a name')} ({image.platform})"
-        for root, image in every
+        f"{root.annotations.get(REF_NAME, _NAMELESS)} ({image.platform})" for root, image in every
     ]
-    raise _not_one(
-        folder,
-        " ".join(str(part) for part in (name, platform) if part),
-        bool(fitting),
-        f"Give name and platform of one. It holds: {', '.join(there)}.",
-        is_empty=not every,
-    )
+    wanted = " ".join(str(part) for part in (name, platform) if part)
+    return _only(folder, fitting, wanted, there, "Give name and platform of one")
 
 
 def layout_at(path: Path) -> Layout:

@@ -33,6 +33,11 @@ class Draft:
     tags: tuple[str, ...]
 
 
+# The ways of making a result whose bytes nobody counts: what goes through a daemon's socket, and a
+# folder, which is sent nowhere.
+UNCOUNTED = frozenset({"dockerfile", "load", "context"})
+
+
 @dataclass(frozen=True, slots=True)
 class Sent:
     """Bytes of payload that went to the place: new parts, and blobs of the base."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from patcher.places.place import UNCOUNTED
 from patcher.report.diff import shown_diff
 from patcher.report.document import copy_json
 from patcher.report.verdicts import COLOURS, status_words, version_note
@@ -34,8 +35,7 @@ def image_lines(report: Report) -> list[str]:
     lines += [f"image    {report.digest}", *(f"tag      {tag}" for tag in report.tags)]
     lines += [f"proof    {report.proof}"] if report.proof else []
     lines += [f"way      {_WAYS[report.way]}"] if report.way in _WAYS else []
-    # Nobody counts what goes through a daemon's socket, and a context is sent nowhere.
-    lines += [f"sent     {_sent(report)}"] if report.way not in _WAYS else []
+    lines += [f"sent     {_sent(report)}"] if report.way not in UNCOUNTED else []
     return [_report_line(printable(line, 2000)) for line in lines]
 
 

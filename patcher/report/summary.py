@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from patcher.answer import Document
 from patcher.errors import Unreadable
 from patcher.files import read_file
+from patcher.places.place import UNCOUNTED
 from patcher.report.markdown import code, prose
 from patcher.text import counted
 
@@ -103,8 +104,7 @@ def _row(report: Mapping[str, Any]) -> Row:
     if report["command"] != "image":
         raise ValueError(report["command"])
     images = report["platforms"]
-    # Nobody counts what goes through a daemon's socket.
-    uncounted = report.get("way") in ("dockerfile", "load")
+    uncounted = report.get("way") in UNCOUNTED
     sent = None if uncounted else sum(report["sent"].values())
     moved = uncounted or sent or report["moved"]
     return Row(

@@ -122,8 +122,9 @@ def test_platforms_that_agree_are_told_once(tmp_path: Path) -> None:
     assert f"| `0.23.0-abc`<br>`0.23.0-patched` | `{DIGEST}` |" in text
 
 
-def test_no_bytes_are_told_of_a_daemon_which_counts_none(tmp_path: Path) -> None:
-    row = load(file(tmp_path, published(sent=NOTHING, way="dockerfile")))
+@pytest.mark.parametrize("way", ["dockerfile", "load", "context"])
+def test_no_bytes_are_told_where_nobody_counts_them(tmp_path: Path, way: str) -> None:
+    row = load(file(tmp_path, published(sent=NOTHING, moved=[], way=way)))
     assert (row.outcome, row.sent) == (PUBLISHED, None)
 
 
