@@ -37,7 +37,7 @@ from patcher.oci.model import OCI_LAYER, Part, part
 from patcher.oci.reference import parse_reference
 from patcher.oci.rootfs.layers import StoredImage
 from patcher.oci.rootfs.scan import Wanted, scan_layer
-from patcher.places.place import Draft
+from patcher.places.place import Recipe
 from patcher.places.stored import Stored, StoredPlace
 from patcher.registry.repository import Repository
 from patcher.rules.catalogue import select
@@ -176,9 +176,9 @@ def test_documents_of_an_image(target: Layout, config: Any, manifest: Any, entry
         changes = {only.digest: change_of(found)}
         append(family, changes, {})
         place = StoredPlace("here", target, Stored(blobs, family))
-        plan = place.plan(Draft((only.digest,), changes, {}, ("a", "b")))
+        plan = place.plan(Recipe((only.digest,), changes, {}, ("a", "b")))
         assert plan.outline.digest
-        place.plan(Draft((only.digest,), {}, {}, ("a",)))
+        place.plan(Recipe((only.digest,), {}, {}, ("a",)))
     assert set(target.path.parent.parent.rglob("*")) - set(target.path.rglob("*")) == outside
 
 

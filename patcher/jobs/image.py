@@ -32,7 +32,7 @@ from patcher.jobs.base import (
 from patcher.jobs.naming import Names, Patched, annotations_of, base_of, is_fixed, names
 from patcher.jobs.proof import KIND, content_of, proof_files
 from patcher.lock.picking import FIRST, Standing
-from patcher.places.place import Draft, Outline, Place, Plan, Sent
+from patcher.places.place import Outline, Place, Plan, Recipe, Sent
 from patcher.progress import moving
 from patcher.rules.patch import Patch
 from patcher.rules.verdict import Status, Verdict
@@ -123,19 +123,19 @@ def make_image(base: Base, order: Order, place: Place, say: Say) -> Report:
     """
     images = base.wanted(order.platform)
     examined = [examine(image, base, order.patches, order.root, say) for image in images]
-    draft = _draft(base, order, examined, say)
+    recipe = _recipe(base, order, examined, say)
     start = time.monotonic()
-    plan = _plan(place, draft, order, say)
-    planned = _planned(base, order, place.repository, draft, plan.outline, examined)
+    plan = _plan(place, recipe, order, say)
+    planned = _planned(base, order, place.repository, recipe, plan.outline, examined)
     if order.dry_run:
         return dataclasses.replace(planned, seconds=time.monotonic() - start)
-    say(_announced(plan.outline, draft))
+    say(_announced(plan.outline, recipe))
     with moving("copying") as watch:
         made = plan.make(watch)
     try:
         after = _check(made, examined, order.patches)
         say("read back from where it was written: as declared, and clean")
-        proof = _attach_proof(made, base, order, draft, examined, after, say)
+        proof = _attach_proof(made, base, order, recipe, examined, after, say)
         refused = made.name()
     except BaseException:
         made.discard()
@@ -156,7 +156,7 @@ def _attach_proof(
     made: Made,
     base: Base,
     order: Order,
-    draft: Draft,
+    recipe: Recipe,
     examined: Sequence[Examined],
     after: Sequence[tuple[Verdict, ...]],
     say: Say,
@@ -166,10 +166,10 @@ def _attach_proof(
     None where the place keeps no such thing, and for a base that was not changed. A registry that
     refuses it, as older ones do, still gets the image.
     """
-    if not draft.changes:
+    if not recipe.changes:
         return None
     contents = [
-        content_of(each, draft.changes[each.digest].bytecode, made.images[each.digest], verdicts)
+        content_of(each, recipe.changes[each.digest].bytecode, made.images[each.digest], verdicts)
         for each, verdicts in zip(examined, after, strict=True)
     ]
     try:
@@ -182,7 +182,7 @@ def _attach_proof(
     return digest
 
 
-def _draft(base: Base, order: Order, examined: Sequence[Examined], say: Say) -> Draft:
+def _recipe(base: Base, order: Order, examined: Sequence[Examined], say: Say) -> Recipe:
     """What the base becomes, and under which tags."""
     patched = tuple(dict.fromkeys(done for each in examined for done in each.patched))
     version = common_version(examined)
@@ -190,13 +190,13 @@ def _draft(base: Base, order: Order, examined: Sequence[Examined], say: Say) -> 
     digests = tuple(each.digest for each in examined)
     if not patched:
         _expect_allowed(order, version, examined)
-        return Draft(digests, {}, {}, tags)
+        return Recipe(digests, {}, {}, tags)
     _refuse_stacking(examined)
     say(f"patched, proven: {', '.join(dict.fromkeys(done.patch for done in patched))}")
     changes = {each.digest: change_of(base, each, tags[0]) for each in examined}
     first = examined[0]
     annotations = annotations_of(first.image.labels, changes[first.digest].labels)
-    return Draft(digests, changes, annotations, tags)
+    return Recipe(digests, changes, annotations, tags)
 
 
 def _tags(
@@ -262,15 +262,15 @@ def _refuse_stacking(examined: Sequence[Examined]) -> None:
             )
 
 
-def _plan(place: Place, draft: Draft, order: Order, say: Say) -> Plan:
+def _plan(place: Place, recipe: Recipe, order: Order, say: Say) -> Plan:
     """What is to be done there. A dry run may be tried before one has the right to look."""
     try:
-        plan = place.plan(draft)
+        plan = place.plan(recipe)
     except AccessDenied as denied:
         if not order.dry_run:
             raise
         say(f"{denied.problem}: treating the destination as empty")
-        plan = place.plan(draft, blind=True)
+        plan = place.plan(recipe, blind=True)
     for fixed in filter(is_fixed, sorted(plan.outline.taken)):
         raise Finding(
             f"{place.repository}:{fixed} is something else already, and never moves",
@@ -279,12 +279,12 @@ def _plan(place: Place, draft: Draft, order: Order, say: Say) -> Plan:
     return plan
 
 
-def _announced(outline: Outline, draft: Draft) -> str:
+def _announced(outline: Outline, recipe: Recipe) -> str:
     if outline.digest and not (outline.lacking or outline.base_lacking):
         said = "all of it is there already"
         return f"{said}: only the tags move" if outline.moving else f"{said}: nothing to do"
     if not outline.digest:
-        return f"making it for {counted(len(draft.images), 'platform')}"
+        return f"making it for {counted(len(recipe.images), 'platform')}"
     own = f"adding {outline.lacking / 1e3:.1f} KB"
     if not outline.blobs:
         return f"{own}; the base is there"
@@ -340,7 +340,7 @@ def _planned(
     base: Base,
     order: Order,
     repository: str,
-    draft: Draft,
+    recipe: Recipe,
     outline: Outline,
     examined: Sequence[Examined],
 ) -> Report:
@@ -351,7 +351,7 @@ def _planned(
         base_digest=base.pin(base.digest),
         digest=outline.digest,
         platforms=_image_reports(examined, outline.images, [()] * len(examined)),
-        tags=tuple(f"{repository}:{tag}" for tag in draft.tags),
+        tags=tuple(f"{repository}:{tag}" for tag in recipe.tags),
         moved=tuple(f"{repository}:{tag}" for tag in outline.moving),
         lacking=outline.lacking,
         base_lacking=outline.base_lacking,

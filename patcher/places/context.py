@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from patcher.oci.layer import LayerChange
     from patcher.oci.reference import Platform
     from patcher.oci.referrer import File
-    from patcher.places.place import Draft
+    from patcher.places.place import Recipe
 
 # A target is source code: the largest file of vLLM 0.33.0 is under 1 MiB.
 _MOST = 64 << 20
@@ -48,10 +48,10 @@ class ContextPlace:
     base: str
     platform: Platform
 
-    def plan(self, draft: Draft, *, blind: bool = False) -> ContextPlan:
+    def plan(self, recipe: Recipe, *, blind: bool = False) -> ContextPlan:
         """See `Place`. Whether the folder is free was asked before the base was read."""
         del blind
-        return ContextPlan(self, draft)
+        return ContextPlan(self, recipe)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +59,14 @@ class ContextPlan:
     """A context to be written (see `Plan`). Its digest and tags come with the build."""
 
     place: ContextPlace
-    draft: Draft
+    recipe: Recipe
     outline: Outline = field(default_factory=Outline)
 
     def make(self, watch: Watch) -> ContextResult:
         """See `Plan`. Raises `BadReference` for what no Dockerfile can hold, `Unwritable`."""
         del watch
-        [base] = self.draft.images
-        change = self.draft.changes[base]
+        [base] = self.recipe.images
+        change = self.recipe.changes[base]
         text = dockerfile.render(self.place.base, self.place.platform, change)
         packed = dockerfile.context(text, change)
         folder = self.place.scratch / "context"

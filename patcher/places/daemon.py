@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from patcher.oci.blobs import Watch
     from patcher.oci.installation import Installation
     from patcher.oci.referrer import File
-    from patcher.places.place import Draft
+    from patcher.places.place import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +27,14 @@ class DaemonPlace:
     repository: str
     base: DockerImage
 
-    def plan(self, draft: Draft, *, blind: bool = False) -> DaemonPlan:
+    def plan(self, recipe: Recipe, *, blind: bool = False) -> DaemonPlan:
         """See `Place`. What a daemon builds has its clock in it, so what bears the fixed tag is
         known by its labels, which state the base and each file, and not by its digest.
         """
         del blind
-        client, names = self.base.client, [f"{self.repository}:{tag}" for tag in draft.tags]
+        client, names = self.base.client, [f"{self.repository}:{tag}" for tag in recipe.tags]
         held = {name: named_image(client, name) for name in names}
-        change = draft.changes.get(self.base.digest)
+        change = recipe.changes.get(self.base.digest)
         wanted = {**self.base.labels, **(change.labels if change else {})}
         fixed = held[names[0]]
         there = self.base if change is None else None
@@ -42,11 +42,11 @@ class DaemonPlace:
             there = fixed
         moving = tuple(
             tag
-            for tag, image in zip(draft.tags, held.values(), strict=True)
+            for tag, image in zip(recipe.tags, held.values(), strict=True)
             if there is None or image is None or image.id != there.id
         )
         taken = frozenset(tag for tag in moving if held[f"{self.repository}:{tag}"])
-        return DaemonPlan(self, draft, there, moving, taken)
+        return DaemonPlan(self, recipe, there, moving, taken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class DaemonPlan:
     """A build to be done, or an image that is there already (see `Plan`)."""
 
     place: DaemonPlace
-    draft: Draft
+    recipe: Recipe
     there: DockerImage | None
     moving: tuple[str, ...]
     taken: frozenset[str]
@@ -72,9 +72,9 @@ class DaemonPlan:
         base = self.place.base
         if self.there is not None:
             return DaemonResult(self, BakedDockerImage(self.there, ()))
-        change = self.draft.changes[base.digest]
+        change = self.recipe.changes[base.digest]
         with waiting("the daemon is making the image"):
-            return DaemonResult(self, base.bake(change, self.draft.annotations))
+            return DaemonResult(self, base.bake(change, self.recipe.annotations))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +107,10 @@ class DaemonResult:
         """See `Made`. The new image is asked for the changed files alone: `build` and `plan` have
         held it against the base, whose layers are below them. Podman is asked for all of it.
         """
-        image, draft = self.baked.image, self.plan.draft
+        image, recipe = self.baked.image, self.plan.recipe
         back: dict[str, Installation] = {}
         for digest, installation in before.items():
-            change = draft.changes.get(digest)
+            change = recipe.changes.get(digest)
             if change is None:
                 return before
             if is_podman(image.client):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class Recipe:
     """What a base is to become.
 
     `images` are the digests of the wanted images of the base, `changes` what a layer does to each
@@ -162,7 +162,7 @@ class Place(Protocol):
         """The name of a result without its `:TAG`."""
         ...
 
-    def plan(self, draft: Draft, *, blind: bool = False) -> Plan:
+    def plan(self, recipe: Recipe, *, blind: bool = False) -> Plan:
         """Ask what is there already. Nothing is written.
 
         `blind`: the place may not be looked into, and is treated as empty.

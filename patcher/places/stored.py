@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from patcher.oci.image import Family
     from patcher.oci.installation import Installation
     from patcher.oci.referrer import Artifact, File
-    from patcher.places.place import Draft
+    from patcher.places.place import Recipe
 
 _DOCUMENTS = INDEXES | MANIFESTS
 
@@ -89,19 +89,19 @@ class StoredPlace:
     store: Store
     base: Stored
 
-    def plan(self, draft: Draft, *, blind: bool = False) -> StoredPlan:
+    def plan(self, recipe: Recipe, *, blind: bool = False) -> StoredPlan:
         """See `Place`. Raises `BrokenImage`, `Unreadable`, `AccessDenied`."""
-        whole = _appended(self.base, draft) if draft.changes else _unchanged(self.base, draft)
+        whole = _appended(self.base, recipe) if recipe.changes else _unchanged(self.base, recipe)
         descriptors = [_descriptor(item) for item in whole.items]
         absent = {
             each.digest for each in (descriptors if blind else self.store.lacking(descriptors))
         }
         lacking = [item for item in whole.items if _descriptor(item).digest in absent]
-        held = {tag: None if blind else self.store.named(tag) for tag in draft.tags}
+        held = {tag: None if blind else self.store.named(tag) for tag in recipe.tags}
         moving = tuple(tag for tag, there in held.items() if there != whole.root.descriptor.digest)
         return StoredPlan(
             place=self,
-            draft=draft,
+            recipe=recipe,
             root=whole.root,
             images=whole.images,
             borrowed=tuple(item for item in lacking if isinstance(item, Descriptor)),
@@ -120,9 +120,9 @@ class _Whole:
     images: Mapping[str, str]
 
 
-def _appended(base: Stored, draft: Draft) -> _Whole:
-    made = append(base.family, draft.changes, draft.annotations)
-    wanted = [image for image in base.family.images if image.digest in draft.changes]
+def _appended(base: Stored, recipe: Recipe) -> _Whole:
+    made = append(base.family, recipe.changes, recipe.annotations)
+    wanted = [image for image in base.family.images if image.digest in recipe.changes]
     below = [layer for image in wanted for layer in image.manifest.layers]
     # Layers and configs before the manifests that name them; the sort is stable.
     parts = sorted(made.parts, key=lambda part: part.descriptor.media_type in _DOCUMENTS)
@@ -130,13 +130,13 @@ def _appended(base: Stored, draft: Draft) -> _Whole:
     return _Whole(parts[-1], _once([*below, *parts]), images)
 
 
-def _unchanged(base: Stored, draft: Draft) -> _Whole:
+def _unchanged(base: Stored, recipe: Recipe) -> _Whole:
     """The base itself, attestations too; or the one image of it that was asked for."""
     roots = {image.digest: image.descriptor for image in base.family.images}
-    alone = len(draft.images) == 1 and len(roots) > 1
-    root = _document(base.blobs, roots[draft.images[0]] if alone else base.family.root)
+    alone = len(recipe.images) == 1 and len(roots) > 1
+    root = _document(base.blobs, roots[recipe.images[0]] if alone else base.family.root)
     items = _once(_walk(base.blobs, root, _Seen()))
-    return _Whole(root, items, {digest: digest for digest in draft.images})
+    return _Whole(root, items, {digest: digest for digest in recipe.images})
 
 
 def _once(
@@ -209,7 +209,7 @@ class StoredPlan:
     """
 
     place: StoredPlace
-    draft: Draft
+    recipe: Recipe
     root: Part
     images: Mapping[str, str]
     borrowed: tuple[Descriptor, ...]
@@ -259,20 +259,20 @@ class StoredResult:
     @property
     def way(self) -> str | None:
         """See `Made`."""
-        return "append" if self.plan.draft.changes and self.plan.parts else None
+        return "append" if self.plan.recipe.changes and self.plan.parts else None
 
     def read_back(self, before: Mapping[str, Installation]) -> Mapping[str, Installation]:
         """See `Made`: what `validate` unpacked, in the place of what was there."""
-        place, draft = self.plan.place, self.plan.draft
-        if not draft.changes:
-            left = place.plan(draft)
+        place, recipe = self.plan.place, self.plan.recipe
+        if not recipe.changes:
+            left = place.plan(recipe)
             if left.borrowed or left.parts:
                 raise broken("not all of the base is there")
             return before
         new = self.plan.root.descriptor
-        added = validate(place.store, place.base.family, new, draft.changes, draft.annotations)
+        added = validate(place.store, place.base.family, new, recipe.changes, recipe.annotations)
         return {
-            digest: changed(before[digest], files, draft.changes[digest].bytecode)
+            digest: changed(before[digest], files, recipe.changes[digest].bytecode)
             for digest, files in added.items()
         }
 
@@ -287,7 +287,7 @@ class StoredResult:
         try:
             self.plan.place.store.name(self.plan.root, self.plan.moving)
         except TagRefused as error:
-            if error.tag == self.plan.draft.tags[0]:
+            if error.tag == self.plan.recipe.tags[0]:
                 raise
             return {error.tag: error.problem}
         return {}

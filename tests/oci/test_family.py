@@ -16,7 +16,7 @@ from patcher.oci.image import MOST_DOCUMENTS, load_family
 from patcher.oci.layout import create_layout, open_image
 from patcher.oci.model import part
 from patcher.oci.rootfs.layers import StoredImage
-from patcher.places.place import Draft
+from patcher.places.place import Recipe
 from patcher.places.stored import Stored, StoredPlace
 from tests.installations import TARGET, change_of
 from tests.memory import DOCKER, OCI, Memory, add_image
@@ -111,7 +111,7 @@ def planned(blobs: Memory, root: dict[str, Any], folder: Path) -> Plan:
     """What is to be sent of a base that goes as it is."""
     family = load_family(blobs, blobs.descriptor(root))
     place = StoredPlace("here", create_layout(folder), Stored(blobs, family))
-    return place.plan(Draft((family.images[0].digest,), {}, {}, ("a",)))
+    return place.plan(Recipe((family.images[0].digest,), {}, {}, ("a",)))
 
 
 def test_what_lies_beside_the_images_is_copied_so_deep_and_no_deeper(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from patcher.oci.installation import ImageFile
 from patcher.oci.layout import Layout, create_layout, existing_layout, only_named, open_image
 from patcher.oci.model import OCI_MANIFEST
 from patcher.oci.reference import Platform, host_platform
-from patcher.places.place import Draft
+from patcher.places.place import Recipe
 from patcher.places.stored import Stored, StoredPlace
 from tests.conftest import missing
 from tests.installations import CACHE, SITE, TARGET, change_of, installed_file, vllm_files
@@ -55,8 +55,10 @@ def bake(path: Path, names: Sequence[str] = ("patched",), data: bytes = b"ANSWER
     family = load_family(layout, image.image.descriptor)
     before = image.installation([TARGET])
     change = change_of(before, data)
-    draft = Draft((image.image.digest,), {image.image.digest: change}, change.labels, tuple(names))
-    made = StoredPlace("here", layout, Stored(layout, family)).plan(draft).make(lambda _: None)
+    recipe = Recipe(
+        (image.image.digest,), {image.image.digest: change}, change.labels, tuple(names)
+    )
+    made = StoredPlace("here", layout, Stored(layout, family)).plan(recipe).make(lambda _: None)
     [back] = made.read_back({image.image.digest: before}).values()
     assert back.files[TARGET].data == data
     assert back.bytecode == {TARGET: ()}

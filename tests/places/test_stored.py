@@ -19,7 +19,7 @@ from patcher.oci.layout import create_layout
 from patcher.oci.model import INDEXES, MANIFESTS, Descriptor
 from patcher.oci.reference import parse_reference
 from patcher.oci.referrer import Artifact, File, make_artifact, read_artifact, referrers_tag
-from patcher.places.place import Draft, Sent
+from patcher.places.place import Recipe, Sent
 from patcher.places.registry import RepositoryStore
 from patcher.places.stored import Stored, StoredPlace, StoredPlan
 from patcher.progress import Progress
@@ -73,7 +73,7 @@ class Base:
     ) -> StoredPlan:
         """As the job asks for it."""
         place = StoredPlace("here", store, Stored(source, self.family))
-        return place.plan(Draft(tuple(self.changes), self.changes, EXTRA, tags))
+        return place.plan(Recipe(tuple(self.changes), self.changes, EXTRA, tags))
 
     def publish(
         self, source: Blobs, store: Store, tags: tuple[str, ...] = ("fixed", "moving")
@@ -99,7 +99,7 @@ class Base:
         """The base as it is, under a tag."""
         place = StoredPlace("here", store, Stored(source, self.family))
         images = tuple(image.digest for image in self.family.images)
-        made = place.plan(Draft(images, {}, {}, (tag,))).make(lambda _: None)
+        made = place.plan(Recipe(images, {}, {}, (tag,))).make(lambda _: None)
         assert made.read_back({}) == {}
         made.name()
 
