@@ -27,20 +27,22 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 from bench.mutations import KINDS, mutants
-from bench.releases import DATES, release_file
+from bench.releases import DATES, Kept, release_file
 from bench.upstream import History, content_of, git
 from patcher.errors import NotPython, ProofFailed
 from patcher.rules.backport.changed import changed_scopes
 from patcher.rules.backport.imports import missing, modules, not_imported, used
 from patcher.rules.backport.merging.merge import Found, State, merge_file, overall
+from patcher.rules.backport.moved import moves, placed, standing_at
 from patcher.rules.backport.proving.prove import prove
 from patcher.rules.backport.scope import Sides
 
+KEPT = Kept()
 RIVALS = ("patch -F0", "patch", "git merge-file")
 
 
@@ -325,6 +327,29 @@ def judge(fix: Fix, version: str, results: dict[str, bytes]) -> tuple[str, str]:
     return "merged", ""
 
 
+def where_it_stands(fix: Fix, first: str, version: str) -> Fix:
+    """The fix with its files as an older release has them; all contestants are given it so.
+
+    What was moved since is found as `vllm-patcher new` finds it.
+    """
+    releases = list(reversed(list(DATES)))
+    between = releases[releases.index(first) : releases.index(version) + 1]
+    moved = [
+        (each.path, each.other)
+        for path in fix.sides
+        if release_file(version, path) is None and release_file(first, path) is not None
+        for each in moves(path, between, KEPT)
+    ]
+    files = {path: release_file(version, path) for pair in moved for path in pair}
+    where, _ = standing_at(moved, files)
+    return replace(
+        fix,
+        before={where.get(path, path): data for path, data in fix.before.items()},
+        after={where.get(path, path): data for path, data in fix.after.items()},
+        sides={where.get(path, path): placed(own, where) for path, own in fix.sides.items()},
+    )
+
+
 # ---- the contestants
 
 
@@ -440,20 +465,21 @@ def measure(fix: Fix, truth: dict[str, bool | None]) -> list[Row]:
             # True: the fix takes back what came after this release.
             rows.append(Row(fix.pr, version, back, "history", f"has it: {truth[version]}"))
             continue
-        state, results, reason = ours(fix, version)
+        own = where_it_stands(fix, first, version)
+        state, results, reason = ours(own, version)
         outcome = "refused"
         if state is State.NEEDED:
-            outcome, reason = judge(fix, version, results)
+            outcome, reason = judge(own, version, results)
         elif state is State.LANDED:
             # Where upstream takes a mistake back, a release from before it has what the fix brings.
-            outcome = "landed" if content(fix, version) else "falsely landed"
-        whole = all(release_file(version, path) is not None for path in fix.sides)
+            outcome = "landed" if content(own, version) else "falsely landed"
+        whole = all(release_file(version, path) is not None for path in own.sides)
         rows.append(Row(fix.pr, version, back, "ours", outcome, reason, whole))
-        if reverse_applies(fix, version) and not content(fix, version):
+        if reverse_applies(own, version) and not content(own, version):
             rows.append(Row(fix.pr, version, back, "reverse-apply", "falsely landed"))
         for name in RIVALS:
-            made = rival(name, fix, version)
-            said = ("refused", "") if made is None else judge(fix, version, made)
+            made = rival(name, own, version)
+            said = ("refused", "") if made is None else judge(own, version, made)
             rows.append(Row(fix.pr, version, back, name, *said, whole))
     return rows
 

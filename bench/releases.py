@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -52,6 +53,29 @@ def release_file(version: str, path: str) -> bytes | None:
         return None
     kept.write_bytes(data)
     return data
+
+
+class Kept:
+    """vLLM's releases, read file by file and kept."""
+
+    def read(self, version: str, target: str) -> bytes:
+        """A file of a release. Raises `FileAbsent`."""
+        from patcher.errors import FileAbsent
+
+        data = release_file(version, target)
+        if data is None:
+            raise FileAbsent(f"vLLM {version} has no {target}", next_step="Check the path.")
+        return data
+
+    @cache  # noqa: B019 - one in a process
+    def names(self, version: str) -> dict[str, int]:
+        """The Python files of a release, and their sizes in bytes."""
+        kept = FOLDER / f"{version}.json"
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(_wheel(version).names()))
+        names: dict[str, int] = json.loads(kept.read_text())
+        return names
 
 
 @cache

@@ -256,7 +256,9 @@ def _judge(patch: Patch, installation: Installation) -> Verdict:
     file = installation.files.get(patch.target)
     path = file.path if file and len(patch.targets) == 1 else installation.root
     if verdict.status is Status.ABSENT and not verdict.outside:
-        missing = next((each for each in patch.targets if each not in installation.files), None)
+        # Of what is lacking the reason names what matters: a moved file has targets for each place.
+        lacking = [each for each in patch.targets if each not in installation.files]
+        missing = next((each for each in lacking if each in (verdict.reason or "")), None)
         lacks = f"it has no {missing}" if missing else verdict.reason
         raise FileAbsent(
             f"{patch.name} cannot judge vLLM {installation.version} in {installation.root}: "

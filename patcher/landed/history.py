@@ -219,7 +219,11 @@ class _Contents:
         if odd is not None:
             reason = f"{odd.path} is a link or a submodule"
             return Verdict(name, commit, Status.UNKNOWN, reason=reason)
-        blobs = tuple(None if each is None else each.blob for each in point.files)
+        blobs = tuple(
+            # A file was followed to its older home, where the patch looks for it by itself.
+            None if each is None or each.path in {*self.patch.targets} - {target} else each.blob
+            for each, target in zip(point.files, self.patch.targets, strict=True)
+        )
         if blobs not in self._known:
             self._known[blobs] = self._judge(blobs, commit)
         return dataclasses.replace(self._known[blobs], artifact=commit)

@@ -81,7 +81,7 @@ def series(
             alone = {target: files.get(target) for target in patch.targets}
             applies = judge_files(patch, alone, "").status is Status.NEEDED
             failed = _in_conflict(patch, earlier, error) if earlier and applies else error
-            raise failed.at(where(patch.target)) if where else failed from None
+            raise failed.at(where(_first_there(own))) if where else failed from None
         for target, each in made.items():
             steps.append(Step(patch, target, own[target], each.data, len(each.edits)))
             current[target] = each.data
@@ -95,8 +95,13 @@ def series(
                 "not what it was proven to be",
                 next_step="Nothing was written. Name the one that you want with --patch.",
             )
-            raise undone.at(where(patch.target)) if where else undone
+            raise undone.at(where(_first_there(own))) if where else undone
     return tuple(steps)
+
+
+def _first_there(files: Files) -> str:
+    """The file that an error is about: the patch's first, or the first of its that is there."""
+    return next((target for target, data in files.items() if data is not None), next(iter(files)))
 
 
 def _in_conflict(patch: Patch, earlier: Iterable[str], error: PatcherError) -> PatcherError:

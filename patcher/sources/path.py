@@ -6,6 +6,7 @@ checkout, or by the package folder itself.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import stat
@@ -44,12 +45,12 @@ _LIBRARY = re.compile(r"python(3\.\d+t?)")
 class FileSource:
     """One Python file, which answers for every target: the caller says what it is.
 
-    `exact`: only for targets of its name. `data` is what it holds, where that came from elsewhere,
-    as from standard input; None for what is at the path.
+    `own`: only for these. `data` is what it holds, where that came from elsewhere, as from standard
+    input; None for what is at the path.
     """
 
     path: Path
-    exact: bool = False
+    own: frozenset[str] | None = None
     data: bytes | None = None
 
     @property
@@ -63,7 +64,7 @@ class FileSource:
 
     def read(self, target: str) -> bytes:
         """The file's bytes. Raises `FileAbsent` where it has gone since, `Unreadable`."""
-        if self.exact and _known_by(target) != _known_by(str(self.path.absolute())):
+        if self.own is not None and target not in self.own:
             raise FileAbsent(f"{self.path} is not {target}", next_step="Name the whole tree.")
         return read(self.path) if self.data is None else self.data
 
@@ -181,15 +182,17 @@ def given_file(name: str, stream: BinaryIO) -> FileSource:
 def concerned(source: Source, patches: Sequence[Patch]) -> tuple[Source, Sequence[Patch]]:
     """Of a source that is one file, the patches that are about it, and what answers for them.
 
-    Those with a target of the file's name; for any other name those of one target that find their
+    Those with a target of the file's name, and of its folders' as far as that tells two of them
+    apart; for any other name those of one target that find their
     code in it, or all of these. Of every other source, all patches. Raises `BadSource`.
     """
     if not isinstance(source, FileSource):
         return source, patches
-    name = _known_by(str(source.path.absolute()))
-    named = [patch for patch in patches if name in map(_known_by, patch.targets)]
-    if named:
-        return replace(source, exact=True), named
+    path = str(source.path.absolute())
+    targets = {target for patch in patches for target in patch.targets}
+    own = _likest(path, [each for each in targets if _known_by(each) == _known_by(path)])
+    if own:
+        return replace(source, own=own), [patch for patch in patches if own & {*patch.targets}]
     single = [patch for patch in patches if len(patch.targets) == 1]
     if not single:
         raise BadSource(
@@ -198,6 +201,17 @@ def concerned(source: Source, patches: Sequence[Patch]) -> tuple[Source, Sequenc
         )
     found = [patch for patch in single if judge(patch, source).status is not Status.ABSENT]
     return source, found or single
+
+
+def _likest(path: str, targets: Sequence[str]) -> frozenset[str]:
+    """Those of the targets that a file's path ends like most."""
+
+    def alike(target: str) -> int:
+        pairs = zip(reversed(path.split("/")), reversed(target.split("/")), strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    most = max(map(alike, targets), default=0)
+    return frozenset(each for each in targets if alike(each) == most)
 
 
 def _known_by(path: str) -> str:

@@ -98,6 +98,14 @@ class WheelSource:
         """The version in the name of the wheel's dist-info folder (PEP 427)."""
         return self._version
 
+    def names(self) -> dict[str, int]:
+        """The package's Python files by their paths in the wheel, and their sizes in bytes."""
+        return {
+            each.filename: each.file_size
+            for each in self._zip.infolist()
+            if each.filename.startswith(f"{PROJECT}/") and each.filename.endswith(".py")
+        }
+
     def read(self, target: str) -> bytes:
         """A file by its path in the wheel. Raises `FileAbsent`, `Unreadable`."""
         if target not in self._zip.NameToInfo:

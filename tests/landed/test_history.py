@@ -15,6 +15,7 @@ from patcher.landed.history import History, history, newest_transition
 from patcher.landed.timeline import Turn, transitions
 from patcher.report.landed import Answer, text
 from patcher.report.sentences import history_sentence, steps_told
+from patcher.rules.backport.rule import Backport
 from patcher.rules.catalogue import select
 from patcher.rules.patch import Patch
 from patcher.rules.replace import Change, Replace
@@ -352,3 +353,24 @@ def test_a_fix_of_two_files_is_in_with_the_second(tmp_path: Path) -> None:
     assert turns(found) == [(Turn.NEEDED, begun), (Turn.LANDED, whole)]
     assert (found.touching, found.head.verdict.status) == (3, Status.CLEAN)
     assert len(found.steps[1].transition.unread) == 1, half
+
+
+def test_a_file_that_was_moved_is_judged_once_at_each_home(tmp_path: Path) -> None:
+    """git follows it backwards by itself, and the patch looks for it in its older home too."""
+    old, new = b"def f():\n    return 1\n", b"def f():\n    return 2\n"
+    diff = "--- a/b.py\n+++ b/b.py\n@@ -1,2 +1,2 @@\n def f():\n-    return 1\n+    return 2\n"
+    rule = Backport(diff=diff, moved=(("b.py", "a.py"),))
+    patch = Patch("moved", 1, "t", "w", ("b.py", "a.py"), rule, (), (">=0",))
+    made = workshop(tmp_path)
+    begun = made.commit("Begin", old, "a.py")
+    made.commit("Work", old + b"\n\nx = 1\n", "a.py")
+    made.git("mv", "a.py", "b.py")
+    made.commit("Move it")
+    fix = made.commit("Fix it", new + b"\n\nx = 1\n", "b.py")
+    source = open_git(str(tmp_path))
+    try:
+        found = history(patch, source.clone, source.commit, lambda *_: None)
+    finally:
+        source.clone.close()
+    assert turns(found) == [(Turn.NEEDED, begun), (Turn.LANDED, fix)]
+    assert [step.transition.unread for step in found.steps] == [(), ()]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import venv
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from patcher.errors import BadSource, FileAbsent, Unreadable
 from patcher.rules.catalogue import select
 from patcher.sources.bytecode import stale_bytecode
 from patcher.sources.everywhere import everywhere
-from patcher.sources.path import FileSource, TreeSource, open_path
+from patcher.sources.path import FileSource, TreeSource, concerned, open_path
 from tests.conftest import TARGET
 
 CONTENT = b"X = 1\n"
@@ -369,3 +370,20 @@ def test_plugins_beside_vllm_are_named(tmp_path: Path) -> None:
         ("atom/b.py", 3),
         ("vllm_metax/a.py", 3),
     ]
+
+
+def test_of_two_targets_of_one_name_a_file_is_the_one_in_whose_folder_it_is(tmp_path: Path) -> None:
+    """A file that was moved has a target for each place."""
+    targets = ("vllm/new/protocol.py", "vllm/old/protocol.py")
+    patch = replace(select(["kv-b-proj-dtype"])[0], targets=targets)
+    file = tmp_path / "old" / "protocol.py"
+    file.parent.mkdir()
+    file.write_bytes(CONTENT)
+    source, named = concerned(open_path(file), [patch])
+    assert named == [patch]
+    assert source.read("vllm/old/protocol.py") == CONTENT
+    with pytest.raises(FileAbsent):
+        source.read("vllm/new/protocol.py")
+    alone = file.rename(tmp_path / "protocol.py")
+    source, _ = concerned(open_path(alone), [patch])
+    assert [source.read(target) for target in targets] == [CONTENT, CONTENT]

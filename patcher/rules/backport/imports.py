@@ -136,6 +136,20 @@ def missing(files: Mapping[str, bytes | None], sides: Sequence[Sides]) -> str | 
     return None
 
 
+def unread(files: Mapping[str, bytes | None], moved: Sequence[Sides]) -> str | None:
+    """What the fix of a moved file imports relative to where that stands, if nobody looked there.
+
+    `from .utils import it` means another module under another path.
+    """
+    for each in moved:
+        for node in brought(each):
+            paths = _files(node, each.scope.path)
+            if isinstance(node, ast.ImportFrom) and node.level and not files.keys() & set(paths):
+                name = node.names[0].name
+                return f"the fix imports {name} from {paths[0]}, which is no target of the patch"
+    return None
+
+
 def _offers(path: str, data: bytes | None, node: _Import) -> bool:
     """Whether the file is what an import names, or binds it."""
     name = node.names[0].name

@@ -34,6 +34,8 @@ class Backport:
     patch's author read. `diff` is a unified diff with whole functions, instead of the releases;
     it needs no digests. `instead` are upstream's other fixes: where one stands, nothing is needed.
     A fix that upstream took out again for another one merges cleanly, and must not be applied.
+    `moved` are pairs: a file's path, and another under which some releases have that file. Each of
+    them is a target of the patch, and where two are there, nothing is known.
     """
 
     scopes: tuple[Scope, ...] = ()
@@ -41,6 +43,7 @@ class Backport:
     after: str = ""
     diff: str = ""
     instead: tuple[Shape, ...] = ()
+    moved: tuple[tuple[str, str], ...] = ()
     upstream: Upstream | None = field(default=None, compare=False, repr=False)
 
     words = Words(
@@ -71,7 +74,7 @@ class Backport:
         return used([self._read(scope) for scope in self.scopes])
 
     def explain(self) -> tuple[str, ...]:
-        """Each function, and where its two sides are from; upstream's other fixes."""
+        """Each function, where its two sides are from, its file's other paths; other fixes."""
         from patcher.rules.replace import explained
 
         if self.diff:
@@ -85,12 +88,13 @@ class Backport:
                 f"{scope}: what vLLM {self.after} made of it, taken from {self.before}"
                 for scope in self.scopes
             ]
-        return (*own, *explained(self.instead))
+        moved = [f"{path}: some releases have it as {other}" for path, other in self.moved]
+        return (*own, *moved, *explained(self.instead))
 
     def _read(self, scope: Scope) -> Sides:
         from patcher.rules.backport.changed import read_sides
 
-        files = [self._file(version, scope.path) for version in (self.before, self.after)]
+        files = [self._released(version, scope.path) for version in (self.before, self.after)]
         sides = read_sides(scope.path, scope.name, *files)
         if (sides.scope.before, sides.scope.after) != (scope.before, scope.after):
             version = self.before if sides.scope.before != scope.before else self.after
@@ -99,6 +103,12 @@ class Backport:
                 next_step="Check the digests and versions in the patch's file.",
             )
         return sides
+
+    def _released(self, version: str, path: str) -> bytes | None:
+        """A file of a release, under its own path or the first of the others that is there."""
+        paths = (path, *(other for own, other in self.moved if own == path))
+        found = (self._file(version, each) for each in paths)
+        return next((data for data in found if data is not None), None)
 
     def _file(self, version: str, path: str) -> bytes | None:
         if self.upstream is None:
@@ -118,14 +128,23 @@ class Backport:
         """
         from patcher.rules.backport import imports
         from patcher.rules.backport.merging.merge import State, overall
+        from patcher.rules.backport.moved import placed, standing_at
         from patcher.rules.replace import standing
 
-        if other := standing(files, self.instead):
+        where, problem = standing_at(self.moved, files)
+        if problem:
+            return Found(unknown=problem)
+        shapes = [replace(each, path=where.get(each.path, each.path)) for each in self.instead]
+        if other := standing(files, shapes):
             return Found((other,))
         present = {path: data for path, data in files.items() if data is not None}
         if self.scopes and not self._mentioned(present):
-            return Found(absent=f"there is no {self.scopes[0].name} in {self.scopes[0].path}")
-        sides = self.sides()
+            first = self.scopes[0]
+            return Found(absent=f"there is no {first.name} in {where.get(first.path, first.path)}")
+        own = self.sides()
+        sides = placed(own, where)
+        if len(_by_path(sides)) < len(_by_path(own)):
+            return Found(unknown=f"{' and '.join(where.values())}: two files of the fix are one")
         lacking = [each.scope.path for each in sides if each.scope.path not in present]
         if len(lacking) == len(sides):
             return Found(absent=f"there is no {lacking[0]}")
@@ -154,7 +173,8 @@ class Backport:
         if verdict.state is State.LANDED and (lost := imports.not_imported(present, sides)):
             return Found(places, unknown=lost)
         if verdict.state is State.NEEDED:
-            if lost := imports.missing(files, sides):
+            others = [each for each in sides if each.scope.path in where.values()]
+            if lost := imports.missing(files, sides) or imports.unread(files, others):
                 return Found(places, unknown=lost)
             try:
                 _prove(present, {path: one.data for path, one in merged.items()}, sides)
@@ -181,13 +201,20 @@ class Backport:
                 next_step="Take the fix over by hand, or choose another release.",
             )
         present = {path: data for path, data in files.items() if data is not None}
-        merged = _merge(present, self.sides())
+        merged = _merge(present, self._sides_in(files))
         return {path: rewritten(present[path], one.data) for path, one in merged.items()}
 
     def prove(self, before: Files, after: Mapping[str, Rewritten]) -> None:
         """Hold the result against both sides of the fix. Raises `ProofFailed`."""
         present = {path: data for path, data in before.items() if data is not None}
-        _prove(present, {path: one.data for path, one in after.items()}, self.sides())
+        results = {path: one.data for path, one in after.items()}
+        _prove(present, results, self._sides_in(before))
+
+    def _sides_in(self, files: Files) -> list[Sides]:
+        """Both sides of every scope, in the files in which they stand."""
+        from patcher.rules.backport.moved import placed, standing_at
+
+        return placed(self.sides(), standing_at(self.moved, files)[0])
 
 
 def _by_path(sides: list[Sides]) -> dict[str, list[Sides]]:
