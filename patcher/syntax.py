@@ -1,11 +1,12 @@
-"""Python source: its syntax tree, and whether it compiles."""
+"""Python source: its syntax tree, what is asked of any tree, and whether it compiles."""
 
 from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeGuard
 
 from patcher.threads import PARSING
 
@@ -39,6 +40,41 @@ def compile_python(source: bytes) -> None:
     """
     with _alone():
         compile(source, "<patched>", "exec", dont_inherit=True)
+
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def definitions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, Definition]]:
+    """Functions and classes by qualified name, outer before inner; not those within functions."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, Definition):
+            yield prefix + node.name, node
+            if isinstance(node, ast.ClassDef):
+                yield from definitions(node, f"{prefix}{node.name}.")
+        elif not isinstance(node, ast.expr):
+            yield from definitions(node, prefix)
+
+
+def first_line(node: ast.stmt) -> int:
+    """The line, from 1, on which a statement begins: a decorator's, where it has one."""
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(each.lineno for each in decorators)])
+
+
+def is_string(node: ast.AST) -> TypeGuard[ast.Expr]:
+    """Whether a statement is a string and nothing else, as a docstring is."""
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def line_end(lines: Sequence[bytes]) -> bytes:
+    """What ends the lines of a source: as its first one ends."""
+    first = lines[0] if lines else b""
+    return first[len(first.rstrip(b"\r\n")) :] or b"\n"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import ast
 import copy
 import functools
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,12 +24,11 @@ from patcher.rules.rule import (
     check_compiles,
     proof_failed,
 )
-from patcher.syntax import parse_python
+from patcher.syntax import Definition, definitions, line_end, parse_python
 
 if TYPE_CHECKING:
     from patcher.rules.rule import Files, Rewritten
 
-_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _Block = list[ast.stmt]
 
 
@@ -229,10 +228,10 @@ def _read(data: bytes) -> ast.Module:
 
 
 @functools.lru_cache(maxsize=32)
-def _named(data: bytes, function: str) -> list[tuple[_Definition, str]]:
+def _named(data: bytes, function: str) -> list[tuple[Definition, str]]:
     """Every definition of a name in a file, with its dump."""
-    definitions = _definitions(_read(data))
-    return [(node, ast.dump(node)) for name, node in definitions if name == function]
+    known = definitions(_read(data))
+    return [(node, ast.dump(node)) for name, node in known if name == function]
 
 
 def _piece(code: str) -> ast.expr | _Block:
@@ -241,16 +240,6 @@ def _piece(code: str) -> ast.expr | _Block:
     if len(body) == 1 and isinstance(body[0], ast.Expr):
         return body[0].value
     return body
-
-
-def _definitions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, _Definition]]:
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, _Definition):
-            yield prefix + node.name, node
-            if isinstance(node, ast.ClassDef):
-                yield from _definitions(node, f"{prefix}{node.name}.")
-        elif isinstance(node, ast.stmt | ast.ExceptHandler):
-            yield from _definitions(node, prefix)
 
 
 def _dump(piece: ast.expr | Sequence[ast.stmt]) -> str:
@@ -279,7 +268,7 @@ def _lines(tree: ast.Module, change: Change) -> set[int]:
     """Every line that the old code of a change stands on."""
     spans = [
         span
-        for name, node in _definitions(tree)
+        for name, node in definitions(tree)
         if name == change.function
         for span in _places_in(node, change.old)
     ]
@@ -316,7 +305,7 @@ def _blocks(node: ast.AST) -> list[_Block]:
 def _exchange(tree: ast.Module, change: Change) -> int:
     """Make a change in a tree; how many times it was made."""
     exchange = _Exchange(_piece(change.old), _piece(change.new))
-    for name, node in _definitions(tree):
+    for name, node in definitions(tree):
         if name == change.function:
             exchange.visit(node)
     return exchange.made
@@ -366,7 +355,7 @@ def _splice(data: bytes, change: Change) -> bytes:
     offsets = [0]
     for line in lines:
         offsets.append(offsets[-1] + len(line))
-    newline = lines[0][len(lines[0].rstrip(b"\r\n")) :] or b"\n"
+    newline = line_end(lines)
     new = textwrap.dedent(change.new).strip()
     spans = _spans(data, change)
     for first, last in sorted(spans, key=lambda span: offsets[span[0].lineno - 1], reverse=True):
@@ -410,7 +399,7 @@ def _spans(data: bytes, change: Change) -> list[tuple[ast.expr | ast.stmt, ast.e
     piece = _piece(change.old)
     wanted = _dump(piece)
     spans: list[tuple[ast.expr | ast.stmt, ast.expr | ast.stmt]] = []
-    for name, function in _definitions(_read(data)):
+    for name, function in definitions(_read(data)):
         if name != change.function:
             continue
         for node in ast.walk(function):

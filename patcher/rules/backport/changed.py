@@ -6,10 +6,11 @@ import ast
 import functools
 import itertools
 from difflib import SequenceMatcher
+from typing import TypeGuard
 
 from patcher.rules.backport.merging.cut import Cut, sha256
 from patcher.rules.backport.scope import IMPORTS, MODULE, Scope, Sides
-from patcher.syntax import parse_block, parse_python
+from patcher.syntax import is_string, parse_block, parse_python
 
 
 def changed_scopes(path: str, before: bytes, after: bytes) -> list[Sides]:
@@ -112,26 +113,19 @@ def _shape(text: bytes, lone: frozenset[str]) -> str:
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [  # type: ignore[attr-defined]
-                each for each in body if not _is_string(each) and not _is_stub(each, lone)
+                each
+                for each in body
+                if not is_string(each) and not (is_stub(each) and each.name in lone)
             ]
     return ast.dump(tree)
 
 
-def _is_stub(node: ast.stmt, lone: frozenset[str]) -> bool:
-    """Whether a line stands for a function or class: one with an ellipsis for its body."""
-    if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name not in lone:
-        return False
-    body = node.body[0]
-    return (
-        isinstance(body, ast.Expr)
-        and isinstance(body.value, ast.Constant)
-        and body.value.value is ...
-    )
-
-
-def _is_string(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
+def is_stub(node: ast.stmt) -> TypeGuard[ast.FunctionDef | ast.ClassDef]:
+    """Whether a statement is a stub: the line in place of a function or class, which is a scope of
+    its own.
+    """
+    match node:
+        case ast.FunctionDef(body=[only]) | ast.ClassDef(body=[only]):
+            return isinstance(only, ast.Expr) and ast.unparse(only) == "..."
+        case _:
+            return False

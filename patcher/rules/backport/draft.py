@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from patcher.diff import lines_of
 from patcher.errors import FileAbsent, RewriteRefused, Unreadable, UsageError
-from patcher.rules.backport.changed import changed_scopes, read_sides
+from patcher.rules.backport.changed import changed_scopes, is_stub, read_sides
 from patcher.rules.backport.hunks import Hunk, NotFitting, applied, hunks_of, is_compiled, turned
 from patcher.rules.backport.imports import bound, brought, modules, used, words
 from patcher.rules.backport.scope import IMPORTS, MODULE, Sides
@@ -269,18 +269,8 @@ def _statements(text: bytes | None) -> dict[str, str]:
             *head.body,
             ast.ClassDef(head.name, head.bases, head.keywords, [ast.Pass()], head.decorator_list),
         ]
-    kept = [each for each in body if not _is_stub(each)]
+    kept = [each for each in body if not is_stub(each)]
     return {ast.dump(each): ast.unparse(each) for each in kept}
-
-
-def _is_stub(node: ast.stmt) -> bool:
-    """Whether it is the line that stands for a function or class within: a scope of its own."""
-    last = node.body[-1] if isinstance(node, ast.FunctionDef | ast.ClassDef) else None
-    return (
-        isinstance(last, ast.Expr)
-        and isinstance(last.value, ast.Constant)
-        and last.value.value is Ellipsis
-    )
 
 
 def whole_diff(draft: Draft) -> str:

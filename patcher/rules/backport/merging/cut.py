@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from patcher.errors import NotPython
 from patcher.rules.backport.scope import IMPORTS, MODULE
-from patcher.syntax import parse_python
+from patcher.syntax import first_line, line_end, parse_python
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _DEFINITIONS = (*_FUNCTIONS, ast.ClassDef)
@@ -71,7 +71,7 @@ class Cut:
         for node in body:
             if isinstance(node, _DEFINITIONS):
                 name = node.name if parent == MODULE else f"{parent}.{node.name}"
-                first = min([node.lineno, *(each.lineno for each in node.decorator_list)]) - 1
+                first = first_line(node) - 1
                 is_class = isinstance(node, ast.ClassDef)
                 span = Span(name, first, node.end_lineno or node.lineno, is_class, parent)
                 there = self.spans.setdefault(name, [])
@@ -91,8 +91,7 @@ class Cut:
     @property
     def newline(self) -> bytes:
         """What ends the file's lines."""
-        first = self.lines[0] if self.lines else b"\n"
-        return first[len(first.rstrip(b"\r\n")) :] or b"\n"
+        return line_end(self.lines)
 
     def children(self, parent: str) -> list[Span]:
         """The functions and classes directly within a class or module, in file order."""
@@ -147,8 +146,7 @@ def _first_statement(tree: ast.Module) -> int:
     """The line of a module's first statement, after its docstring."""
     docstring = ast.get_docstring(tree, clean=False) is not None
     for node in tree.body[docstring:]:
-        decorators: list[ast.expr] = getattr(node, "decorator_list", [])
-        return min([node.lineno, *(each.lineno for each in decorators)]) - 1
+        return first_line(node) - 1
     return tree.body[0].end_lineno or 0 if tree.body else 0
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from patcher.rules.backport.merging.cut import Cut, Item
 from patcher.rules.backport.merging.three_way import Kind, Region, matches, merge, split
 from patcher.rules.backport.scope import IMPORTS, MODULE, Scope, Sides
-from patcher.syntax import parse_block, parse_python
+from patcher.syntax import is_string, parse_block, parse_python
 
 
 class State(enum.StrEnum):
@@ -490,9 +490,7 @@ def _idle(text: bytes | None) -> list[bool]:
         docstrings = {
             (node.lineno, node.col_offset)
             for node in ast.walk(parse_block(plain.encode()))
-            if isinstance(node, ast.Expr)
-            and isinstance(node.value, ast.Constant)
-            and isinstance(node.value.value, str)
+            if is_string(node)
         }
         for token in tokenize.generate_tokens(io.StringIO(plain).readline):
             if token.type not in _SILENT and token.start not in docstrings:

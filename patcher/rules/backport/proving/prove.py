@@ -18,10 +18,18 @@ from collections.abc import Iterator, Sequence
 from patcher.rules.backport.proving.account import Account, failed
 from patcher.rules.backport.proving.names import check_names
 from patcher.rules.backport.scope import IMPORTS, MODULE, Sides
-from patcher.syntax import compile_python, parse_block, parse_python
+from patcher.syntax import (
+    Definition,
+    compile_python,
+    definitions,
+    first_line,
+    is_string,
+    line_end,
+    parse_block,
+    parse_python,
+)
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
-_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def prove(original: bytes, result: bytes, sides: Sequence[Sides]) -> None:
@@ -66,8 +74,8 @@ def _outside(data: bytes, tree: ast.Module, named: dict[str, Sides]) -> Iterator
     """Each line with its owner's name, without the lines that named scopes own."""
     lines = data.splitlines(keepends=True)
     owners = [MODULE] * len(lines)
-    for name, node in _definitions(tree):
-        first = min([node.lineno, *(each.lineno for each in node.decorator_list)]) - 1
+    for name, node in definitions(tree):
+        first = first_line(node) - 1
         owners[first : node.end_lineno] = [name] * ((node.end_lineno or 0) - first)
     imports = {
         line
@@ -81,12 +89,7 @@ def _outside(data: bytes, tree: ast.Module, named: dict[str, Sides]) -> Iterator
                 yield IMPORTS, line
         elif owner not in named and not _within_whole(owner, named):
             # The last line has an end where another comes behind it.
-            yield owner, line if line.endswith((b"\n", b"\r")) else line + _line_end(lines)
-
-
-def _line_end(lines: Sequence[bytes]) -> bytes:
-    """What ends a file's first line: all of its lines, but for the last."""
-    return lines[0][len(lines[0].rstrip(b"\r\n")) :] or b"\n"
+            yield owner, line if line.endswith((b"\n", b"\r")) else line + line_end(lines)
 
 
 def _within_whole(owner: str, named: dict[str, Sides]) -> bool:
@@ -94,17 +97,6 @@ def _within_whole(owner: str, named: dict[str, Sides]) -> bool:
     parts = owner.split(".")
     above = (named.get(".".join(parts[:count])) for count in range(1, len(parts)))
     return any(each and (each.before is None or each.after is None) for each in above)
-
-
-def _definitions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, _Definition]]:
-    """Functions and classes by qualified name, outer before inner; not those within functions."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, _Definition):
-            yield prefix + node.name, node
-            if isinstance(node, ast.ClassDef):
-                yield from _definitions(node, f"{prefix}{node.name}.")
-        elif not isinstance(node, ast.expr):
-            yield from _definitions(node, prefix)
 
 
 # ---- 2. the scopes
@@ -149,7 +141,7 @@ def _side(text: bytes | None) -> ast.AST | None:
     if text is None:
         return None
     tree = parse_block(text)
-    if len(tree.body) == 1 and isinstance(tree.body[0], _Definition):
+    if len(tree.body) == 1 and isinstance(tree.body[0], Definition):
         return tree.body[0]
     return tree
 
@@ -157,7 +149,7 @@ def _side(text: bytes | None) -> ast.AST | None:
 def _find(tree: ast.Module, name: str) -> ast.AST | None:
     if name == MODULE:
         return tree
-    found = [node for each, node in _definitions(tree) if each == name]
+    found = [node for each, node in definitions(tree) if each == name]
     if len(found) > 1:
         if not _follow_each_other(tree, found):
             raise failed(f"there are several {name}")
@@ -165,7 +157,7 @@ def _find(tree: ast.Module, name: str) -> ast.AST | None:
     return found[0] if found else None
 
 
-def _follow_each_other(tree: ast.Module, functions: Sequence[_Definition]) -> bool:
+def _follow_each_other(tree: ast.Module, functions: Sequence[Definition]) -> bool:
     """Whether they are one statement after the other of one block: overloads, a property."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
@@ -183,7 +175,7 @@ def _equal(one: ast.AST | None, other: ast.AST | None) -> bool:
 
 def _lone_children(*nodes: ast.AST) -> set[str]:
     """Names of functions and classes that not all of the trees have."""
-    names = [{name for name, _ in _definitions(node) if "." not in name} for node in nodes]
+    names = [{name for name, _ in definitions(node) if "." not in name} for node in nodes]
     everywhere = names[0].intersection(*names[1:])
     return names[0].union(*names[1:]) - everywhere
 
@@ -194,7 +186,7 @@ def _own(node: ast.AST, lone: set[str]) -> ast.AST:
     class Stubs(ast.NodeTransformer):
         depth = 0
 
-        def _stub(self, inner: _Definition) -> ast.AST | None:
+        def _stub(self, inner: Definition) -> ast.AST | None:
             if inner.name in lone:
                 return None
             return ast.ClassDef(inner.name, [], [], [ast.Pass()], [])
@@ -222,15 +214,7 @@ def _silent(node: ast.AST) -> ast.AST:
     for each in ast.walk(copied):
         body = getattr(each, "body", None)
         if isinstance(body, list):
-            kept = [
-                statement
-                for statement in body
-                if not (
-                    isinstance(statement, ast.Expr)
-                    and isinstance(statement.value, ast.Constant)
-                    and isinstance(statement.value.value, str)
-                )
-            ]
+            kept = [statement for statement in body if not is_string(statement)]
             each.body = kept  # type: ignore[attr-defined]
     return copied
 
@@ -252,7 +236,7 @@ def _last_bound(tree: ast.Module) -> dict[str, tuple[str, str, str] | None]:
     """What binds each name last of a module's imports, functions and classes; None: no import."""
     found: dict[str, tuple[str, str, str] | None] = {}
     for node in tree.body:
-        if isinstance(node, _Definition):
+        if isinstance(node, Definition):
             found[node.name] = None
         for key in _imported(ast.Module([node], [])):
             found[key[2] or key[1]] = key

@@ -49,7 +49,7 @@ from patcher.rules.guard.chain import Chain, Read
 from patcher.rules.guard.proving.facts import OTHER
 from patcher.rules.guard.proving.names import last_name, parts_of, scan
 from patcher.rules.guard.proving.walk import Intricate, Later, Walk
-from patcher.syntax import parse_python
+from patcher.syntax import first_line, parse_python
 
 # Where a node says a name that may be the receiver's.
 _SAYS = {ast.Attribute: "attr", ast.Name: "id"}
@@ -250,6 +250,5 @@ def _within(
 
 def _holds(node: ast.stmt, lines: list[int]) -> bool:
     """Whether a statement, with its decorators, has one of the lines."""
-    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
-    first = bisect_left(lines, min([node.lineno, *(each.lineno for each in decorators)]))
+    first = bisect_left(lines, first_line(node))
     return first < len(lines) and lines[first] <= (node.end_lineno or node.lineno)
