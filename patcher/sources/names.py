@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from patcher.oci.rootfs.installed import PACKAGE, bytecode_names, module_parts
@@ -20,7 +21,7 @@ class NameTree:
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = paths
+        self._paths = sorted(paths)
         self._known: dict[str, dict[str, Kind]] = {}
 
     def kind(self, path: str) -> Kind | None:
@@ -45,11 +46,13 @@ class NameTree:
         start = f"{folder}/".lstrip("/")
         if start not in self._known:
             found: dict[str, Kind] = {}
-            for path in self._paths:
-                if path.startswith(start) and len(path) > len(start):
-                    end = path.find("/", len(start))
-                    name = path[len(start) : None if end < 0 else end]
-                    found[name] = Kind.FILE if end < 0 and name not in found else Kind.FOLDER
+            at = bisect_left(self._paths, start)
+            while at < len(self._paths) and (path := self._paths[at]).startswith(start):
+                name, slash, _ = path[len(start) :].partition("/")
+                if name or slash:
+                    found[name] = Kind.FOLDER if slash or name in found else Kind.FILE
+                # "0" is what comes after "/": of a folder within it, one path is enough.
+                at = bisect_left(self._paths, f"{start}{name}0", at) if slash else at + 1
             self._known[start] = found
         return self._known[start]
 

@@ -49,7 +49,10 @@ _RECORD = re.compile(rf"{PROJECT}-([^/]+)\.dist-info/RECORD")
 # What an installer puts beside or over the package's own files: a folder of .data (PEP 427), and
 # paths that lead to one that is there already.
 _ELSEWHERE = re.compile(rf"[^/]+\.data/(?:pure|plat)lib/{PROJECT}[/.]")
-_NOT_PLAIN = re.compile(r"(?:^|/)\.{0,2}/|(?:^|/)\.{1,2}$")
+_NOT_PLAIN = re.compile(r"(?:^|/)\.{0,2}/|(?:^|/)\.{1,2}\Z")
+
+# A path that is one of the two, between slashes, holds one of these.
+_SUSPECT = ("//", "/./", "/../", ".data/")
 
 # Those that installers take. The others inflate a part at once, of whatever size.
 _METHODS = frozenset({ZIP_STORED, ZIP_DEFLATED})
@@ -115,7 +118,7 @@ class WheelSource:
         if instead := runs_instead(self._tree, target):
             raise _unreadable(self.label, f"Python runs its {instead}, and not {target}")
         data = self._inflate(target)
-        algorithm, stated = self._record.get(target, ("", ""))
+        algorithm, _, stated = self._record.get(target, "").partition("=")
         if algorithm not in _HASHES:
             raise _unreadable(self.label, f"its RECORD states no hash for {target}")
         digest = base64.urlsafe_b64encode(hashlib.new(algorithm, data).digest())
@@ -142,17 +145,16 @@ class WheelSource:
                 yield info.filename, self.read(info.filename)
 
     @functools.cached_property
-    def _record(self) -> dict[str, tuple[str, str]]:
-        """Path -> hash algorithm and digest, as RECORD states them."""
+    def _record(self) -> dict[str, str]:
+        """Path -> hash, as RECORD states it: the algorithm, `=` and the digest."""
         data = self._inflate(self._record_name, _RECORD_LIMIT)
         try:
             text = data.decode()
             # Row by row: as a list, lines of nothing would be a hundred times as much.
             return {
-                row[0]: (algorithm, digest)
+                row[0]: row[1]
                 for row in csv.reader(io.StringIO(text, newline=""))
                 if len(row) >= 2 and row[0] in self._zip.NameToInfo
-                for algorithm, _, digest in [row[1].partition("=")]
             }
         except (UnicodeDecodeError, csv.Error) as error:
             raise _unreadable(self.label, f"its RECORD is damaged: {error}") from error
@@ -172,6 +174,10 @@ class WheelSource:
         names = self._zip.namelist()
         if len(names) != len(self._zip.NameToInfo):
             raise _unreadable(self.label, "it has two files of one name")
+        # Nearly always none holds one of these: to ask each of 5,800 names took 9 ms, this takes 1.
+        together = f"/{'/'.join(names)}/"
+        if not any(part in together for part in _SUSPECT):
+            return
         for name in names:
             if _NOT_PLAIN.search(name) or _ELSEWHERE.match(name):
                 raise _unreadable(self.label, f"its {name} is put where another file belongs")

@@ -458,6 +458,7 @@ def test_what_lies_beside_a_target_and_does_not_take_its_place_is_harmless(
         f"vllm/../{TARGET}",
         f"/{TARGET}",
         "..",
+        "vllm/.",
     ],
 )
 def test_a_file_that_is_put_over_another_makes_a_wheel_unreadable(
