@@ -28,6 +28,10 @@ class Workshop:
         settings = {
             "GIT_CONFIG_GLOBAL": "/dev/null",
             "GIT_CONFIG_SYSTEM": "/dev/null",
+            # Since 2.47 it goes on in the background when `git commit` has ended, and has a lock.
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": "maintenance.auto",
+            "GIT_CONFIG_VALUE_0": "false",
             "GIT_AUTHOR_NAME": "A",
             "GIT_AUTHOR_EMAIL": "a@example.org",
             "GIT_COMMITTER_NAME": "C",

@@ -220,23 +220,31 @@ def daemon() -> Iterator[docker.DockerClient]:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port that nobody listens on, and that nobody else is given: this process holds it.
+
+    Bound and not listened on, it refuses connections. A program that sets SO_REUSEADDR, as
+    docker-registry does, can listen there all the same. Let go, it could be the other worker's by
+    then, or a later server's of this one, which a client that found nobody there does not ask.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    port: int = held.getsockname()[1]
+    held.detach()
+    return port
 
 
-def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Return when something listens on the port; fail when the process ends first."""
-    deadline = time.monotonic() + 30
+def wait_for_socket(address: int | str, process: subprocess.Popen[bytes]) -> None:
+    """Return when something listens on a port or a file; fail when the process ends first."""
+    family = socket.AF_INET if isinstance(address, int) else socket.AF_UNIX
+    there = ("127.0.0.1", address) if isinstance(address, int) else address
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as probe:
-            probe.settimeout(0.1)
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
+        with socket.socket(family) as probe:
+            if probe.connect_ex(there) == 0:
                 return
         time.sleep(0.01)
-    pytest.fail(f"{process.args!r} never listened on port {port}")
+    pytest.fail(f"{process.args!r} never listened on {address}")
 
 
 @functools.cache
@@ -275,11 +283,11 @@ def real_registry(root: Path, *, tls: str = "", auth: str = "") -> Iterator[str]
             [program, "serve", str(config)], stdout=log, stderr=log, env=environment
         )
     try:
-        wait_for_port(port, process)
+        wait_for_socket(port, process)
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -96,8 +97,8 @@ def serving(
 
 def in_turn(*replies: Reply) -> Script:
     """These answers one after the other; the last one from then on."""
-    left = list(replies)
-    return lambda _: left.pop(0) if len(left) > 1 else left[0]
+    left = chain(replies, repeat(replies[-1]))
+    return lambda _: next(left)
 
 
 class _Quiet(ThreadingHTTPServer):

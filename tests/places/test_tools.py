@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ from patcher.rules.catalogue import select
 from patcher.versions import parsed
 from patcher.web.http import HttpSettings
 from tests import commands
-from tests.conftest import TARGET, missing, real_registry
+from tests.conftest import TARGET, missing, real_registry, wait_for_socket
 from tests.indexes import add_index
 from tests.installations import SITE, installed_file
 from tests.memory import DOCKER, OCI, Memory
@@ -189,23 +188,20 @@ def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     if shutil.which("containerd") is None or os.geteuid() != 0:
         missing("containerd is not installed, or this user may not run it")
     folder = tmp_path_factory.mktemp("containerd")
-    config, socket = folder / "config.toml", folder / "sock"
+    config, address = folder / "config.toml", folder / "sock"
     config.write_text(
         f'version = 2\nroot = "{folder}/root"\nstate = "{folder}/state"\n'
         'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
-        f'[grpc]\naddress = "{socket}"\n'
+        f'[grpc]\naddress = "{address}"\n'
     )
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(["containerd", "--config", config], stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 30
-        while not socket.exists():
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, "containerd never listened"
-        yield ["ctr", "--address", str(socket)]
+        wait_for_socket(str(address), process)
+        yield ["ctr", "--address", str(address)]
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 def test_containerd_pulls_every_platform_of_it(world: World, containerd: list[str]) -> None:
