@@ -20,7 +20,7 @@ class Chain:
 
     @property
     def chain(self) -> str:
-        """The read as a person writes it, without what stands before the receiver."""
+        """The read as a person writes it, from the receiver on."""
         return f"{self.receiver}.{self.attribute}.{self.member}"
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class AttributeGuard(Chain):
     """The rule: every read of the chain is guarded, in all files of the patch."""
 
-    # A read that is not guarded can fail in whichever release it stands: nothing is merged.
+    # A read that is not guarded can fail in any release that has it: nothing is merged.
     any_version: ClassVar[bool] = True
 
     @property

@@ -27,10 +27,13 @@ REACHING = frozenset({
 REACHING_CALLS = frozenset({"eval", "exec", "globals", "locals"})
 # By these a handler may come by an error that another handler has caught.
 CONTEXTS = frozenset({"__context__", "__cause__", "exc_info", "last_value", "last_exc"})
-# By these an attribute may get a name that stands nowhere as a name.
+# By these an attribute may get a name that is written nowhere but in a string.
 SPELLING = frozenset({
     "__dict__", "__setattr__", "make_dataclass", "namedtuple", "setattr", "update", "vars",
 })  # fmt: skip
+# All of these are told where the module mentions them; but `x.eval()` is any object's own method.
+_TOLD_OF_ATTRIBUTES = REACHING | CONTEXTS | SPELLING
+_TOLD_OF_NAMES = _TOLD_OF_ATTRIBUTES | REACHING_CALLS
 # Special methods that the verifier takes for granted run elsewhere: it loses all it knows there.
 CALLED = frozenset({
     "__init__", "__new__", "__call__", "__enter__", "__exit__", "__aenter__", "__aexit__",
@@ -59,7 +62,8 @@ class ModuleNames:
     `bound`: how often each name is bound. `imported`: how often by an import; `renamed`: by one
     that calls it otherwise. `shared`: names that a call can bind anew, being global, nonlocal, or
     a walrus's in a generator. `strings`: all string constants. `stored`: attributes that are
-    stored to or deleted. `loggers`: names bound once, by an import or by calling one.
+    stored to or deleted. `mentioned`: what it imports or defines, and which of the names above it
+    uses, from REACHING to SPELLING. `loggers`: names bound once, by an import or by calling one.
     `suppressors`: dotted names that are contextlib.suppress and nothing else. `mangled`: private
     names that a class spells in two ways. `operators`: special methods of this module that an
     operator, a format or a truth calls; `special`: those that may undo a guard, and `properties`
@@ -114,7 +118,7 @@ class ModuleNames:
         return not self.special.isdisjoint({"__getattr__", "__getattribute__", "__get__"})
 
     def store_acts(self, attribute: str) -> bool:
-        """Whether a store to that attribute may run code, or replace what others stand for."""
+        """Whether a store to that attribute may run code, or replace what a name means."""
         known = self.defined | self.stored | self.strings | self.special
         return (
             attribute.startswith("_")
@@ -197,16 +201,11 @@ def scan(nodes: list[ast.AST]) -> ModuleNames:
             case ast.Attribute(attr=attr, ctx=context):
                 if not isinstance(context, ast.Load):
                     stored[attr] += 1
-                if attr in REACHING or attr in CONTEXTS or attr in SPELLING:
+                if attr in _TOLD_OF_ATTRIBUTES:
                     names.mentioned.add(attr)
                 continue  # most nodes are these, and bind nothing
             case ast.Name(id=name):
-                if (
-                    name in REACHING
-                    or name in REACHING_CALLS
-                    or name in SPELLING
-                    or name in CONTEXTS
-                ):
+                if name in _TOLD_OF_NAMES:
                     names.mentioned.add(name)
             case ast.Call(func=func, args=arguments, keywords=keywords):
                 if last_name(func) in PROPERTIES:
@@ -388,6 +387,7 @@ def _is_operator(name: str) -> bool:
 
 
 def _acts(function: ast.FunctionDef | ast.AsyncFunctionDef, names: ModuleNames) -> bool:
+    """Whether a method does more than look: it calls, stores, deletes or raises again."""
     parts = [part for statement in function.body for part in ast.walk(statement)]
     return any(_is_act(part, names) for part in parts)
 
@@ -408,7 +408,7 @@ def _is_act(node: ast.AST, names: ModuleNames) -> bool:
 
 
 def _find_mangled(nodes: list[ast.AST], names: ModuleNames) -> None:
-    """`__p` in class C is `_C__p`: names of which both spellings stand in the module."""
+    """`__p` in class C is `_C__p`: names that the module spells in both ways."""
     spelled = {node.id for node in nodes if isinstance(node, ast.Name)} | names.bound.keys()
     by_suffix: dict[str, set[str]] = {}
     for name in spelled:

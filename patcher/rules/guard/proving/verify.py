@@ -2,7 +2,7 @@
 
 It needs the standard library alone and shares nothing with the rewriter. It accepts a read only
 where it can show that the attribute is there on every path; what it cannot show is unguarded.
-It may be strict, and never is it lenient:
+It may be strict, but never lenient:
 
 - It follows `if`, `while`, `assert`, conditional expressions, `and`/`or`/`not`, early exits,
   `getattr(x, "weight", None)` with a None check, local names for the receiver, its attribute or
@@ -24,8 +24,8 @@ It may be strict, and never is it lenient:
 
 What is handed to another function, operator or class, or back, or put into a container or an
 attribute, is not followed, nor are attributes named by strings (`attrgetter`, `eval`). Where the
-receiver (or an attribute that may be None) goes away so, and the member is read, unguarded, of
-something that may be what went away, no answer is given: `NotFollowed` names both lines.
+receiver (or an attribute that may be None) goes away like that, and the member is read, unguarded,
+of something that may be what went away, no answer is given: `NotFollowed` names both lines.
 
 Taken for granted: attribute loads, subscript loads, operators, formatting and truth of a value
 alter no receiver, unless the module defines a special method or property that does more than
@@ -51,7 +51,7 @@ from patcher.rules.guard.proving.names import last_name, parts_of, scan
 from patcher.rules.guard.proving.walk import Intricate, Later, Walk
 from patcher.syntax import first_line, parse_python
 
-# Where a node says a name that may be the receiver's.
+# The field of a node that holds a name.
 _SAYS = {ast.Attribute: "attr", ast.Name: "id"}
 NEWLINE = re.compile(r"\r\n|\r|\n")
 # Steps that the walk may take for each node of the tree; what takes more has paths that multiply.
@@ -167,7 +167,7 @@ def _follow(walk: Walk, tree: ast.Module, nodes: list[ast.AST], mentions: list[i
 
 
 def _mentions(nodes: list[ast.AST], name: str) -> list[int]:
-    """The lines on which a name stands, as an identifier or in a string, in order."""
+    """The lines that hold a name, as an identifier or in a string, in order."""
     return sorted(
         node.lineno
         for node in nodes
@@ -186,7 +186,7 @@ def _spans(node: ast.expr | ast.stmt, lines: list[int]) -> bool:
 
 
 def _written(nodes: list[ast.AST], rule: Chain) -> Iterator[ast.Attribute]:
-    """Every place where the chain stands as it is written: `<...>kv_b_proj.weight.dtype`."""
+    """Every place where the chain is written out: `<...>kv_b_proj.weight.dtype`."""
     chain = (rule.receiver, rule.attribute, rule.member)
     for node in nodes:
         match node:

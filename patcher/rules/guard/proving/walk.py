@@ -143,10 +143,17 @@ class Escapes:
 class Walk(ast.NodeVisitor):
     """The state of one walk.
 
-    `judged` holds each read that was met, and whether every visit found it safe. `ever` holds
-    the worst that each name of this scope was bound to, for code that runs later; `module_ever`
-    that of the module's own scope. `anywhere` holds the worst that each shared name was bound to
-    in any scope. `loose` are the names that code which is not seen may bind anew.
+    Of the whole module: `steps` are those that are left. `judged` holds each read that was met,
+    and whether every visit found it safe. `later` is the code put off. `module_ever` holds the
+    worst that each name of the module's own scope was bound to, `anywhere` that of each shared
+    name in any scope. `nothing_stored`: None was stored under the attribute's name.
+
+    Of the scope: `ever` holds the worst that each name was bound to, for code that runs later.
+    `loose` are the names that code which is not seen may bind anew. `nothings` are reads of the
+    member through a name that may be None, judged once the scope was walked to its end.
+
+    Of the point: `floors` and `loops` are those around it. `caught`: an AttributeError surely ends
+    in a handler. `in_class`: in a class's own body. `finallies`: how many `finally` it is in.
     """
 
     rule: Chain
@@ -325,7 +332,7 @@ class Walk(ast.NodeVisitor):
     # ---- Reads
 
     def visit_Attribute(self, node: ast.Attribute) -> Value:
-        """A load, store or deletion of an attribute: each loads what stands before the dot."""
+        """A load, store or deletion of an attribute: each loads what is before the dot."""
         base = self.visit(node.value)
         if node.attr == self.rule.member:
             self._read_member(node, node.value, base)
@@ -341,6 +348,7 @@ class Walk(ast.NodeVisitor):
         return OTHER
 
     def _read_member(self, node: ast.expr, of: ast.expr, base: Value) -> None:
+        """Judge a read of the member, where what it is read of may be the attribute."""
         if base.held is not Held.NO:
             safe = self.caught or (base.held is Held.YES and not base.nothing)
             self.judged[node] = self.judged.get(node, True) and safe
@@ -355,7 +363,7 @@ class Walk(ast.NodeVisitor):
             self.escapes.members.add(node.lineno)
 
     def _judge_nothings(self) -> None:
-        """None was read of: it stands for a missing attribute where the name ever held one."""
+        """Reads through None: unsafe where the name ever held the attribute, for it was missing."""
         for node, name in self.nothings:
             if self.ever.get(name, OTHER).held is not Held.NO:
                 self.judged[node] = False
@@ -537,6 +545,7 @@ class Walk(ast.NodeVisitor):
         )
 
     def _getattr(self, node: ast.Call, values: list[Value], *, trusted: bool) -> Value:
+        """What a getattr gives; `trusted` is the builtin."""
         match node.args:
             case [subject, asked, *default] if len(default) < 2:
                 base = values[0]
@@ -839,7 +848,7 @@ class Walk(ast.NodeVisitor):
         self.facts = DEAD
 
     def visit_Raise(self, node: ast.Raise) -> None:
-        """As a return, but that to raise a class is to call it."""
+        """As a return; to raise a class calls it, too."""
         self.generic_visit(node)
         self.lose_paths()
         self.facts = DEAD
@@ -950,10 +959,12 @@ class Walk(ast.NodeVisitor):
     visit_AsyncFor = visit_For
 
     def _round(self, body: Sequence[ast.stmt]) -> None:
+        """Run a loop's body once, up to where the next round begins."""
         self.block(body)
         self.facts = join_all([self.facts, *self.loops[-1].continues])
 
     def _leave(self, orelse: Sequence[ast.stmt]) -> None:
+        """Leave a loop, by its `else` or by a `break`."""
         loop = self.loops.pop()
         self.block(orelse)
         self.facts = join_all([self.facts, *loop.breaks])
@@ -1064,6 +1075,7 @@ class Walk(ast.NodeVisitor):
         return list(zip(exits, marks or [0] * len(exits), strict=True))
 
     def _attempt(self, node: Try) -> None:
+        """All of a `try` but its `finally`."""
         # What this `try` does not catch it may turn into another error on its way out.
         caught, self.caught = self.caught, catches(node, self.names)
         floor = self._lay_floor()
@@ -1091,6 +1103,7 @@ class Walk(ast.NodeVisitor):
         self.facts = join_all(ends)
 
     def _lay_floor(self) -> Floor:
+        """A floor that sinks with all that follows, until it is popped."""
         self.floors.append(Floor(self.facts))
         return self.floors[-1]
 

@@ -1,4 +1,4 @@
-"""Where a read stands: whether it may be rewritten there, and which quote a string may use."""
+"""Where a read is: whether it may be rewritten there, and which quote a string may use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TARGETS: dict[type[cst.CSTNode], str] = {
     cst.AsName: "name",
 }
 
-# What may stand between a target and its parts.
+# What may be between a target and its parts.
 UNPACKED = (cst.Element, cst.StarredElement, cst.Tuple, cst.List)
 
 # Ancestors under which no rewrite keeps the meaning, with the reason.
@@ -34,7 +34,7 @@ _REFUSED: tuple[tuple[type[cst.CSTNode], str], ...] = (
 
 
 def refusal(node: cst.CSTNode, ancestors: Ancestors) -> str | None:
-    """Why the read must not be rewritten where it stands; None where it may be."""
+    """Why the read must not be rewritten where it is; None where it may be."""
     if _is_target(node, ancestors):
         return "it is stored to or deleted, not read"
     for ancestor in ancestors:
@@ -61,7 +61,7 @@ def free_quote(ancestors: Ancestors) -> tuple[str | None, bool]:
 
 
 def is_sole_argument(node: cst.CSTNode, ancestors: Ancestors) -> bool:
-    """Whether the read is all that stands between the parentheses of a call."""
+    """Whether the read is all that is between the parentheses of a call."""
     match ancestors[-2:]:
         case [cst.Call(args=[only]) as call, cst.Arg(keyword=None, star="") as argument]:
             return (

@@ -62,7 +62,7 @@ def path(node: cst.CSTNode | None) -> Path | None:
 
 @dataclass
 class Surroundings:
-    """What stands around the reads of one module; a question about a node is answered once."""
+    """What is around the reads of one module; a question about a node is answered once."""
 
     module: cst.Module
     rule: Chain
@@ -248,7 +248,7 @@ class Surroundings:
 
     @cached_property
     def _tried(self) -> set[str]:
-        """Names that stand in a `try` which handles the error, or are asked for by a string."""
+        """Names used in a `try` which handles the error, or asked for by a string."""
         found: set[str] = set()
         for _, node in self._edges:
             match node:

@@ -19,7 +19,7 @@ COMPARED = re.compile(r" (?:[=!<>]|(?:is|in|not)\b)")
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """The quote that a string may use here, and whether the text stands inside an f-string.
+    """The quote that a string may use here, and whether the text is inside an f-string.
 
     Before Python 3.12 an f-string holds neither its own quote nor, between single ones, a newline.
     """
@@ -105,7 +105,7 @@ def _indentation(prefix: str) -> str:
 
 
 def _operand_line(prefix: str) -> str | None:
-    """`and` or `or` where that is all that stands before: a chain with an operand on each line.
+    """`and` or `or` where the line before a place is that alone: an operand on each line.
 
     Such a line is inside brackets, where a newline may be added, unless a backslash continues it.
     """

@@ -60,8 +60,8 @@ def deepest_line(source: bytes) -> int:
 def _deepest(source: bytes, tree: ast.Module) -> tuple[int, int]:
     """How deep libcst's tree is at least, and the line of the statement where it is deepest.
 
-    Python's own tree is flat where libcst nests: the operands of `and` and `or`, and strings that
-    stand beside each other.
+    Python's own tree is flat where libcst nests: the operands of `and` and `or`, and strings in a
+    row.
     """
     quotes = [line.count(b'"') + line.count(b"'") for line in source.splitlines() or [b""]]
     quoted = list(accumulate(quotes, initial=0))
@@ -86,7 +86,7 @@ def _deepest(source: bytes, tree: ast.Module) -> tuple[int, int]:
 
 
 def _strings_between(source: bytes, node: ast.expr) -> int:
-    """How many strings stand beside each other as one constant."""
+    """How many strings in a row make one constant."""
     first, last = (node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0)
     try:
         return sum(

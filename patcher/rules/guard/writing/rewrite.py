@@ -36,7 +36,7 @@ from patcher.rules.rule import Edit, Rewritten
 
 # A hasattr that is not called, a definition of one, a star import that may bring one.
 ODD_HASATTR = re.compile(r"\bhasattr\b(?!\()|\b(?:def|class)\s+hasattr\b|\bimport\b[\s(]*\*")
-# What holds no read. Half of a tree's nodes are these, or stand in them.
+# What holds no read. Half of a tree's nodes are these, or are in them.
 LEAVES = (
     cst.Name,
     cst.BaseNumber,
@@ -100,8 +100,8 @@ def _splice(module: cst.Module, pieces: list[str], places: list[Value | Gate]) -
         )
         new += [after.encode(plain), following.encode(plain)]
         start += len(before) + len(new[-1])
-        # A newline of two characters may stand across the seam of two pieces: none does, since
-        # a place starts and ends inside an expression.
+        # No newline of two characters is split between two pieces: a place starts and ends inside
+        # an expression.
         line += line_of(place.before) + line_of(following) - 2
         recent = _last_lines(recent + after + following)
     return Rewritten(b"".join(new), tuple(edits))
@@ -115,9 +115,9 @@ def _last_lines(text: str) -> str:
 
 @dataclass
 class _Marker(cst.CSTTransformer):
-    """Puts a marker, `(stem0)`, where a text must change; `places` holds what it stands for.
+    """Puts a marker, `(stem0)`, where a text must change; `places` holds what comes there.
 
-    Markers keep the tree valid wherever an expression may stand, and make it cheap to find the
+    Markers keep the tree valid wherever an expression may be, and make it cheap to find the
     places in the text: libcst's own positions cost five times its code generation.
     """
 
@@ -194,7 +194,7 @@ class _Marker(cst.CSTTransformer):
         )
 
     def _checked_path(self, node: cst.CSTNode, ancestors: list[cst.CSTNode]) -> str:
-        """The receiver as dotted text. Refuses a read that cannot be rewritten where it stands."""
+        """The receiver as dotted text. Refuses a read that cannot be rewritten where it is."""
         receiver = cst.ensure_type(cst.ensure_type(node, cst.Attribute).value, cst.Attribute).value
         keys, reason = path(receiver), refusal(node, ancestors)
         if keys is None:
