@@ -126,8 +126,6 @@ class Backport:
 
         Raises `NotPython`, and `Unreadable` where the releases cannot be read.
         """
-        from patcher.rules.backport import imports
-        from patcher.rules.backport.merging.merge import State, overall
         from patcher.rules.backport.moved import placed, standing_at
         from patcher.rules.replace import standing
 
@@ -137,7 +135,7 @@ class Backport:
         shapes = [replace(each, path=where.get(each.path, each.path)) for each in self.instead]
         if other := standing(files, shapes):
             return Found((other,))
-        present = {path: data for path, data in files.items() if data is not None}
+        present = _present(files)
         if self.scopes and not self._mentioned(present):
             first = self.scopes[0]
             return Found(absent=f"there is no {first.name} in {where.get(first.path, first.path)}")
@@ -150,18 +148,22 @@ class Backport:
             return Found(absent=f"there is no {lacking[0]}")
         if lacking:
             return Found(unknown=f"there is no {lacking[0]}, but the fix's other files are there")
+        moved = [each for each in sides if each.scope.path in where.values()]
+        return self._judge(files, sides, moved)
+
+    def _judge(self, files: Files, sides: list[Sides], moved: list[Sides]) -> Found:
+        """What the scopes say together, where all their files are there; `moved` are those of
+        files that are at another path here.
+        """
+        from patcher.rules.backport import imports
+        from patcher.rules.backport.merging.merge import State, overall
+
+        present = _present(files)
         merged = _merge(present, sides)
         scopes = [each for one in merged.values() for each in one.found]
         verdict = overall(scopes)
         places = tuple(
-            Place(
-                each.scope.path,
-                each.line or 1,
-                1,
-                each.scope.name,
-                each.scope.name.rpartition(".")[2],
-                each.state is State.NEEDED,
-            )
+            _place(each.scope, each.line, needed=each.state is State.NEEDED)
             for each in scopes
             if each.state in (State.NEEDED, State.LANDED)
         )
@@ -173,8 +175,7 @@ class Backport:
         if verdict.state is State.LANDED and (lost := imports.not_imported(present, sides)):
             return Found(places, unknown=lost)
         if verdict.state is State.NEEDED:
-            others = [each for each in sides if each.scope.path in where.values()]
-            if lost := imports.missing(files, sides) or imports.unread(files, others):
+            if lost := imports.missing(files, sides) or imports.unread(files, moved):
                 return Found(places, unknown=lost)
             try:
                 _prove(present, {path: one.data for path, one in merged.items()}, sides)
@@ -200,21 +201,29 @@ class Backport:
                 found.unknown or found.absent or "",
                 next_step="Take the fix over by hand, or choose another release.",
             )
-        present = {path: data for path, data in files.items() if data is not None}
+        present = _present(files)
         merged = _merge(present, self._sides_in(files))
         return {path: rewritten(present[path], one.data) for path, one in merged.items()}
 
     def prove(self, before: Files, after: Mapping[str, Rewritten]) -> None:
         """Hold the result against both sides of the fix. Raises `ProofFailed`."""
-        present = {path: data for path, data in before.items() if data is not None}
         results = {path: one.data for path, one in after.items()}
-        _prove(present, results, self._sides_in(before))
+        _prove(_present(before), results, self._sides_in(before))
 
     def _sides_in(self, files: Files) -> list[Sides]:
-        """Both sides of every scope, in the files in which they stand."""
+        """Both sides of every scope, under the paths that its file has here."""
         from patcher.rules.backport.moved import placed, standing_at
 
         return placed(self.sides(), standing_at(self.moved, files)[0])
+
+
+def _present(files: Files) -> dict[str, bytes]:
+    return {path: data for path, data in files.items() if data is not None}
+
+
+def _place(scope: Scope, line: int | None, *, needed: bool) -> Place:
+    name = scope.name
+    return Place(scope.path, line or 1, 1, name, name.rpartition(".")[2], needed)
 
 
 def _by_path(sides: list[Sides]) -> dict[str, list[Sides]]:
