@@ -133,7 +133,7 @@ def verify(
         raise lost[0]
     if as_data:
         hand_over(verify_json(reports))
-    _tell(reports, places=not as_data)
+    _tell(reports, places=not as_data, in_full=bool(patches))
     code = exit_for(verdict for report in reports for verdict in report.verdicts)
     is_open = any(report.question for report in reports)
     context.exit(Exit.UNDECIDED if code is Exit.OK and is_open else code)
@@ -149,7 +149,7 @@ def _say_what_it_is(report: SourceReport) -> None:
         say_of_version(copy)
 
 
-def _tell(reports: Sequence[SourceReport], *, places: bool) -> None:
+def _tell(reports: Sequence[SourceReport], *, places: bool, in_full: bool) -> None:
     """The verdicts; with `places` each place that needs a patch, on stdout."""
     for report in reports:
         for verdict in report.verdicts:
@@ -157,7 +157,8 @@ def _tell(reports: Sequence[SourceReport], *, places: bool) -> None:
                 show(verdict_lines(verdict, report.locate))
             # With --quiet too: what could not be judged is an error.
             tell = say if verdict.status in {Status.NEEDED, Status.CLEAN} else complain
-            tell(verdict_summary(verdict), None if verdict.outside else COLOURS[verdict.status])
+            summary = verdict_summary(verdict, in_full=in_full)
+            tell(summary, None if verdict.outside else COLOURS[verdict.status])
     for report in reports:
         for found in report.elsewhere:
             say(notice_line(found, report.root))

@@ -242,10 +242,13 @@ def _expect_allowed(order: Order, version: str, examined: Sequence[Examined]) ->
     clean = dict.fromkeys(each.patch for each in verdicts if not each.outside)
     others = dict.fromkeys(each.patch for each in verdicts if each.outside)
     parts = [f"already carries this: {', '.join(clean)}{said}"] if clean else []
-    parts += [f"is not one that these are for: {', '.join(others)}"] if others else []
+    parts += [f"is not claimed by: {', '.join(others)}"] if others else []
     raise AlreadyClean(
         f"vLLM {version} {'; it '.join(parts)}",
-        next_step="Use the base as it is, or give --allow-clean to tag it as patched.",
+        next_step="Use the base as it is, or give --allow-clean to tag it as patched. What each "
+        "patch is for: `vllm-patcher patches`."
+        if others
+        else "Use the base as it is, or give --allow-clean to tag it as patched.",
     )
 
 

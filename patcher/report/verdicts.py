@@ -105,19 +105,26 @@ def _file(verdict: Verdict, place: Place) -> str:
     return where if itself else f"{where}:{place.target}"
 
 
-def verdict_summary(verdict: Verdict) -> str:
+def verdict_summary(verdict: Verdict, *, in_full: bool = False) -> str:
     """One line: what was judged, the verdict, and why."""
-    return f"{printable(verdict.artifact)}: {verdict.patch}: {status_words(verdict)}"
+    words = status_words(verdict, in_full=in_full)
+    return f"{printable(verdict.artifact)}: {verdict.patch}: {words}"
 
 
-def status_words(verdict: Verdict) -> str:
-    """The verdict and why; and that the patch is not applied, where it is for other versions."""
+def status_words(verdict: Verdict, *, in_full: bool = False) -> str:
+    """The verdict and why; and that the patch is not applied, where it is for other versions.
+
+    Of the catalogue's patches most are for other versions, and nobody asked why those are open: it
+    is said `in_full`, for a patch that was named.
+    """
     open_or_absent = verdict.status in {Status.ABSENT, Status.UNKNOWN}
     why = printable(verdict.reason or "") if open_or_absent else verdict.counts
     said = f"{verdict.status.value} ({why})"
     if not verdict.outside or verdict.status is Status.CLEAN:
         return said
-    return f"not for this version, and not applied: {said}"
+    if verdict.without_claim and not in_full:
+        return f"not for this version: {verdict.status.value}"
+    return f"not for this version, left alone: {said}"
 
 
 def version_note(version: str | None) -> str | None:
@@ -160,8 +167,9 @@ def proof_summary(checked: CheckedProof) -> list[str]:
     earlier = {(each.artifact, each.patch): each for each in checked.before}
     for after in checked.after:
         before = earlier.get((after.artifact, after.patch))
-        was = f"{status_words(before)}, now " if before else ""
-        lines.append(f"{name}: {after.artifact}: {after.patch}: {was}{status_words(after)}")
+        was, now = before and status_words(before), status_words(after)
+        said = f"{was}, now {now}" if was and was != now else now
+        lines.append(f"{name}: {after.artifact}: {after.patch}: {said}")
     count = len(checked.differences)
     said = (
         f"differs from the image in {counted(count, 'place')}"

@@ -25,6 +25,7 @@ from patcher.rules.rule import (
     proof_failed,
 )
 from patcher.syntax import Definition, definitions, line_end, parse_python
+from patcher.text import counted
 
 if TYPE_CHECKING:
     from patcher.rules.rule import Files, Rewritten
@@ -200,10 +201,11 @@ def _check_lines(after: bytes, old: set[bytes], allowed: set[bytes]) -> None:
 
 
 def _unlike(change: Change, old: int, new: int) -> str:
-    return (
-        f"{change.path}: {change.function} has {old} times what is to be replaced, not "
-        f"{change.times}, and {new} times what replaces it"
-    )
+    where = f"{change.path}: {change.function}"
+    if not old and not new:
+        return f"{where} has neither what is to be replaced nor its replacement"
+    there = f"what is to be replaced {counted(old, 'time')}, not {change.times}"
+    return f"{where} has {there}, and its replacement {counted(new, 'time')}"
 
 
 def _line(code: str, limit: int = 100) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -89,9 +90,9 @@ def test_one_layer_has_all_that_are_needed_and_the_rest_is_told(here: Path) -> N
     for line in (
         "limit: needed (1 to be replaced, 0 replaced), now clean",
         "tuned: needed (1 to be put, 0 there), now clean",
-        "late-gone: not for this version, and not applied: absent (there is no gone in",
-        "late-needed: not for this version, and not applied: needed (1",
-        "late-unknown: not for this version, and not applied: unknown (",
+        "late-gone: not for this version, left alone: absent (there is no gone in",
+        "late-needed: not for this version, left alone: needed (1",
+        "late-unknown: not for this version: unknown\n",
     ):
         assert f"  patch  {line}" in done.stdout
     found = open_image(here / "l", "0.23.0-patched", None).installation([ONE, TWO, CONFIG])
@@ -108,7 +109,22 @@ def test_one_layer_has_all_that_are_needed_and_the_rest_is_told(here: Path) -> N
     again = run("image", "oci:l:0.23.0-patched", "--patches", "own", *ALL, cwd=here)
     assert again.returncode == 1
     assert "already carries this: limit, name, other, tuned" in again.stderr
-    assert "not one that these are for: late-gone, late-needed, late-unknown" in again.stderr
+    assert "is not claimed by: late-gone, late-needed, late-unknown" in again.stderr
+    proven = run("verify", "--proof", "oci:l:0.23.0-patched", "--patches", "own", cwd=here)
+    assert re.search(r": limit: needed .*, now clean \(0", proven.stderr)
+    assert re.search(
+        r": late-needed: not for this version, left alone: needed [^,]*, [^,]*$",
+        proven.stderr,
+        re.MULTILINE,
+    ), "what is as before is said once"
+
+
+def test_why_it_is_open_is_said_of_a_patch_that_was_named(here: Path) -> None:
+    """Of the catalogue's patches most are for other versions."""
+    every = run("verify", "tree", "--patches", "own", cwd=here)
+    assert "tree: late-unknown: not for this version: unknown\n" in every.stderr
+    named = run("verify", "tree", "--patches", "own", "--patch", "late-unknown", cwd=here)
+    assert "tree: late-unknown: not for this version, left alone: unknown (" in named.stderr
 
 
 def test_a_new_file_has_no_preimage(here: Path) -> None:

@@ -117,14 +117,15 @@ def test_the_layout_of_the_code_does_not_matter() -> None:
         (
             "            assert each in self.requests\n            self",
             "            self",
-            "has 1 times",
+            "what is to be replaced 1 time, not 2, ",
         ),
+        ("assert each in self.requests", "pass", "has what is to be replaced 1 time, not 2, "),
         ("def finish", "def end", "there is no Scheduler.finish"),
         ("def other", "def finish", "there are several Scheduler.finish"),
         (
             "        return not",
             "        if each not in self.requests:\n            continue\n        return not",
-            "1 times what replaces it",
+            "and its replacement 1 time",
         ),
     ],
 )
