@@ -86,6 +86,7 @@ class WheelSource:
         self._record_name, self._version = self._find_record()
         self._expect_own_places()
         self._tree = NameTree(opened.namelist())
+        self._known: dict[str, bytes] = {}
 
     @property
     def size(self) -> int:
@@ -110,7 +111,15 @@ class WheelSource:
         }
 
     def read(self, target: str) -> bytes:
-        """A file by its path in the wheel. Raises `FileAbsent`, `Unreadable`."""
+        """A file by its path in the wheel. Raises `FileAbsent`, `Unreadable`.
+
+        It is fetched once: several patches may be about one file.
+        """
+        if target not in self._known:
+            self._known[target] = self._checked(target)
+        return self._known[target]
+
+    def _checked(self, target: str) -> bytes:
         if target not in self._zip.NameToInfo:
             raise FileAbsent(
                 f"{self.label} has no {target}", next_step="Check the path and the version."
@@ -142,7 +151,7 @@ class WheelSource:
                 self._ranges.keep(first, min(ends, default=self._zip.start_dir) - 1)
         for info in wanted:
             if info.filename.endswith(".py"):
-                yield info.filename, self.read(info.filename)
+                yield info.filename, self._checked(info.filename)
 
     @functools.cached_property
     def _record(self) -> dict[str, str]:

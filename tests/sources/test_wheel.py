@@ -207,6 +207,9 @@ def test_no_byte_crosses_the_network_twice(monkeypatch: pytest.MonkeyPatch) -> N
     with serving(answer) as url:
         source = open_wheel(url, http=patient())
         source.read(TARGET)
+        asked = list(answer.asked)
+        assert source.read(TARGET) == CONTENT
+        assert answer.asked == asked
         assert source.bytes_read <= source.size == len(answer.data)
 
 
