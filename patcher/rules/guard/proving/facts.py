@@ -32,7 +32,8 @@ class Value:
 
     `receiver`: may be the receiver. `held`: may be the receiver's attribute. `stray`: may be the
     attribute of something else, which may be the receiver by a way that is not followed.
-    `nothing`: may be None. `test`: 1 where its truth proves that `about` has the attribute, -1
+    `nothing`: may be None. `mixed`: may also be what is not followed, and a None of that kind is not
+    counted in `nothing`. `test`: 1 where its truth proves that `about` has the attribute, -1
     where its falsehood does. `about` is the receiver's path, as long as that path still leads to
     the same object.
     """
@@ -41,6 +42,7 @@ class Value:
     held: Held = Held.NO
     stray: Held = Held.NO
     nothing: bool = False
+    mixed: bool = False
     test: int = 0
     about: Key | None = None
 
@@ -48,6 +50,11 @@ class Value:
     def sort(self) -> tuple[bool, bool, bool, int]:
         """Which kinds of thing it may be; `about` means another thing for each."""
         return self.receiver, self.held is not Held.NO, self.stray is not Held.NO, self.test
+
+    @property
+    def followed(self) -> bool:
+        """Whether it may be the attribute, of whatever object."""
+        return self.held is not Held.NO or self.stray is not Held.NO
 
     def join(self, other: Value) -> Value:
         """What it may be where two paths meet."""
@@ -59,6 +66,7 @@ class Value:
             held=max(self.held, other.held),
             stray=max(self.stray, other.stray),
             nothing=self.nothing or other.nothing,
+            mixed=self.mixed or other.mixed or self.followed != other.followed,
             test=self.test if same else 0,
             about=self.about if same else None,
         )
@@ -69,8 +77,7 @@ class Value:
 
     def exposed(self) -> Value:
         """The same in a name that other code may bind anew: by now it may be None."""
-        held = self.held is not Held.NO or self.stray is not Held.NO
-        if self.nothing or not held:
+        if self.nothing or not self.followed:
             return self.detached()
         return replace(self.detached(), nothing=True)
 

@@ -356,10 +356,9 @@ class Walk(ast.NodeVisitor):
             self.nothings.append((node, of.id))
         if self.caught:
             return
-        if base.stray is not Held.NO:
-            if base.nothing or base.stray is Held.UNPROVEN:
-                self.escapes.reads.add(node.lineno)
-        elif base.held is Held.NO and self._may_be_handed(of):
+        if base.stray is Held.UNPROVEN or (base.stray is not Held.NO and base.nothing):
+            self.escapes.reads.add(node.lineno)
+        if (base.mixed or not base.followed) and self._may_be_handed(of):
             self.escapes.members.add(node.lineno)
 
     def _judge_nothings(self) -> None:
@@ -788,13 +787,13 @@ class Walk(ast.NodeVisitor):
 
     def _there(self, node: ast.expr, value: Value) -> Facts:
         """What follows when the value turned out not to be None."""
-        if not value.nothing:
+        if not (value.nothing or value.mixed):
             return self.facts
         proven = Held.YES in (value.held, value.stray)
         facts = self.facts.with_has(value.about if proven else None)
         match node:
             case ast.Name(id=name) | ast.NamedExpr(target=ast.Name(id=name)):
-                return facts.with_name(name, replace(value, nothing=False))
+                return facts.with_name(name, replace(value, nothing=False, mixed=False))
             case _:
                 return facts
 
@@ -993,7 +992,7 @@ class Walk(ast.NodeVisitor):
             self.facts = unmatched
             if _is_none(case.pattern) and case.guard is None and unmatched is before:
                 self.facts = self._there(node.subject, subject)
-                subject = replace(subject, nothing=False)
+                subject = replace(subject, nothing=False, mixed=False)
         self.facts = join_all([self.facts, *ends])
 
     def _captured(self, subject: Value, parts: list[ast.AST]) -> Value:
@@ -1009,7 +1008,7 @@ class Walk(ast.NodeVisitor):
             self.escapes.receiver.add(self.line)
         held = Held.UNPROVEN if self.rule.attribute in words else subject.held
         receiver = subject.receiver or self.rule.receiver in words
-        return Value(receiver=receiver, held=held, stray=subject.stray, nothing=subject.nothing)
+        return replace(subject, receiver=receiver, held=held, test=0, about=None)
 
     # ---- Exceptions
 
