@@ -32,10 +32,9 @@ class Value:
 
     `receiver`: may be the receiver. `held`: may be the receiver's attribute. `stray`: may be the
     attribute of something else, which may be the receiver by a way that is not followed.
-    `nothing`: may be None. `mixed`: may also be what is not followed, and a None of that kind is not
-    counted in `nothing`. `test`: 1 where its truth proves that `about` has the attribute, -1
-    where its falsehood does. `about` is the receiver's path, as long as that path still leads to
-    the same object.
+    `nothing`: may be None. `mixed`: may also be what is not followed, whose None `nothing` does not
+    count. `test`: 1 where its truth proves that `about` has the attribute, -1 where its falsehood
+    does. `about` is the receiver's path, as long as that path still leads to the same object.
     """
 
     receiver: bool = False
