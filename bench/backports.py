@@ -338,7 +338,7 @@ def where_it_stands(fix: Fix, first: str, version: str) -> Fix:
         (each.path, each.other)
         for path in fix.sides
         if release_file(version, path) is None and release_file(first, path) is not None
-        for each in moves(path, between, KEPT)
+        for each in moves([path], between, KEPT)
     ]
     files = {path: release_file(version, path) for pair in moved for path in pair}
     where, _ = standing_at(moved, files)

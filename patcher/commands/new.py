@@ -6,6 +6,7 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,8 +103,15 @@ def new(
     The releases from a few before it are read: the patch claims the run of those that need it.
     """
     from patcher.files import new_folder
+    from patcher.jobs.draft import moved_files
     from patcher.report import landed
-    from patcher.rules.backport.draft import About, of_releases, patch_file, whole_diff
+    from patcher.rules.backport.draft import (
+        About,
+        of_releases,
+        patch_file,
+        whole_diff,
+        with_moves,
+    )
     from patcher.sources.upstream import Releases
 
     path, beside = _free_paths(name, output)
@@ -128,6 +136,8 @@ def new(
         say(f"left out: {each}")
     for sides in draft.sides:
         say(f"takes {sides.scope}")
+    for move in draft.moved:
+        say(str(move))
     kept = "" if draft.after else beside.name
     named = str(path) if path.is_absolute() else f"./{path}"
     with new_folder(output), _all_or_none() as write:
@@ -135,6 +145,12 @@ def new(
             write(beside, whole_diff(draft))
         write(path, patch_file(name, draft, [f"=={base}"], about, kept))
         line, affected = _claim(named, base, upstream, settings)
+        if moved := moved_files(draft, _files_of(line), upstream):
+            for move in moved:
+                say(str(move))
+            draft = with_moves(draft, moved, upstream)
+            write(path, patch_file(name, draft, [f"=={base}"], about, kept))
+            line, affected = _claim(named, base, upstream, settings)
         if not as_data:
             hand_over(landed.text(landed.Answer((line,)), width_of(sys.stdout)))
         if not affected:
@@ -142,8 +158,9 @@ def new(
         write(path, patch_file(name, draft, affected, about, kept))
     if as_data:
         taken = [str(each.scope) for each in draft.sides]
+        moves = [asdict(each) for each in draft.moved]
         said = {"path": path, "affected": affected, "functions": taken, "dropped": draft.dropped}
-        hand_over(as_json("new", **said))
+        hand_over(as_json("new", **said, moved=moves))
     say(f"wrote {path}: it claims {' or '.join(affected)}. Fill in its title and why; then")
     say(f"vllm-patcher diff --patch {shlex.quote(named)} pypi:{base}")
 
@@ -189,6 +206,15 @@ def _free_paths(name: str, output: Path) -> tuple[Path, Path]:
                 f"{each} is there already", next_step="Delete it, or take another name."
             )
     return paths
+
+
+def _files_of(line: Timeline) -> list[tuple[str, set[str]]]:
+    """The releases that were read, and which of the patch's files each has."""
+    return [
+        (str(each.version), {file.target for file in each.verdict.files})
+        for each in line.versioned
+        if each.verdict.by_content
+    ]
 
 
 def _claim(

@@ -1,4 +1,4 @@
-"""A backport drafted of a diff, on the nearest release that the diff fits."""
+"""A backport drafted: on the nearest release that a diff fits, with where others have its files."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 from patcher.errors import UsageError
 from patcher.rules.backport.draft import of_diff
 from patcher.rules.backport.hunks import NotFitting
+from patcher.rules.backport.moved import moves
 from patcher.versions import parsed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from packaging.version import Version
 
     from patcher.rules.backport.draft import Draft
+    from patcher.rules.backport.moved import Listed, Move
     from patcher.rules.rule import Upstream
 
 # How many earlier releases are tried: a fix for a release branch may be written on an older one.
@@ -49,3 +51,25 @@ def draft_near(
             next_step="Was it merged to main, and whole? If a release has the fix, name --before, "
             "--after and --function.",
         ) from error
+
+
+def moved_files(
+    draft: Draft, releases: Sequence[tuple[str, Collection[str]]], upstream: Listed
+) -> list[Move]:
+    """Where releases have a draft's files that they lack, each told by the release beside it.
+
+    `releases` are in their order, each with the targets that it was found to have. Raises
+    `Unreadable`.
+    """
+    versions = [version for version, _ in releases]
+    found: list[Move] = []
+    for path in draft.changed:
+        paths = [path, *(each.other for each in draft.moved if each.path == path)]
+        has = [at for at, (_, targets) in enumerate(releases) if {*paths} & {*targets}]
+        if not has:
+            continue
+        for outward in (versions[: has[0] + 1][::-1], versions[has[-1] :]):
+            more = moves(paths, outward, upstream) if len(outward) > 1 else []
+            paths += [each.other for each in more]
+            found += more
+    return found

@@ -10,6 +10,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from patcher.cache import Cache, default_folder
+from patcher.errors import FileAbsent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from patcher.web.http import Http, HttpSettings
 
 # Raise it when what is kept for a file changes.
-_KIND = b"vllm-patcher release file 1\0"
+_KIND = b"vllm-patcher release file 2\0"
+# Kept instead of a file's bytes where the release has none: a moved file is looked for in each run.
+_ABSENT = b"absent"
 
 
 class Releases:
@@ -52,15 +55,32 @@ class Releases:
     def _kept(self, version: str, target: str) -> bytes:
         key = _KIND + f"{version}\0{target}".encode()
         packed = self._cache.load(key)
+        if packed == _ABSENT:
+            raise FileAbsent(
+                f"vLLM {version} has no {target}", next_step="Check the path and the version."
+            )
         if packed is not None:
             return zlib.decompress(packed)
-        if version not in self._open:
-            self._open[version] = self._wheel(version)
-        data = self._open[version].read(target)
+        try:
+            data = self._wheel(version).read(target)
+        except FileAbsent:
+            self._cache.save(key, _ABSENT)
+            raise
         self._cache.save(key, zlib.compress(data))
         return data
 
+    def names(self, version: str) -> dict[str, int]:
+        """The Python files of vLLM `version`, and their sizes in bytes. Raises as `read`."""
+        with self._lock:
+            return self._wheel(version).names()
+
     def _wheel(self, version: str) -> WheelSource:
+        """A release's wheel, opened once."""
+        if version not in self._open:
+            self._open[version] = self._found(version)
+        return self._open[version]
+
+    def _found(self, version: str) -> WheelSource:
         """A release's wheel; the index is read once, and one session serves all."""
         from patcher.sources.index import find, releases
         from patcher.sources.wheel import open_listed

@@ -6,7 +6,8 @@ import pytest
 from packaging.version import Version
 
 from patcher.errors import PatcherError, RewriteRefused, UsageError
-from patcher.jobs.draft import draft_near
+from patcher.jobs.draft import draft_near, moved_files
+from patcher.rules.backport.draft import of_diff, with_moves
 from tests.rules.backport.test_draft import NEW, OLD, PATH, Upstream, diff_to
 
 # The fix was written after 1.1, is in 1.3, and the code is another in 0.9 and since 1.4.
@@ -46,3 +47,18 @@ def test_none_that_fits_names_what_was_asked_for() -> None:
         draft_near(other, "main", UPSTREAM, known)
     with pytest.raises(RewriteRefused, match="compiled code"):
         draft_near(diff_to("y\n", "csrc/a.cu", "x\n") + other, "1.0", UPSTREAM, known)
+
+
+def test_where_releases_on_both_sides_have_a_moved_file_is_told_by_those_beside_them() -> None:
+    paths = {"0.8": "vllm/oldest.py", "0.9": "vllm/older.py", "1.0": PATH, "1.1": "vllm/newer.py"}
+    upstream = Upstream(dict.fromkeys(paths.items(), OLD))
+    draft = of_diff(diff_to(NEW), "1.0", upstream)
+    releases = [(version, {path} & {PATH}) for version, path in paths.items()]
+    found = moved_files(draft, releases, upstream)
+    assert [(each.release, each.path, each.other) for each in found] == [
+        (version, PATH, paths[version]) for version in ("0.9", "0.8", "1.1")
+    ]
+    # What is known is asked for no second time; and what no release has is nowhere.
+    known = with_moves(draft, found, upstream)
+    assert moved_files(known, [(each, {path}) for each, path in paths.items()], upstream) == []
+    assert moved_files(draft, [("0.8", set())], upstream) == []

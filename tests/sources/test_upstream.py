@@ -28,10 +28,15 @@ def test_a_release_is_asked_once_and_then_remembered(
     assert b"kv_b_proj" in data
     with pytest.raises(FileAbsent):
         first.read("0.23.0", "vllm/no_such_file.py")
-    # Where nothing can be reached, what is kept is still there.
+    assert first.names("0.23.0")[TARGET] == len(data)
+    assert all(name.startswith("vllm/") and name.endswith(".py") for name in first.names("0.23.0"))
+    # Where nothing can be reached, what is kept is still there, and what is not is known.
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    assert Releases(Cache(tmp_path / "kept")).read("0.23.0", TARGET) == data
+    again = Releases(Cache(tmp_path / "kept"))
+    assert again.read("0.23.0", TARGET) == data
+    with pytest.raises(FileAbsent, match=r"vLLM 0\.23\.0 has no vllm/no_such_file\.py"):
+        again.read("0.23.0", "vllm/no_such_file.py")
 
 
 def test_a_companys_authority_holds_for_both_sides_of_a_backport(

@@ -14,11 +14,13 @@ from patcher.errors import FileAbsent, RewriteRefused, Unreadable, UsageError
 from patcher.rules.backport.changed import changed_scopes, is_stub, read_sides
 from patcher.rules.backport.hunks import Hunk, NotFitting, applied, hunks_of, is_compiled, turned
 from patcher.rules.backport.imports import bound, brought, modules, used, words
+from patcher.rules.backport.moved import moves, placed
 from patcher.rules.backport.scope import IMPORTS, MODULE, Sides
 from patcher.syntax import parse_block
 from patcher.text import printable
 
 if TYPE_CHECKING:
+    from patcher.rules.backport.moved import Listed, Move
     from patcher.rules.rule import Upstream
 
 
@@ -28,7 +30,8 @@ class Draft:
 
     `before` and `after` are the releases that the functions are read from; empty where they are
     a diff's, which the patch then carries in a file of its own. `imported` are the files that hold
-    what the fix imports: whether a vLLM has it is asked of them.
+    what the fix imports: whether a vLLM has it is asked of them. `moved` is where else
+    releases have the files that change.
     """
 
     sides: tuple[Sides, ...]
@@ -36,11 +39,13 @@ class Draft:
     before: str = ""
     after: str = ""
     imported: tuple[str, ...] = ()
+    moved: tuple[Move, ...] = ()
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The files that are read: those that change, in their order, and `imported`."""
-        return tuple(dict.fromkeys([*self.changed, *self.imported]))
+        """The files that are read: those that change, where else they may be, and `imported`."""
+        others = (each.other for each in self.moved)
+        return tuple(dict.fromkeys([*self.changed, *others, *self.imported]))
 
     @property
     def changed(self) -> tuple[str, ...]:
@@ -48,18 +53,22 @@ class Draft:
         return tuple(dict.fromkeys(each.scope.path for each in self.sides))
 
 
-def of_releases(functions: Sequence[str], before: str, after: str, upstream: Upstream) -> Draft:
+def of_releases(functions: Sequence[str], before: str, after: str, upstream: Listed) -> Draft:
     """A draft of functions, each `FILE:NAME`, as two releases have them.
 
     Raises `UsageError` for one that neither changed nor is there, `Unreadable`.
     """
     found = []
+    moved: list[Move] = []
+    files: dict[str, list[bytes | None]] = {}
     for each in functions:
         path, colon, name = each.rpartition(":")
         if not (path and colon and name):
             raise UsageError(f"{each!r} is not FILE:NAME", next_step="vllm/a/b.py:Class.method")
-        files = [_file(upstream, version, path) for version in (before, after)]
-        sides = read_sides(path, name, *files)
+        if path not in files:
+            files[path] = [_file(upstream, version, path) for version in (before, after)]
+            moved += _moved_between(path, files[path], before, after, upstream)
+        sides = read_sides(path, name, *files[path])
         if sides.before is None and sides.after is None:
             raise UsageError(
                 f"neither {before} nor {after} has one {name} in {path}",
@@ -71,19 +80,52 @@ def of_releases(functions: Sequence[str], before: str, after: str, upstream: Ups
                 next_step="Name the last release without the fix and the first with it.",
             )
         found.append(sides)
-    taken = _with_imports(found, before, after, upstream)
-    return Draft(taken, (), before, after, _imported(taken, after, upstream))
+    taken = _with_imports(found, files)
+    draft = Draft(taken, (), before, after, _imported(taken, after, upstream))
+    return with_moves(draft, moved, upstream)
+
+
+def _moved_between(
+    path: str, files: list[bytes | None], before: str, after: str, upstream: Listed
+) -> list[Move]:
+    """Where the release before the fix has the file, if elsewhere; its bytes are put in `files`.
+
+    Raises `UsageError` where the release with the fix has none of that path.
+    """
+    if files == [None, None] or None not in files:
+        return []
+    there, lacking = (after, before) if files[0] is None else (before, after)
+    found = moves([path], [there, lacking], upstream)
+    if lacking == after:
+        named = f" {after} has it as {found[0].other}." if found else ""
+        raise UsageError(
+            f"vLLM {after} has no {path}", next_step=f"Name a file as {after} has it.{named}"
+        )
+    if found:
+        files[0] = upstream.read(before, found[0].other)
+    return found
+
+
+def with_moves(draft: Draft, found: Sequence[Move], upstream: Upstream) -> Draft:
+    """The draft with what is known of where releases have its files.
+
+    What a moved file imports relative to its folder is a file of another name there.
+    """
+    imported = list(draft.imported)
+    for move in found:
+        own = [each for each in draft.sides if each.scope.path == move.path]
+        imported += _imported(placed(own, {move.path: move.other}), move.release, upstream)
+    return replace(draft, imported=tuple(imported), moved=(*draft.moved, *found))
 
 
 def _with_imports(
-    functions: list[Sides], before: str, after: str, upstream: Upstream
+    functions: list[Sides], files: Mapping[str, Sequence[bytes | None]]
 ) -> tuple[Sides, ...]:
     """The functions, and the imports of their files that they need."""
     taken: list[Sides] = []
-    for path in dict.fromkeys(each.scope.path for each in functions):
-        files = [_file(upstream, version, path) for version in (before, after)]
+    for path, both in files.items():
         own = [each for each in functions if each.scope.path == path]
-        imports = read_sides(path, IMPORTS, *files)
+        imports = read_sides(path, IMPORTS, *both)
         is_named = any(each.scope.name == IMPORTS for each in own)
         if not is_named and brought(used([imports, *own])[0]):
             own = [imports, *own]
@@ -303,7 +345,10 @@ def patch_file(
     imports = ["from patcher.rules.backport.rule import Backport"]
     first = next(each.scope.name for each in draft.sides if each.scope.name != IMPORTS)
     if diff:
-        rule = [f'    rule=Backport(diff=(Path(__file__).parent / "{diff}").read_text("utf-8")),']
+        text = f'diff=(Path(__file__).parent / "{diff}").read_text("utf-8")'
+        rule = [f"    rule=Backport({text}),"]
+        if draft.moved:
+            rule = ["    rule=Backport(", f"        {text},", *_pairs(draft.moved), "    ),"]
     else:
         imports.append("from patcher.rules.backport.scope import Scope")
         rule = ["    rule=Backport(", f'        before="{draft.before}",']
@@ -318,7 +363,7 @@ def patch_file(
                 if digest is not None
             ]
             rule.append("            ),")
-        rule += ["        ),", "    ),"]
+        rule += ["        ),", *_pairs(draft.moved), "    ),"]
     note = f"fix, {about.state}" if about.state else "fix"
     upstream = f'(({about.number}, "{note}"),)' if about.number else "()"
     title = _literal(about.title or f"upstream's fix of {first}")
@@ -345,6 +390,17 @@ def patch_file(
             "",
         ]
     )
+
+
+def _pairs(moved: Sequence[Move]) -> list[str]:
+    """The field `moved`, if there is anything to say."""
+    if not moved:
+        return []
+    lines = ["        moved=("]
+    for each in moved:
+        lines += ["            (", f"                {_quoted(each.path)},"]
+        lines += [f"                {_quoted(each.other)},", "            ),"]
+    return [*lines, "        ),"]
 
 
 def _literal(text: str) -> str:

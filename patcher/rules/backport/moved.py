@@ -65,36 +65,37 @@ class Move:
     rivals: tuple[tuple[str, float], ...] = ()
 
     def __str__(self) -> str:
-        said = f"vLLM {self.release} has {self.path} as {self.other}: {_percent(self.share)} of it"
-        others = ", ".join(f"{path} has {_percent(share)}" for path, share in self.rivals)
-        return said + (f" ({others})" if others else "")
+        others = "".join(f", {path} {_percent(share)}" for path, share in self.rivals)
+        return (
+            f"{self.path}: vLLM {self.release} is taken to have it as {self.other}, which holds "
+            f"{_percent(self.share)} of its code{others}"
+        )
 
 
 # As git takes a file for renamed.
 _HALF = 0.5
 
 
-def moves(path: str, releases: Sequence[str], upstream: Listed) -> list[Move]:
-    """Where a file is in releases, each beside the one before it; the first has it at `path`.
+def moves(paths: Sequence[str], releases: Sequence[str], upstream: Listed) -> list[Move]:
+    """Where a file is in releases, each beside the one before it; the first has one of its `paths`.
 
     Where its paths are lacking, it is the file that has most of its lines, and half of them at
     least, of those that the release before has not. Where none has, or two have as many, the
     search ends: what is further off says less. Raises `Unreadable`.
     """
     found: list[Move] = []
-    paths = [path]
-    release, here = releases[0], path
-    for each in releases[1:]:
+    known = [*paths]
+    release = here = ""
+    for each in releases:
         names = upstream.names(each)
-        there = next((known for known in paths if known in names), None)
+        there = next((path for path in known if path in names), None)
         if there is None:
-            move = _move(
-                path, upstream.read(release, here), upstream.names(release), each, upstream
-            )
+            data, beside = upstream.read(release, here), upstream.names(release)
+            move = _move(known[0], data, beside, each, upstream)
             if move is None:
                 break
             found.append(move)
-            paths.append(move.other)
+            known.append(move.other)
             there = move.other
         release, here = each, there
     return found

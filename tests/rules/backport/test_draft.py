@@ -9,8 +9,16 @@ from dataclasses import dataclass
 import pytest
 
 from patcher.errors import FileAbsent, PatcherError
-from patcher.rules.backport.draft import About, of_diff, of_releases, patch_file, whole_diff
+from patcher.rules.backport.draft import (
+    About,
+    of_diff,
+    of_releases,
+    patch_file,
+    whole_diff,
+    with_moves,
+)
 from patcher.rules.backport.rule import Backport
+from patcher.rules.patch import Patch
 
 PATH = "vllm/a.py"
 OLD = """\
@@ -42,6 +50,9 @@ class Upstream:
         if (version, target) not in self.files:
             raise FileAbsent(f"no {target}", next_step="none")
         return self.files[version, target].encode()
+
+    def names(self, version: str) -> dict[str, int]:
+        return {path: len(text) for (each, path), text in self.files.items() if each == version}
 
 
 def diff_to(new: str, path: str = PATH, old: str = OLD) -> str:
@@ -344,3 +355,64 @@ def test_two_releases_leave_no_line_of_either_in_the_patch() -> None:
         with pytest.raises(PatcherError) as error:
             of_releases(functions, "1.0", "2.0", RELEASES)
         assert problem in error.value.problem
+
+
+# A file that was moved between the two releases, and mended.
+HOME = "vllm/old/home.py"
+HELP = "def ten():\n    return 10\n"
+HELPED = OLD.replace("import os\n", "import os\nfrom .help import ten\n").replace(
+    "return 1", "return ten()"
+)
+MOVED = Upstream(
+    {
+        ("1.0", HOME): OLD,
+        ("1.0", "vllm/old/help.py"): HELP,
+        ("2.0", PATH): HELPED,
+        ("2.0", "vllm/help.py"): HELP,
+        ("3.0", "vllm/b.py"): "x = 1\n",
+    }
+)
+
+
+def test_a_file_that_was_moved_between_two_releases_is_read_where_each_has_it() -> None:
+    draft = of_releases([f"{PATH}:A.one", f"{PATH}:A.one"], "1.0", "2.0", MOVED)
+    assert [(each.path, each.other, each.release) for each in draft.moved] == [(PATH, HOME, "1.0")]
+    assert draft.sides[1].before == b"    def one(self):\n        # a comment\n        return 1\n"
+    # What it imports beside itself is another file there.
+    assert draft.targets == (PATH, HOME, "vllm/help.py", "vllm/old/help.py")
+    space: dict[str, object] = {}
+    exec(patch_file("mine", draft, [">=1.0"], About()), space)
+    patch = space["PATCH"]
+    assert isinstance(patch, Patch)
+    assert isinstance(patch.rule, Backport)
+    assert (patch.targets, patch.rule.moved) == (draft.targets, ((PATH, HOME),))
+    by_diff = with_moves(of_diff(diff_to(NEW), "1.0", RELEASES), draft.moved, MOVED)
+    text = patch_file("mine", by_diff, [">=1.0"], About(), "mine.diff")
+    ast.parse(text)
+    assert text.count(f'"{HOME}"') == 2  # a target, and in `moved`
+    files = {PATH: None, HOME: OLD.encode(), "vllm/help.py": None}
+    files["vllm/old/help.py"] = HELP.encode()
+    after = patch.rule.with_upstream(MOVED).rewrite(files)
+    assert {path: one.data.decode() for path, one in after.items()} == {HOME: HELPED}
+
+
+@pytest.mark.parametrize(
+    ("path", "after", "said"),
+    [
+        (HOME, "2.0", f"Name a file as 2.0 has it. 2.0 has it as {PATH}."),
+        (HOME, "3.0", "Name a file as 3.0 has it."),
+    ],
+)
+def test_a_file_that_the_release_with_the_fix_lacks_is_not_taken(
+    path: str, after: str, said: str
+) -> None:
+    """It was a draft that takes the function away."""
+    with pytest.raises(PatcherError, match=f"vLLM {after} has no {path}") as raised:
+        of_releases([f"{path}:A.one"], "1.0", after, MOVED)
+    assert raised.value.next_step == said
+
+
+def test_a_file_that_comes_with_the_fix_was_nowhere_before() -> None:
+    draft = of_releases([f"{PATH}:three"], "3.0", "2.0", MOVED)
+    assert draft.moved == ()
+    assert draft.sides[-1].before is None

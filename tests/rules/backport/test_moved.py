@@ -156,7 +156,7 @@ NEW = "vllm/new/a.py"
 
 
 def told(releases: Mapping[str, Mapping[str, bytes]]) -> list[tuple[str, str]]:
-    return [(each.release, each.other) for each in moves(NEW, list(releases), Releases(releases))]
+    return [(each.release, each.other) for each in moves([NEW], list(releases), Releases(releases))]
 
 
 def test_a_file_is_followed_from_release_to_release() -> None:
@@ -208,5 +208,8 @@ def test_it_is_what_has_most_of_its_lines_and_half_of_them(
 def test_a_move_says_what_it_rests_on() -> None:
     older = {"vllm/a.py": lines(*range(8)), "vllm/b.py": lines(*range(6))}
     releases = {"2": {NEW: lines(*range(10))}, "1": older}
-    [move] = moves(NEW, list(releases), Releases(releases))
-    assert str(move) == ("vLLM 1 has vllm/new/a.py as vllm/a.py: 80 % of it (vllm/b.py has 60 %)")
+    [move] = moves([NEW], list(releases), Releases(releases))
+    assert str(move) == (
+        "vllm/new/a.py: vLLM 1 is taken to have it as vllm/a.py, which holds 80 % of its code, "
+        "vllm/b.py 60 %"
+    )
