@@ -631,9 +631,12 @@ def kind_of(row: Row) -> str:
 def report_mutations(fixes: list[Fix], rows: list[Row], count: int, jobs: int | None) -> None:
     """Print what the proof caught."""
     merged = {row.pr: row.version for row in rows if row.who == "ours" and row.outcome == "merged"}
+    first = {row.pr: row.version for row in rows if row.back == 0}
     chosen = [(fix, merged[fix.pr]) for fix in fixes if fix.pr in merged]
     each = -(-count // max(1, len(chosen)))
-    tasks = [(fix, version, each) for fix, version in chosen]
+    tasks = [
+        (where_it_stands(fix, first[fix.pr], version), version, each) for fix, version in chosen
+    ]
     with ProcessPoolExecutor(jobs) as pool:
         found = [row for some in pool.map(_mutated, tasks, chunksize=4) for row in some]
     print(f"\n{len(found)} mutations of {len(chosen)} merged results")

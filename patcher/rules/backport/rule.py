@@ -56,6 +56,17 @@ class Backport:
         told="function",
     )
 
+    def __post_init__(self) -> None:
+        """What `moved` means must be plain: one pair of paths is easily written without its comma.
+
+        Raises `ValueError`.
+        """
+        for pair in self.moved:
+            if not (isinstance(pair, tuple) and len(pair) == 2 and pair[0] != pair[1]):
+                raise ValueError(f"moved has {pair!r}, which is no pair of two paths of a file")
+            if self.scopes and pair[0] not in {scope.path for scope in self.scopes}:
+                raise ValueError(f"moved has {pair[0]!r}, and no scope is of that file")
+
     def with_upstream(self, upstream: Upstream) -> Backport:
         """The same rule, able to read both releases."""
         return replace(self, upstream=upstream)
@@ -145,7 +156,8 @@ class Backport:
             return Found(unknown=f"{' and '.join(where.values())}: two files of the fix are one")
         lacking = [each.scope.path for each in sides if each.scope.path not in present]
         if len(lacking) == len(sides):
-            return Found(absent=f"there is no {lacking[0]}")
+            others = [other for path, other in self.moved if path == lacking[0]]
+            return Found(absent=f"there is no {', nor '.join([lacking[0], *others])}")
         if lacking:
             return Found(unknown=f"there is no {lacking[0]}, but the fix's other files are there")
         moved = [each for each in sides if each.scope.path in where.values()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
@@ -91,6 +92,20 @@ def test_upstreams_other_fix_is_looked_for_where_the_file_is() -> None:
     assert [(each.target, each.needed) for each in rule.find(at(OLD, own)).places] == [(OLD, False)]
 
 
+@pytest.mark.parametrize(
+    ("moved", "problem"),
+    [
+        ((PATH, OLD), "moved has 'vllm/engine.py', which is no pair of two paths of a file"),
+        (((PATH, PATH),), "which is no pair of two paths"),
+        (((PATH, NEWER, OLD),), "which is no pair of two paths"),
+        (((OLD, PATH),), "moved has 'vllm/older/home.py', and no scope is of that file"),
+    ],
+)
+def test_what_moved_cannot_mean_is_refused(moved: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        replace(rule_of("condition"), moved=moved)
+
+
 def test_its_other_paths_are_explained() -> None:
     assert f"{PATH}: some releases have it as {OLD}" in rule_of("condition").explain()
 
@@ -104,6 +119,9 @@ def test_a_diff_of_ones_own_goes_there_too() -> None:
     b = b"def f(a, b):\n    return a\n"
     files = {"vllm/b.py": b, "vllm/c.py": None, "vllm/old.py": b}
     assert rule.rewrite(files).keys() == {"vllm/b.py", "vllm/old.py"}
+    alone = Backport(diff=DIFF[: len(DIFF) // 2], moved=(("vllm/b.py", "vllm/old.py"),))
+    nowhere = alone.find({"vllm/b.py": None, "vllm/old.py": None})
+    assert nowhere.absent == "there is no vllm/b.py, nor vllm/old.py"
 
 
 def test_two_files_of_a_fix_that_are_one_there_are_not_taken() -> None:
