@@ -37,7 +37,8 @@ from bench.upstream import History, content_of, git
 from patcher.errors import NotPython, ProofFailed
 from patcher.rules.backport.changed import changed_scopes
 from patcher.rules.backport.imports import missing, modules, not_imported, used
-from patcher.rules.backport.merging.merge import Found, State, merge_file, overall
+from patcher.rules.backport.merging.merge import merge_file
+from patcher.rules.backport.merging.state import Found, State, overall
 from patcher.rules.backport.moved import moves, placed, standing_at
 from patcher.rules.backport.proving.prove import prove
 from patcher.rules.backport.scope import Sides

@@ -168,7 +168,7 @@ class Backport:
         files that are at another path here.
         """
         from patcher.rules.backport import imports
-        from patcher.rules.backport.merging.merge import State, overall
+        from patcher.rules.backport.merging.state import State, overall
 
         present = _present(files)
         merged = _merge(present, sides)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from patcher.errors import ProofFailed
 from patcher.rules.backport.changed import changed_scopes
-from patcher.rules.backport.merging.merge import Found, merge_file, overall
+from patcher.rules.backport.merging.merge import merge_file
+from patcher.rules.backport.merging.state import Found, overall
 from patcher.rules.backport.proving.prove import prove
 from patcher.rules.backport.scope import Sides
 

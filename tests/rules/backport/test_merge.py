@@ -8,7 +8,8 @@ import pytest
 
 from patcher.errors import NotPython
 from patcher.rules.backport.changed import changed_scopes
-from patcher.rules.backport.merging.merge import State, merge_file
+from patcher.rules.backport.merging.merge import merge_file
+from patcher.rules.backport.merging.state import State
 from patcher.rules.backport.merging.three_way import Kind, Region, split
 from tests.rules.backport.fixes import BEFORE, FIXES, PATH, fixed, is_proven, sides_of, verdict
 

@@ -48,6 +48,11 @@ class Item:
     stands_for: str | None = None
     carried: list[bytes] = field(default_factory=list, compare=False)
 
+    @property
+    def whole(self) -> tuple[bytes, ...]:
+        """All its lines of the file."""
+        return (*self.lines, *self.carried)
+
 
 class Cut:
     """A file's lines and scopes. Raises `NotPython` for bytes that are not source."""
@@ -166,5 +171,9 @@ def sha256(text: bytes | None) -> str | None:
     """A scope's digest as a patch states it; line ends do not count."""
     if text is None:
         return None
-    plain = b"\n".join(line.rstrip(b"\r\n") for line in text.splitlines(keepends=True))
-    return hashlib.sha256(plain).hexdigest()
+    return hashlib.sha256(b"\n".join(keys_of(text))).hexdigest()
+
+
+def keys_of(text: bytes | None) -> list[bytes]:
+    """Lines as they are compared: without their ends."""
+    return [line.rstrip(b"\r\n") for line in (text or b"").splitlines(keepends=True)]
