@@ -76,6 +76,36 @@ def test_what_cannot_be_meant_is_a_wrong_call(arguments: list[str], said: str) -
     assert said in result.exception.problem
 
 
+@pytest.mark.parametrize(
+    ("command", "typed", "step"),
+    [
+        ("verify", "docker://ghcr.io/a/b:c", "Write it as ghcr.io/a/b:c."),
+        ("verify", "docker-daemon:a/b:c", "Write it as docker:a/b:c."),
+        ("diff", "containers-storage:b:c", "Write it as docker:b:c."),
+        ("verify", "oci-archive:there", "`skopeo copy oci-archive:there oci:DIR:NAME`"),
+        ("verify", "vllm==0.23.0", "Write it as pypi:0.23.0."),
+        ("verify", "pypi:vllm==0.23.0", "Write it as pypi:0.23.0."),
+        ("verify", "pypi", "Write it as pypi:0.23.0."),
+        ("verify", "there", "name an image in it, as oci:there:NAME."),
+        ("patch --in-place", "pypi:0.23.0", "`vllm-patcher image` patches an image."),
+        ("patch --in-place", "0.23.0", "`vllm-patcher image` patches an image."),
+        ("patch --in-place", "nope", "Check the path."),
+        ("image --to oci:x", "docker://a/b:c", "Write it as a/b:c."),
+        ("image 0.23.0 --to", "docker://a/b:c", "Write it as a/b:c."),
+        ("image 0.23.0 --to", "./out", "Write a folder as oci:./out."),
+        ("lock add 0.23.0", "docker://a/b:c", "Write it as a/b:c."),
+    ],
+)
+def test_what_another_program_would_call_it_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, typed: str, step: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "oci-layout").touch()
+    error = error_of(CliRunner().invoke(cli, [*command.split(), typed]))
+    assert step in error.next_step
+
+
 def test_too_much_on_standard_input_is_not_read() -> None:
     given = b"#" * ((16 << 20) + 2)
     error = error_of(call("verify", "-", "--stdin-filename", "a.py", given=given))
@@ -84,7 +114,11 @@ def test_too_much_on_standard_input_is_not_read() -> None:
 
 def test_a_name_that_is_nothing_is_not_taken_for_an_image_alone(tmp_path: Path) -> None:
     nothing = "is no path here and no name in images.lock, and no Docker daemon answers at"
-    for typed, step in (("venv", "Start Docker"), ("pipy:0.23.0", "Did you mean pypi:0.23.0?")):
+    for typed, step in (
+        ("venv", "Start Docker"),
+        ("pipy:0.23.0", "Did you mean pypi:0.23.0?"),
+        ("0.231.0", "`vllm-patcher lock list` shows what is there; a release is pypi:0.231.0."),
+    ):
         ran = run("verify", typed, *ONE, cwd=tmp_path, DOCKER_HOST="unix:///none.sock")
         assert ran.returncode == 3
         assert f"error: {typed!r} {nothing} unix:///none.sock\n next: {step}" in ran.stderr

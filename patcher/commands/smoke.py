@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from patcher.answer import hand_over, show
 from patcher.commands.command import Command
 from patcher.commands.completion import complete_case
 from patcher.commands.options import json_option
-from patcher.errors import UsageError
+from patcher.errors import DaemonFailed, NoDaemon, UsageError
 from patcher.report.document import as_json
 from patcher.talk import say
 from patcher.text import counted
@@ -108,7 +109,13 @@ def _image(
     from patcher.smoke.cases import CONTROL, cases_of, select_cases
     from patcher.smoke.container import claimed, engine_of, gpu, run_in
 
-    image = local_image(connect(), name)
+    try:
+        image = local_image(connect(), name)
+    except (NoDaemon, DaemonFailed) as error:
+        if re.fullmatch(r"[\w.-]+:\d{2,5}(/v1)?/?", name):
+            step = f"If it is a server, name it by its address: http://{name}"
+            raise type(error)(error.problem, next_step=step) from error
+        raise
     engine = engine_of(image, name)
     for line in engine_lines(engine):
         say(line)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from patcher.errors import (
     Unreadable,
     WrongPlatform,
 )
-from patcher.files import scratch_folder
+from patcher.files import is_there, scratch_folder
 from patcher.jobs.base import Base
 from patcher.jobs.image import Order, Report, make_image
 from patcher.layer_cache import LayerCache
@@ -206,10 +207,11 @@ def _only_in_daemon(name: str, platform: Platform, unknown: NotLocked) -> Docker
     from patcher.daemon.client import connect
     from patcher.daemon.engine import local_image, named_image
 
+    next_step = _if_here(Path(name)) or unknown.next_step
     try:
         parse_reference(name)
     except BadReference:
-        raise unknown from None
+        raise NotLocked(unknown.problem, next_step=next_step) from None
     client = connect()
     if named_image(client, name) is not None:
         return local_image(client, name, platform)
@@ -217,8 +219,17 @@ def _only_in_daemon(name: str, platform: Platform, unknown: NotLocked) -> Docker
         raise unknown
     raise NotLocked(
         f"{name!r} is neither in images.lock nor in the Docker daemon",
-        next_step=unknown.next_step,
+        next_step=next_step,
     )
+
+
+def _if_here(path: Path) -> str | None:
+    """What to do with a folder or file that was named in an image's place."""
+    if is_there(path / "oci-layout"):
+        return f"It is an OCI layout here: name an image in it, as {PREFIX}{path}:NAME."
+    if is_there(path):
+        return f"It is a path here: `vllm-patcher patch {shlex.quote(str(path))} --in-place`."
+    return None
 
 
 def _pulled(
@@ -321,6 +332,8 @@ def _parse_place(to: str) -> tuple[Path | Reference, str | None]:
         reference = parse_reference(to)
     except BadReference as error:
         helps = _PLACE if error.next_step == EXAMPLE else error.next_step
+        if to.startswith((".", "/", "~")):
+            helps = f"Write a folder as {PREFIX}{to}."
         raise BadReference(error.problem, next_step=helps) from error
     if reference.digest:
         raise BadReference(f"{to!r} is a digest, which only content decides", next_step=_PLACE)

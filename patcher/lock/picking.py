@@ -202,7 +202,9 @@ def _unknown(lock: Lock, name: str) -> NotLocked:
     if wanted is None or wanted.dev is None:
         versions = [base(version) for version in versions]
     kind, _, rest = name.partition(":")
-    if kind in _KINDS:
+    if "://" in name:
+        next_step = f"Write it as {name.partition('://')[2]}."
+    elif kind in _KINDS:
         next_step = f"Leave {kind}: out: {rest}." if rest else _LIST
     elif "/" in name:
         next_step = f"Lock it under its version first: `vllm-patcher lock add VERSION {name}`"

@@ -71,6 +71,11 @@ class Reference:
 
 def parse_reference(text: str) -> Reference:
     """The reference that docker would understand. Raises `BadReference`."""
+    scheme, colon, rest = text.partition("://")
+    if colon:
+        raise BadReference(
+            f"{text!r}: an image's name has no {scheme}://", next_step=f"Write it as {rest}."
+        )
     name, at, digest = text.partition("@")
     name, tag = _split_tag(name)
     registry, repository = _split_registry(name)

@@ -126,14 +126,16 @@ def open_path(path: Path) -> PathSource:
     """The source at a path. Raises `BadSource` where nothing of vLLM is there, `Unreadable`."""
     found = look(path)
     if found is None:
-        raise BadSource(f"there is no {path}", next_step="Check the path.")
+        raise BadSource(f"there is no {path}", next_step=_if_no_path(str(path)))
     if not stat.S_ISDIR(found.st_mode):
         return _open_file(path, found)
     found_here = tuple(_trees(path))
     if not found_here:
+        next_step = "Name a site-packages folder, a virtual environment, or one .py file."
+        if is_there(path / "oci-layout"):
+            next_step = f"It is an OCI layout: name an image in it, as oci:{path}:NAME."
         raise BadSource(
-            f"{path} holds no installed vLLM (no {PACKAGE}/__init__.py)",
-            next_step="Name a site-packages folder, a virtual environment, or one .py file.",
+            f"{path} holds no installed vLLM (no {PACKAGE}/__init__.py)", next_step=next_step
         )
     if len(found_here) > 1:
         roots = " and ".join(str(tree.root) for tree in found_here)
@@ -141,6 +143,15 @@ def open_path(path: Path) -> PathSource:
             f"{path} holds vLLM more than once: {roots}", next_step="Name the one you mean."
         )
     return found_here[0]
+
+
+def _if_no_path(name: str) -> str:
+    """What to do where something else than a path was named."""
+    from patcher.versions import parsed
+
+    if parsed(name) is not None or re.match(r"(pypi|git|oci|docker|registry|https?):", name):
+        return "Name a file or folder here; `vllm-patcher image` patches an image."
+    return "Check the path."
 
 
 def as_typed(path: Path, typed: Path) -> Path:

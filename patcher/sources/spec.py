@@ -21,6 +21,7 @@ An image is looked for in the local Docker daemon first, and then in its registr
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +54,11 @@ if TYPE_CHECKING:
 
 _KINDS = ("pypi", "git", "oci", "docker", "registry")
 
+# As skopeo and podman name an image (containers-transports(5)), and pip a release.
+_STORES = ("docker-daemon", "containers-storage")
+_PACKED = ("docker-archive", "oci-archive", "dir")
+_REQUIREMENT = re.compile(r"(?:pypi:)?vllm *[=@]+ *(.+)")
+
 
 def open_source(
     spec: str,
@@ -69,6 +75,8 @@ def open_source(
 
     Raises `BadSource` where nothing can be meant, and what opening the artifact raises.
     """
+    if meant := _meant(spec):
+        raise BadSource(f"{spec!r} is how another program names it", next_step=meant)
     kind, _, rest = spec.partition(":")
     if kind == "pypi":
         from patcher.sources.wheel import open_release
@@ -154,15 +162,34 @@ def _image(
     return _remote(name, platform, settings)
 
 
+def _meant(spec: str) -> str | None:
+    """The next step for a name as another program writes it; None for any other."""
+    kind, _, rest = spec.partition(":")
+    if spec.startswith("docker://"):
+        return f"Write it as {rest.removeprefix('//')}."
+    if kind in _STORES and rest:
+        return f"Write it as docker:{rest}."
+    if kind in _PACKED and is_there(Path(rest)):
+        return f"Unpack it with `skopeo copy {spec} oci:DIR:NAME`, and name that: oci:DIR:NAME."
+    if found := _REQUIREMENT.fullmatch(spec):
+        return f"Write it as pypi:{found[1]}."
+    return "Write it as pypi:0.23.0." if spec in ("pypi", "pypi:") else None
+
+
 def _nothing(name: str, error: NoDaemon | DaemonFailed) -> PatcherError:
     """What to say of a name that is nothing here, where the daemon was the last to be asked."""
     from difflib import get_close_matches
 
+    from patcher.versions import parsed
+
     kind, _, rest = name.partition(":")
     near = get_close_matches(kind, _KINDS, 1, 0.5) if rest else []
+    next_step = f"Did you mean {near[0]}:{rest}?" if near else error.next_step
+    if parsed(name) is not None:
+        next_step = f"`vllm-patcher lock list` shows what is there; a release is pypi:{name}."
     return type(error)(
         f"{name!r} is no path here and no name in images.lock, and {error.problem}",
-        next_step=f"Did you mean {near[0]}:{rest}?" if near else error.next_step,
+        next_step=next_step,
     )
 
 

@@ -204,6 +204,12 @@ def test_a_patch_that_does_not_exist_is_named(world: Callable[..., World]) -> No
     assert "no patch is named 'no-such'" in ran.stderr
 
 
+def test_a_folder_in_an_images_place_is_known(world: Callable[..., World], tmp_path: Path) -> None:
+    (tmp_path / "venv").mkdir()
+    ran = world().run(str(tmp_path / "venv"))
+    assert f"It is a path here: `vllm-patcher patch {tmp_path}/venv --in-place`." in ran.stderr
+
+
 def test_a_second_run_finds_the_fixed_tag_and_builds_nothing(world: Callable[..., World]) -> None:
     here = world()
     first = json.loads(here.run("0.23.1rc1", "--json").stdout)

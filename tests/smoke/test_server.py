@@ -414,6 +414,12 @@ def test_nobody_answers() -> None:
     assert "no server to try: the connection is refused" in done.stderr
 
 
+def test_a_server_without_its_scheme_is_no_image_alone() -> None:
+    done = run("smoke", "127.0.0.1:8000", DOCKER_HOST="unix:///none.sock")
+    assert done.returncode == 3
+    assert "If it is a server, name it by its address: http://127.0.0.1:8000" in done.stderr
+
+
 @pytest.mark.parametrize("url", ["http://user:word@127.0.0.1:1", "http://[x"])
 def test_an_address_that_is_none(url: str) -> None:
     done = run("smoke", url)
