@@ -124,7 +124,8 @@ class Facts:
 
     def with_name(self, name: str, value: Value) -> Facts:
         """The same, where `name` holds `value`, and what is known of its path is kept."""
-        if value == self.names.get(name, OTHER):
+        known = self.names.get(name, OTHER)
+        if value is known or value == known:
             return self  # most bindings of a file are of no concern: half of the verifier's time
         names = dict(self.names)
         if value == OTHER:

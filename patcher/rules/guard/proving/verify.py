@@ -53,6 +53,7 @@ from patcher.syntax import first_line, parse_python
 
 # The field of a node that holds a name.
 _SAYS = {ast.Attribute: "attr", ast.Name: "id"}
+_LINED = (ast.expr, ast.pattern, ast.alias)
 NEWLINE = re.compile(r"\r\n|\r|\n")
 # Steps that the walk may take for each node of the tree; what takes more has paths that multiply.
 STEPS = 200
@@ -130,7 +131,8 @@ def _all_nodes(tree: ast.Module) -> list[ast.AST]:
     """Every node that has parts, outer ones first: `ast.walk` without `Load`, `Add`, `pass`."""
     nodes: list[ast.AST] = [tree]
     for node in nodes:  # which grows meanwhile
-        for value in vars(node).values():
+        for name in node._fields:
+            value = getattr(node, name, None)
             if isinstance(value, ast.AST):
                 if value._fields:
                     nodes.append(value)
@@ -171,7 +173,7 @@ def _mentions(nodes: list[ast.AST], name: str) -> list[int]:
     return sorted(
         node.lineno
         for node in nodes
-        if isinstance(node, ast.expr | ast.pattern | ast.alias)
+        if isinstance(node, _LINED)
         and (
             getattr(node, _SAYS.get(type(node), "name"), None) == name
             or name in getattr(node, "kwd_attrs", ())

@@ -33,6 +33,7 @@ from patcher.rules.guard.proving.facts import (
 )
 from patcher.rules.guard.proving.handlers import UNPACKING, Try, catches, suppresses
 from patcher.rules.guard.proving.names import (
+    NAMELESS,
     ModuleNames,
     bound_by,
     last_name,
@@ -898,7 +899,13 @@ class Walk(ast.NodeVisitor):
         before, outer, self.in_class = self.facts, self.in_class, True
         # Until the body binds it, a name is the module's, and not the function's.
         if known := {*self.facts.names, *self.ever, *self.module_ever}:
-            own = {name for child in node.body for part in walked(child) for name in bound_by(part)}
+            own = {
+                name
+                for child in node.body
+                for part in walked(child)
+                if type(part) not in NAMELESS
+                for name in bound_by(part)
+            }
             for name in own & known:
                 self.facts = self.facts.with_name(name, self._outside(name))
         self.block(node.body)
