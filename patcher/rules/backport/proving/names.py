@@ -21,7 +21,7 @@ def check_names(old: _Read, new: _Read, sides: Sequence[Sides]) -> None:
     if early:
         raise failed(f"{min(early)} is read before it is defined")
     if _late_fields(new[1]) > _late_fields(old[1]):
-        raise failed("a field without a default stands behind one that has one")
+        raise failed("a field without a default comes after one that has one")
     defined = frozenset().union(*(each.defined for each in sides))
     here, used, used_before = _defined(new[1]), _attributes(new[1]), _attributes(old[1])
     lost = (used - used_before) & defined - here
@@ -102,8 +102,7 @@ class _Reader(ast.NodeVisitor):
         self._annotation(node.returns)
         self.bind(node.name)
 
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
-        self.visit_FunctionDef(node)
+    visit_AsyncFunctionDef = visit_FunctionDef
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
         for each in [*node.args.defaults, *node.args.kw_defaults]:
@@ -138,12 +137,11 @@ class _Reader(ast.NodeVisitor):
         for alias in node.names:
             self.bind((alias.asname or alias.name).partition(".")[0])
 
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        self.visit_Import(node)
+    visit_ImportFrom = visit_Import
 
 
 def _late_fields(tree: ast.Module) -> int:
-    """How many fields of dataclasses have no default, and stand behind one that has one."""
+    """How many fields of dataclasses have no default, and come after one that has one."""
     return sum(
         any(before.value is not None for before in fields[:at])
         for node in ast.walk(tree)
@@ -160,6 +158,7 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
 
 
 def _defined(tree: ast.Module) -> set[str]:
+    """The functions, classes, fields and attributes of self that a file defines."""
     names = set()
     for node in ast.walk(tree):
         match node:

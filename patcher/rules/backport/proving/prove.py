@@ -93,7 +93,7 @@ def _outside(data: bytes, tree: ast.Module, named: dict[str, Sides]) -> Iterator
 
 
 def _within_whole(owner: str, named: dict[str, Sides]) -> bool:
-    """Whether a function stands in a class that comes or goes as a whole."""
+    """Whether a function is in a class that comes or goes as a whole."""
     parts = owner.split(".")
     above = (named.get(".".join(parts[:count])) for count in range(1, len(parts)))
     return any(each and (each.before is None or each.after is None) for each in above)
@@ -131,6 +131,7 @@ def _check_scope(sides: Sides, old: ast.Module, new: ast.Module) -> None:
 
 
 def _module(node: ast.AST) -> ast.Module:
+    """A function as the only one of its name."""
     if not isinstance(node, _Function):
         raise failed("a class and functions have one name")
     return ast.Module([node], [])
@@ -147,6 +148,7 @@ def _side(text: bytes | None) -> ast.AST | None:
 
 
 def _find(tree: ast.Module, name: str) -> ast.AST | None:
+    """A scope in a file: its definition, several that follow each other, or the file itself."""
     if name == MODULE:
         return tree
     found = [node for each, node in definitions(tree) if each == name]
@@ -184,21 +186,12 @@ def _own(node: ast.AST, lone: set[str]) -> ast.AST:
     """A class or module with each function or class in it as a stub, without `lone` ones."""
 
     class Stubs(ast.NodeTransformer):
-        depth = 0
-
-        def _stub(self, inner: Definition) -> ast.AST | None:
-            if inner.name in lone:
+        def visit_FunctionDef(self, node: Definition) -> ast.AST | None:
+            if node.name in lone:
                 return None
-            return ast.ClassDef(inner.name, [], [], [ast.Pass()], [])
+            return ast.ClassDef(node.name, [], [], [ast.Pass()], [])
 
-        def visit_FunctionDef(self, inner: ast.FunctionDef) -> ast.AST | None:
-            return self._stub(inner)
-
-        def visit_AsyncFunctionDef(self, inner: ast.AsyncFunctionDef) -> ast.AST | None:
-            return self._stub(inner)
-
-        def visit_ClassDef(self, inner: ast.ClassDef) -> ast.AST | None:
-            return self._stub(inner)
+        visit_AsyncFunctionDef = visit_ClassDef = visit_FunctionDef
 
     copied = copy.deepcopy(node)
     if isinstance(copied, ast.Module):
@@ -244,6 +237,7 @@ def _last_bound(tree: ast.Module) -> dict[str, tuple[str, str, str] | None]:
 
 
 def _imported(tree: ast.Module) -> set[tuple[str, str, str]]:
+    """A module's imports, each as module, name and the name that it gets, where that is another."""
     found = set()
     for node in tree.body:
         if isinstance(node, ast.Import):
