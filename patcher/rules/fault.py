@@ -178,7 +178,7 @@ def as_found(name: str, found: object, files: Files) -> Found:
 
 
 def as_rewritten(name: str, made: object, files: Files) -> Mapping[str, Rewritten]:
-    """What a rule's `rewrite` gave, likewise."""
+    """What a rule's `rewrite` gave, if it is that. Raises `BrokenCatalogue`."""
     if isinstance(made, Mapping) and all(
         target in files and isinstance(each, Rewritten) and isinstance(each.data, bytes)
         for target, each in made.items()

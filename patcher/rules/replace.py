@@ -49,7 +49,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Code that stands in `function` of the file at `path` where upstream has its own fix."""
+    """Code that is in `function` of the file at `path` where upstream has its own fix."""
 
     path: str
     function: str
@@ -57,7 +57,7 @@ class Shape:
 
 
 def standing(files: Files, shapes: Sequence[Shape]) -> Place | None:
-    """Where the first of upstream's other fixes stands, if one does. Raises `NotPython`."""
+    """Where the first of upstream's other fixes is, if one is there. Raises `NotPython`."""
     for shape in shapes:
         data = files.get(shape.path)
         lines = _occurrences(data, shape.function, shape.code) if data is not None else []
@@ -78,7 +78,7 @@ def explained(shapes: Sequence[Shape]) -> tuple[str, ...]:
 class Replace:
     """The rule: all changes are made, or none is.
 
-    `instead` are upstream's other fixes: where one stands, nothing is needed.
+    `instead` are upstream's other fixes: where one is there, nothing is needed.
     """
 
     changes: tuple[Change, ...]
@@ -154,7 +154,7 @@ class Replace:
 
 
 def _seen(files: Files, change: Change) -> Found:
-    """What a change finds of itself: its places, or why there are none."""
+    """The places of one change, or why it has none."""
     data = files.get(change.path)
     if data is None:
         return Found(absent=f"there is no {change.path}")
@@ -249,14 +249,14 @@ def _dump(piece: ast.expr | Sequence[ast.stmt]) -> str:
 
 
 def _occurrences(data: bytes, function: str, code: str) -> list[int]:
-    """The lines where a piece of code stands in a function, in order."""
+    """The lines where a piece of code is in a function, in order."""
     piece = _piece(code)
     parts = [piece] if isinstance(piece, ast.expr) else piece
     wanted = [ast.dump(part) for part in parts]
     return [
         line
         for node, dump in _named(data, function)
-        if all(part in dump for part in wanted)  # to look for where it stands takes much longer
+        if all(part in dump for part in wanted)  # to look for where it is takes much longer
         for line in _occurrences_in(node, code)
     ]
 
@@ -267,7 +267,7 @@ def _occurrences_in(within: ast.AST | _Block, code: str) -> list[int]:
 
 
 def _lines(tree: ast.Module, change: Change) -> set[int]:
-    """Every line that the old code of a change stands on."""
+    """Every line of the old code of a change."""
     spans = [
         span
         for name, node in definitions(tree)
@@ -278,7 +278,7 @@ def _lines(tree: ast.Module, change: Change) -> set[int]:
 
 
 def _places_in(within: ast.AST | _Block, code: str) -> list[tuple[int, int]]:
-    """The first and last line of each place where a piece of code stands."""
+    """The first and last line of each place where a piece of code is."""
     piece = _piece(code)
     wanted = _dump(piece)
     roots = within if isinstance(within, list) else [within]
@@ -383,7 +383,7 @@ def _splice(data: bytes, change: Change) -> bytes:
 
 
 def _is_whole(node: ast.expr, data: bytes, change: Change) -> bool:
-    """Whether the expression is all that stands in its place, so that it needs no parentheses."""
+    """Whether the expression is all of its statement's value, so that it needs no parentheses."""
     for parent in ast.walk(_read(data)):
         if isinstance(parent, ast.Return | ast.Assign | ast.Assert | ast.If | ast.Expr):
             for value in (getattr(parent, name, None) for name in ("value", "test")):

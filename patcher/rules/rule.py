@@ -1,7 +1,7 @@
 """The seam between the program and a kind of fix.
 
 A rule finds the places in a few files that its fix is about, rewrites them, and proves that it
-did that and nothing else. The program knows no more of it than what stands here; a new kind of
+did that and nothing else. The program knows no more of it than what is said here; a new kind of
 fix is one file (or folder) beside this one, or in a patch file of one's own:
 
     @dataclass(frozen=True, slots=True)
@@ -14,7 +14,7 @@ fix is one file (or folder) beside this one, or in a patch file of one's own:
 `find` is the independent checker: it must share no code with `rewrite`, because it judges what
 `rewrite` made. Everything that changes the outcome is a field of the dataclass: rules are
 compared, hashed and kept in the verdict cache by their fields. A patch is applied to the versions
-that it claims in `affected`; a rule whose answer holds wherever its places stand says so with
+that it claims in `affected`; a rule whose answer holds in any version says so with
 `any_version: ClassVar[bool] = True`.
 """
 

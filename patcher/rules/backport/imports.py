@@ -14,7 +14,7 @@ _Import = ast.Import | ast.ImportFrom
 
 
 def words(text: bytes | None) -> set[str]:
-    """Every name that stands in a piece of source, in whichever way."""
+    """Every name in a piece of source, whatever it is used for."""
     return set(re.findall(r"[A-Za-z_]\w*", (text or b"").decode(errors="replace")))
 
 

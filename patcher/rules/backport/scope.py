@@ -32,7 +32,7 @@ class Scope:
 class Sides:
     """A scope's text before and after a fix; None on the side that does not have it.
 
-    `follows` and `precedes` are the names of what stands before and behind it on the `after` side,
+    `follows` and `precedes` are the names of what is before and behind it on the `after` side,
     nearest first: where a new function goes. `defined` are the names that the `after` side's whole
     file defines, as far as it is known: functions, classes, attributes of self. A fix that uses one
     of these which the image's file lacks cannot stand alone.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from patcher.diff import lines_of
 from patcher.errors import Unreadable
+from patcher.rules.backport.hunks import is_compiled
 from patcher.rules.backport.merging.cut import Cut, sha256
 from patcher.rules.backport.scope import IMPORTS, Scope, Sides
 from patcher.syntax import parse_python
@@ -19,7 +20,6 @@ from patcher.syntax import parse_python
 _HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@ ?(.*)")
 _QUALIFIED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _START = re.compile(r"\s*(?:@|(?:async )?def |class )")
-_COMPILED = ("csrc/", "cmake/", "rust/", "CMakeLists.txt")
 _CLASS = re.compile(r"class (\w+)")
 
 
@@ -61,7 +61,7 @@ def _path(new: str, old: str, at: int) -> str:
         for line, prefix in ((old, "a/"), (new, "b/"))
     )
     named = before if path == "/dev/null" else path
-    if named.startswith(_COMPILED):
+    if is_compiled(named):
         raise _bad(
             at,
             f"{named} is compiled code: Python alone would be half of this fix",

@@ -1,4 +1,4 @@
-"""Whether a change stands where the fix has it: between what upstream has there, in its order.
+"""Whether a change is where the fix has it: between what upstream has there, in its order.
 
 An image may lack what upstream has beside a change, or have something of its own there. Then the
 place is told where one side of it is upstream's own, and what is passed over on the other cannot
