@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from difflib import SequenceMatcher
-
+from patcher.diff import Matcher
 from patcher.rules.rule import Edit, Rewritten
 
 
@@ -14,7 +13,7 @@ def rewritten(before: bytes, after: bytes) -> Rewritten:
     for line in old:
         starts.append(starts[-1] + len(line))
     edits = []
-    for tag, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+    for tag, a, b, c, d in Matcher(old, new).get_opcodes():
         if tag != "equal":
             parts = b"".join(old[a:b]), b"".join(new[c:d])
             edits.append(Edit(starts[a], starts[b], *parts, line=a + 1))

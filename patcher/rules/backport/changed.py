@@ -5,23 +5,33 @@ from __future__ import annotations
 import ast
 import functools
 import itertools
-from difflib import SequenceMatcher
 from typing import TypeGuard
 
+from patcher.diff import Matcher
+from patcher.errors import RewriteRefused
 from patcher.rules.backport.merging.cut import Cut, sha256
 from patcher.rules.backport.scope import IMPORTS, MODULE, Scope, Sides
 from patcher.syntax import is_string, parse_block, parse_python
+
+# For each one its place among all is looked for. A large feature of vLLM's brings some dozens.
+_MOST_BROUGHT = 500
 
 
 def changed_scopes(path: str, before: bytes, after: bytes) -> list[Sides]:
     """Every scope whose code differs, in the order of `after`; comments alone do not count.
 
-    Imports count where `after` has one that `before` has not. Raises `NotPython`.
+    Imports count where `after` has one that `before` has not. Raises `NotPython`, and
+    `RewriteRefused` for more new ones than any fix has.
     """
     old, new = Cut(before), Cut(after)
     defined = defined_names(after)
     found: list[Sides] = []
     gone: set[str] = set()
+    if (brought := len(new.spans.keys() - old.spans.keys())) > _MOST_BROUGHT:
+        raise RewriteRefused(
+            f"{path}: the fix brings {brought} functions and classes",
+            next_step="That is no fix to take back: take a release that has it.",
+        )
     for name in [*old.spans, *new.spans]:
         parent = name.rpartition(".")[0]
         if parent in gone:
@@ -75,7 +85,7 @@ def _siblings(old: Cut, new: Cut, parent: str) -> list[str]:
     one, other = ([span.name for span in file.children(parent)] for file in (old, new))
     stays = set(other)
     found: list[str] = []
-    for tag, a, b, c, d in SequenceMatcher(None, one, other, autojunk=False).get_opcodes():
+    for tag, a, b, c, d in Matcher(one, other).get_opcodes():
         goes = [] if tag == "equal" else [name for name in one[a:b] if name not in stays]
         pairs = itertools.zip_longest(goes, other[c:d])
         found += [name for pair in pairs for name in pair if name is not None]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from patcher.diff import lines_of
+from patcher.diff import hunks_between, lines_of
 from patcher.errors import FileAbsent, RewriteRefused, Unreadable, UsageError
 from patcher.rules.backport.changed import changed_scopes, is_stub, read_sides
 from patcher.rules.backport.hunks import Hunk, NotFitting, applied, hunks_of, is_compiled, turned
@@ -253,7 +252,7 @@ def _chosen(path: str, before: bytes, after: bytes) -> tuple[list[Sides], list[s
     taken: list[Sides] = []
     dropped: list[str] = []
     for each in changed:
-        if each in functions:
+        if _is_function(each):
             continue
         if each.before is None and each.after is None:
             raise RewriteRefused(
@@ -324,8 +323,7 @@ def whole_diff(draft: Draft) -> str:
             if each.scope.path == path:
                 old, new = (lines_of((side or b"").decode()) for side in (each.before, each.after))
                 heading = f"@@ -1,{len(old)} +1,{len(new)} @@ {each.scope.name}\n"
-                lines = difflib.unified_diff(old, new, n=len(old) + len(new))
-                text += [heading, *list(lines)[3:]]
+                text += [heading, *list(hunks_between(old, new, len(old) + len(new)))[1:]]
     return "".join(text)
 
 

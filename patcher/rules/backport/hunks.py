@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from patcher.diff import lines_of
@@ -15,6 +15,8 @@ _HEADER = re.compile(r"diff --git a/(\S+) b/(\S+)\s*")
 # What a file's header says of the whole file, where hunks do not tell all.
 _WHOLE = ("Binary files ", "GIT binary patch", "rename from ", "copy from ", "deleted file mode ")
 _BUILT = ("csrc/", "cmake/", "rust/", "CMakeLists.txt")
+# A pull request of vLLM's has some thousands; each may be a character, of which there are more.
+_MOST_LINES = 500_000
 _COMPILED = (".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".rs")
 
 
@@ -47,6 +49,8 @@ def hunks_of(diff: str) -> dict[str, list[Hunk]]:
     if diff.count("\r\n") == diff.count("\n"):  # as a browser on Windows may keep it
         diff = diff.replace("\r\n", "\n")
     lines = lines_of(diff)
+    if len(lines) > _MOST_LINES:
+        raise _no_diff(_MOST_LINES, "it is longer than that of any one fix")
     at = 0
     while at < len(lines):
         line = lines[at]
@@ -96,21 +100,25 @@ def _no_diff(line: int, problem: str) -> Unreadable:
 def applied(path: str, source: bytes, hunks: Sequence[Hunk], version: str) -> bytes:
     """The file with the hunks made. Raises `NotFitting`."""
     lines = lines_of(source.decode())
+    # A character a line, and one for all lines that no hunk has: so text is found in a text.
+    known = {line: chr(at) for at, line in enumerate(_lines_in(hunks), 1)}
+    text = _spelled(known, lines)
     done: list[str] = []
     at = 0
     for hunk in hunks:
-        places = _places(lines, hunk.before, at)
-        if len(places) != 1:
-            there = bool(_places(lines, hunk.after, at))
-            said = "is there already" if there else "does not fit" if not places else "fits twice"
+        wanted = _spelled(known, hunk.before)
+        first = text.find(wanted, at)
+        if first < 0 or text.find(wanted, first + 1) >= 0:
+            there = _spelled(known, hunk.after) in text[at:]
+            said = "is there already" if there else "does not fit" if first < 0 else "fits twice"
             raise NotFitting(
                 f"{path} of vLLM {version}: the hunk of line {hunk.line} {said}",
                 next_step="Name another release with --from; or, once a release has the fix, "
                 "--before, --after and --function.",
                 is_in=there,
             )
-        done += [*lines[at : places[0]], *hunk.after]
-        at = places[0] + len(hunk.before)
+        done += [*lines[at:first], *hunk.after]
+        at = first + len(hunk.before)
     return "".join([*done, *lines[at:]]).encode()
 
 
@@ -119,6 +127,11 @@ def turned(hunks: Sequence[Hunk]) -> list[Hunk]:
     return [Hunk(each.line, each.after, each.before) for each in hunks]
 
 
-def _places(lines: list[str], wanted: list[str], start: int) -> list[int]:
-    size = len(wanted)
-    return [at for at in range(start, len(lines) - size + 1) if lines[at : at + size] == wanted]
+def _lines_in(hunks: Sequence[Hunk]) -> Iterable[str]:
+    """Each line of the hunks once."""
+    sides = [side for hunk in hunks for side in (hunk.before, hunk.after)]
+    return dict.fromkeys(line for side in sides for line in side)
+
+
+def _spelled(known: Mapping[str, str], lines: Sequence[str]) -> str:
+    return "".join([known.get(line, "\0") for line in lines])

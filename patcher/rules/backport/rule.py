@@ -1,6 +1,7 @@
 """Backport: upstream's fix of some functions, taken back to an image that lacks it.
 
-Two independent readings are behind it. They share `scope.py` and no other line:
+Two independent readings are behind it. They share `scope.py`, and the bound on the time of
+difflib (`patcher.diff`), and no other line:
 
 - `merging` finds the functions by name, merges their lines three ways, and says what that tells.
 - `proving` (the standard library's ast) holds the result against both sides of the fix.

@@ -17,6 +17,7 @@ from patcher.rules.backport.draft import (
     whole_diff,
     with_moves,
 )
+from patcher.rules.backport.hunks import Hunk, applied
 from patcher.rules.backport.rule import Backport
 from patcher.rules.patch import Patch
 
@@ -289,6 +290,37 @@ def test_a_function_is_found_wherever_it_stands(old: str, new: str, name: str | 
     made = rule.rewrite(files)
     rule.prove(files, made)
     assert made[PATH].data.decode() == fixed
+
+
+class Counted(str):
+    """A line that counts how often it is compared."""
+
+    __slots__ = ()
+    compared = 0
+
+    def __hash__(self) -> int:
+        return super().__hash__()
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return super().__eq__(other)
+
+
+def test_thousands_of_hunks_are_found_in_one_look() -> None:
+    """20,000 of them were compared with 20,000 lines each, for 43 s."""
+    lines = [f"x{at} = {at}\n" for at in range(1000)]
+    hunks = [Hunk(at, [Counted(line)], ["pass\n"]) for at, line in enumerate(lines, 1)]
+    Counted.compared = 0
+    assert applied("a.py", "".join(lines).encode(), hunks, "0") == b"pass\n" * 1000
+    assert Counted.compared <= 4 * len(lines)
+
+
+def test_what_is_too_long_for_a_fix_is_refused() -> None:
+    many = "".join(f"def f{at}(): ...\n" for at in range(501))
+    with pytest.raises(PatcherError, match="the fix brings 501 functions"):
+        of_diff(diff_to("x = 1\n" + many, old="x = 1\n"), "3.0", RELEASES)
+    with pytest.raises(PatcherError, match="longer than that of any one fix"):
+        of_diff("\n" * 500_001, "3.0", RELEASES)
 
 
 def test_a_diff_with_the_line_ends_of_windows_fits() -> None:

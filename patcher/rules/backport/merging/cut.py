@@ -8,6 +8,7 @@ class or module each function stands as one line, a stub.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 from dataclasses import dataclass, field, replace
 
@@ -100,8 +101,16 @@ class Cut:
 
     def children(self, parent: str) -> list[Span]:
         """The functions and classes directly within a class or module, in file order."""
-        found = [span for spans in self.spans.values() for span in spans if span.parent == parent]
-        return sorted(found, key=lambda span: span.first)
+        return self._by_parent.get(parent, [])
+
+    @functools.cached_property
+    def _by_parent(self) -> dict[str, list[Span]]:
+        """Parent -> its spans. Looked through for each scope, 2,000 scopes took most of 3 s."""
+        found: dict[str, list[Span]] = {}
+        spans = (span for spans in self.spans.values() for span in spans)
+        for span in sorted(spans, key=lambda span: span.first):
+            found.setdefault(span.parent, []).append(span)
+        return found
 
     def text(self, name: str, *, whole: bool = False) -> bytes | None:
         """A scope's text; None where the file has none, or several, of that name.

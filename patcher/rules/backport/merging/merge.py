@@ -92,9 +92,9 @@ def _merge_own_lines(file: Cut, sides: Sides) -> tuple[Found, Edits]:
 
 def _own_edits(file: Cut, first: int, end: int, new: list[bytes]) -> Edits:
     """Only the lines that change, so that functions between them can be edited beside."""
-    from difflib import SequenceMatcher
+    from patcher.diff import Matcher
 
-    codes = SequenceMatcher(None, file.lines[first:end], new, autojunk=False).get_opcodes()
+    codes = Matcher(file.lines[first:end], new).get_opcodes()
     return [(first + a, first + b, new[c:d]) for tag, a, b, c, d in codes if tag != "equal"]
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
+
+from patcher.diff import Matcher
 
 
 class Kind(enum.Enum):
@@ -114,7 +115,7 @@ def _hunks(was: Sequence[bytes], other: Sequence[bytes]) -> Iterator[tuple[int, 
 
     Lines that went, and those of which each became one that is like it, are a change each.
     """
-    for tag, a, b, c, d in SequenceMatcher(None, was, other, autojunk=False).get_opcodes():
+    for tag, a, b, c, d in Matcher(was, other).get_opcodes():
         if tag == "delete":
             yield from ((at, at + 1, -1) for at in range(a, b))
         elif tag == "replace" and b - a == d - c and all(map(_alike, was[a:b], other[c:d])):
@@ -125,7 +126,7 @@ def _hunks(was: Sequence[bytes], other: Sequence[bytes]) -> Iterator[tuple[int, 
 
 def _alike(line: bytes, other: bytes) -> bool:
     """Whether a line is the other, changed: the most of it is the same."""
-    return SequenceMatcher(None, line, other, autojunk=False).ratio() > _ALIKE
+    return Matcher(line, other).ratio() > _ALIKE
 
 
 # `c.stream = x.stream` and `c.stream = partial(x.stream)` are 0.84 alike, calls of two other
@@ -164,5 +165,5 @@ def _changed(
 
 def matches(base: Sequence[bytes], other: Sequence[bytes]) -> dict[int, int]:
     """Index in the base -> index in the other, for what is the same in both."""
-    blocks = SequenceMatcher(None, base, other, autojunk=False).get_matching_blocks()
+    blocks = Matcher(base, other).get_matching_blocks()
     return {a + step: b + step for a, b, length in blocks for step in range(length)}

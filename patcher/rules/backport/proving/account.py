@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from difflib import SequenceMatcher
 
+from patcher.diff import Matcher
 from patcher.errors import ProofFailed
 from patcher.rules.backport.proving.places import At, Places, Step
 
@@ -126,11 +126,9 @@ class Account:
             steps += [Step(None, at) for at in range(*news)]
             return
         key = (self._dump, self._head, lambda node: type(node).__name__)[level]
-        matcher = SequenceMatcher(
-            None,
+        matcher = Matcher(
             [key(node) for node in old[slice(*olds)]],
             [key(node) for node in new[slice(*news)]],
-            autojunk=False,
         )
         for tag, a, b, c, d in matcher.get_opcodes():
             if tag == "equal":
