@@ -40,7 +40,7 @@ def test_a_conflict_names_both_patches() -> None:
         series([FIRST, patch_of("undo", "return 2", "return 9")], files)
     # What does not apply without the first either is no conflict with it.
     with pytest.raises(
-        Undecided, match=r"^second cannot judge it: vllm/one\.py: limit has 0 times"
+        Undecided, match=r"^second cannot judge it: vllm/one\.py: limit has neither what"
     ):
         series([FIRST, patch_of("second", "return 7", "return 8")], files)
     done = series([FIRST], files)

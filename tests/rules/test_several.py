@@ -109,7 +109,9 @@ def test_a_file_that_no_part_is_about_is_no_part_of_the_proof() -> None:
 
 def test_a_part_that_is_unknown_and_one_that_is_absent() -> None:
     twice = Together((TWICE, Replace((OTHER,))))
-    assert "has 0 times" in str(twice.find({A: source(one=7), B: source(two=1)}).unknown)
+    assert "one has neither what is to be replaced" in str(
+        twice.find({A: source(one=7), B: source(two=1)}).unknown
+    )
     assert PARTS.find({A: None, B: None}).absent == f"there is no {A}"
 
 
