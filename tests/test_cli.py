@@ -168,12 +168,25 @@ def test_an_image_is_dropped_from_the_lock_by_a_name_that_fits_it_alone(tmp_path
     assert f"fits several images: a.example/vllm@{digest}, docker.io/vllm/" in ran.stderr
     assert (tmp_path / "images.lock").read_bytes() == before
     ran = run("lock", "remove", "0.24.0", f"a.example/vllm@{digest}", cwd=tmp_path)
-    assert (ran.returncode, ran.stderr) == (0, "removed 2 of images.lock\n")
+    assert (ran.returncode, ran.stderr) == (0, "removed 2 images from images.lock\n")
     assert digest in ran.stdout
     listed = run("lock", "list", cwd=tmp_path).stdout
     assert "a.example" not in listed
     assert "v0.24.0" not in listed
     assert "docker.io/vllm/vllm-openai:v0.23.0" in listed
+
+
+def test_of_one_reference_under_two_versions_one_is_dropped(tmp_path: Path) -> None:
+    """The advice for a wrong pin led to "name one of them", and all had the same name."""
+    wrong = f"a.example/vllm:v0.23.0@sha256:{'0' * 64}"
+    for version in ("0.23.0", "0.24.0"):
+        run("lock", "add", version, wrong, "--offline", cwd=tmp_path)
+    ran = run("lock", "remove", wrong, cwd=tmp_path)
+    assert f"fits several images: 0.23.0={wrong}, 0.24.0={wrong}" in ran.stderr
+    ran = run("lock", "remove", f"0.24.0={wrong}", cwd=tmp_path)
+    assert (ran.returncode, ran.stderr) == (0, "removed 1 image from images.lock\n")
+    listed = run("lock", "list", cwd=tmp_path).stdout
+    assert [line.split()[0] for line in listed.splitlines() if wrong in line] == ["0.23.0"]
 
 
 def test_a_shipped_pin_is_dropped_from_a_lock_of_ones_own(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def test_what_cannot_be_meant_is_a_wrong_call(arguments: list[str], said: str) -
         ("verify", "there", "name an image in it, as oci:there:NAME."),
         ("patch --in-place", "pypi:0.23.0", "`vllm-patcher image` patches an image."),
         ("patch --in-place", "0.23.0", "`vllm-patcher image` patches an image."),
+        ("verify --plain-http http://foo:5000/x", "pypi:0.23.0", "Write it as foo:5000."),
         ("patch --in-place", "nope", "Check the path."),
         ("image --to oci:x", "docker://a/b:c", "Write it as a/b:c."),
         ("image 0.23.0 --to", "docker://a/b:c", "Write it as a/b:c."),

@@ -116,8 +116,8 @@ def lock_group() -> None:
 def lock_list(lock: Path | None, as_data: bool) -> None:
     """List what is locked: a line for each version, platform or index, digest and reference.
 
-    `unknown` is the digest of an index or of one platform, it is not known which. On a terminal
-    digests are cut to twelve digits.
+    `unknown` is a digest of which it is not known whether it is an index's or one platform's. On a
+    terminal digests are cut to twelve digits.
     """
     from patcher.lock.file import load
     from patcher.report.lock import entry_json, lock_table
@@ -171,12 +171,16 @@ def lock_add(
     if locate:
         _say_located([entry])
     if is_new and start != path:
-        say(f"created {path} with the pins that came with the program")
+        _say_created(path)
     _say_what_it_means(version, entry, load(path))
     if as_data:
         hand_over(as_json("lock add", image=entry_json(entry)))
     else:
         show(lock_table([entry], width_of(sys.stdout)))
+
+
+def _say_created(path: Path) -> None:
+    say(f"created {path} with the pins that came with the program")
 
 
 def _say_what_it_means(version: str, entry: Entry, known: Lock) -> None:
@@ -220,18 +224,22 @@ def _say_located(entries: Sequence[Entry]) -> None:
 def lock_remove(names: Sequence[str], lock: Path | None, as_data: bool) -> None:
     """Drop images from the lock: each NAME is a version, a reference or a commit in it.
 
-    A name that fits several images is refused, and nothing is dropped.
+    A name that fits several images is refused, and nothing is dropped; VERSION=REFERENCE names one
+    of several versions of one reference.
     """
     from patcher.lock.adding import remove_from_lock
     from patcher.report.lock import entry_json, lock_table
 
     path, start = _own(lock)
+    is_new = not is_there(path)
     gone = remove_from_lock(path, start, names)
+    if is_new and start != path:
+        _say_created(path)
     if as_data:
         hand_over(as_json("lock remove", removed=[entry_json(entry) for entry in gone]))
     else:
         show(lock_table(gone, width_of(sys.stdout)))
-    say(f"removed {len(gone)} of {path}")
+    say(f"removed {counted(len(gone), 'image')} from {path}")
 
 
 def _own(lock: Path | None) -> tuple[Path, Path]:

@@ -86,7 +86,7 @@ plain_http_option = click.option(
     "--plain-http",
     multiple=True,
     metavar="HOST[:PORT]",
-    help="Speak to this registry without TLS; loopback needs no asking. May be repeated.",
+    help="Speak to this registry without TLS; on loopback that is done anyway. May be repeated.",
 )
 
 stdin_option = click.option(
@@ -153,6 +153,13 @@ def http_settings(ca_file: Path | None, plain_http: Sequence[str]) -> HttpSettin
     """How to reach registries, as the two options say."""
     from patcher.web.http import HttpSettings
 
+    for name in plain_http:
+        if "/" in name:
+            host = name.partition("://")[2] or name
+            raise UsageError(
+                f"--plain-http {name} is more than a host",
+                next_step=f"Write it as {host.partition('/')[0]}.",
+            )
     return HttpSettings(ca_file, frozenset(plain_http))
 
 

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
     from patcher.daemon.engine import DockerImage
-    from patcher.lock.entries import Entry, Lock
+    from patcher.lock.entries import Entry, Lock, Locked
     from patcher.oci.image import Image
     from patcher.oci.installation import BaseImage
     from patcher.places.place import Place
@@ -186,7 +186,7 @@ def _daemon_base(
         return own, Base(own.digest, (own,), local=name)
     reference, locked = entry.original.reference, entry.locked
     pinned = reference.pinned(digest)
-    say(f"{name} is vLLM {locked.version} for {platform}: {pinned}")
+    say(f"{_called(name, locked)} for {platform}: {pinned}")
     documents = functools.cache(lambda: open_remote(pinned, platform, http).image)
     with _about(reference):
         image = _pulled(connect(), pinned, platform, documents)
@@ -197,6 +197,12 @@ def _daemon_base(
     # Known by its index, as in a registry or a layout: the same base and patches, the same tag.
     originals = {image.digest: locked.index.digest} if locked.index else {}
     return image, Base(image.digest, (there,), reference, locked.version, originals, locked.root)
+
+
+def _called(name: str, locked: Locked) -> str:
+    """Which vLLM a name means, where it does not say so itself."""
+    version = f"vLLM {locked.version}"
+    return version if parsed(name) == locked.version else f"{name} is {version}"
 
 
 def _only_in_daemon(name: str, platform: Platform, unknown: NotLocked) -> DockerImage:
@@ -278,7 +284,7 @@ def _open_stored(
     entry, digest = whole(lock, name, platform)
     reference = entry.original.reference
     pinned = reference.pinned(digest)
-    say(f"{name} is vLLM {entry.locked.version}: {pinned}")
+    say(f"{_called(name, entry.locked)}: {pinned}")
     with _about(reference):
         repository = Repository(pinned, http)
         store = RepositoryStore(repository, tally)

@@ -31,7 +31,7 @@ from patcher.errors import Exit
 from patcher.landed.timeline import Band, Turn, evidence, shown, span
 from patcher.rules.affected import claimed, quoted, specifiers
 from patcher.rules.verdict import Status
-from patcher.text import printable
+from patcher.text import counted, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -177,7 +177,7 @@ def check_lines(judged: Check) -> list[str]:
         f"{name}: not compared: {shown(each)}: {_why(judged, each)}" for each in judged.unread
     ]
     if not judged.refutations and judged.held:
-        lines.append(f"{name}: the claim {claim} holds in {judged.held} artifacts")
+        lines.append(f"{name}: the claim {claim} holds in {counted(judged.held, 'artifact')}")
     return lines or [f"{name}: nothing was read to compare the claim {claim} with"]
 
 

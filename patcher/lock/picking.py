@@ -5,7 +5,8 @@ A name is one of:
 - a version: `0.23.1rc1` means the newest locked build of that version, a release or a nightly;
 - one build's version, its local part left out or not: `0.23.1rc1.dev672`;
 - an image reference as the lock has it: `vllm/vllm-openai:v0.23.0`;
-- a commit of vLLM, or its first seven digits and more: `93d8f834d`.
+- a commit of vLLM, or its first seven digits and more: `93d8f834d`;
+- `VERSION=REFERENCE`, where neither means one entry alone.
 
 Of several images of one version, what a person has locked goes before what came with the program.
 """
@@ -142,11 +143,22 @@ def named(lock: Lock, name: str) -> Entry:
         return found[0]
     if not found:
         raise _unknown(lock, name)
-    there = ", ".join(str(entry.original.reference) for entry in found)
+    there = ", ".join(_own_name(lock, entry) for entry in found)
     raise NotLocked(f"{name!r} fits several images: {there}", next_step="Name one of them.")
 
 
+def _own_name(lock: Lock, entry: Entry) -> str:
+    """A name that fits no other entry."""
+    reference = entry.original.reference
+    alike = [each for each in lock.entries if each.original.reference == reference]
+    return str(reference) if len(alike) == 1 else f"{entry.original.version}={reference}"
+
+
 def _matches(lock: Lock, name: str) -> list[_Match]:
+    version, equals, reference = name.partition("=")
+    if equals:
+        stated = _by_reference(lock, reference)
+        return [each for each in stated if each[0].original.version == version]
     return _by_version(lock, name) or _by_reference(lock, name) or _by_commit(lock, name)
 
 

@@ -24,6 +24,9 @@ _NAMED = 3
 def sentence(line: Timeline) -> str:
     """The patch's story and the advice, as one sentence of plain text, safe to print."""
     told = ", ".join(story(line.transitions)) or "no turn was seen"
+    if len(line.findings) == len(line.versioned) == 1:
+        # Of one artifact there is no story, and it is the oldest and the newest at once.
+        return f"{line.patch.name}: {today(line)}."
     unread = [each for each in line.unread if each.version is not None]
     gaps = f" (not read: {listed(unread)})" if unread else ""
     return f"{line.patch.name}: {told}; {today(line)}{gaps}."
@@ -73,7 +76,8 @@ def today(line: Timeline) -> str:
     newest = newest_release(line.versioned)
     if newest is None:
         return "nothing that was read states a version"
-    said = f"{shown(newest)}, the newest that was read, {_advice(line, newest)}"
+    of_several = ", the newest that was read," if len(line.versioned) > 1 else ""
+    said = f"{shown(newest)}{of_several} {_advice(line, newest)}"
     preview = line.versioned[-1]
     if preview.verdict.status is not newest.verdict.status:
         said += f", but {shown(preview)} {_PREVIEW[preview.verdict.status]}"
@@ -117,6 +121,8 @@ def _advice(line: Timeline, newest: Finding) -> str:
         )
         return f"{it_is}{last}: find where the code went before you drop the patch"
     first, fixed = _clean_since(line.versioned[: line.versioned.index(newest) + 1])
+    if len(line.versioned) == 1:
+        return "is clean: it does not need the patch"
     if not fixed:
         return f"is clean, like all since {shown(first)}: it does not need the patch"
     return f"has the fix: drop the patch from {shown(first)} on"

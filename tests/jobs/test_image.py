@@ -310,6 +310,9 @@ def test_a_patched_tag_is_published_without_a_daemon(world: Callable[..., World]
     nowhere = "unix:///no-daemon.sock"
     dry = run("image", "0.23.1rc1", *place, "--dry-run", DOCKER_HOST=nowhere)
     assert dry.returncode == 0, dry.stderr
+    assert f"0.23.1rc1 is vLLM {VERSION}: {here.base}@sha256:" in dry.stderr
+    named = run("image", VERSION, *place, "--dry-run", DOCKER_HOST=nowhere)
+    assert f"\nvLLM {VERSION}: {here.base}@sha256:" in f"\n{named.stderr}"
     gone = run("verify", *ONE, f"registry:{target}:0.23.1rc1-patched", DOCKER_HOST=nowhere)
     assert gone.returncode == 3
     done = run("image", "0.23.1rc1", *place, DOCKER_HOST=nowhere)

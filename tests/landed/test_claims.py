@@ -109,6 +109,12 @@ def test_a_refutation_wins_and_what_was_not_read_is_still_listed() -> None:
     ]
 
 
+def test_a_claim_that_holds_counts_in_english() -> None:
+    assert check_lines(judged(story("n"), "<0.2")) == [
+        f"{PATCH.name}: the claim <0.2 holds in 1 artifact"
+    ]
+
+
 def test_one_refuted_patch_among_others_decides() -> None:
     good, bad, lost = (judged(story(text), "<0.2") for text in ("nc", "cc", "nu"))
     assert exit_for([good, lost, bad]) is Exit.FINDING

@@ -186,9 +186,9 @@ NEWEST = "the newest that was read"
     ("text", "told", "advice"),
     [
         ("", "no turn was seen", "nothing that was read states a version"),
-        ("n", f"needed {OLDEST}", f"0.1.0, {NEWEST}, needs the patch: keep it"),
-        ("c", "no turn was seen", f"0.1.0, {NEWEST}, is clean, like all since 0.1.0: it does not "
-              "need the patch"),
+        ("nn", f"needed {OLDEST}", f"0.2.0, {NEWEST}, needs the patch: keep it"),
+        ("cc", "no turn was seen", f"0.2.0, {NEWEST}, is clean, like all since 0.1.0: it does not "
+               "need the patch"),
         ("nc", f"needed {OLDEST}, landed in 0.2.0", f"0.2.0, {NEWEST}, has the fix: drop the patch "
                "from 0.2.0 on"),
         ("ncn", f"needed {OLDEST}, landed in 0.2.0, regressed in 0.3.0",
@@ -206,6 +206,18 @@ NEWEST = "the newest that was read"
 )  # fmt: skip
 def test_a_sentence_says_what_happened_and_what_to_do(text: str, told: str, advice: str) -> None:
     assert sentence(timeline(PATCH, story(text))) == f"{PATCH.name}: {told}; {advice}."
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("n", "0.1.0 needs the patch: keep it"),
+        ("c", "0.1.0 is clean: it does not need the patch"),
+        ("u", "0.1.0 cannot be judged: keep the patch until it can be"),
+    ],
+)
+def test_of_one_artifact_no_story_is_told(text: str, said: str) -> None:
+    assert sentence(timeline(PATCH, story(text))) == f"{PATCH.name}: {said}."
 
 
 def test_a_pre_release_speaks_only_where_it_says_otherwise() -> None:
