@@ -103,8 +103,14 @@ def read_fix(clone: str, pr: int, commit: str, time: float) -> Fix | str:
 
 
 @lru_cache(maxsize=200)
-def statements(source: bytes) -> collections.Counter[tuple[str, str]]:
-    """Every statement's own part with the scope and the blocks around it, counted."""
+def statements(
+    source: bytes, *, by_condition: bool = False
+) -> collections.Counter[tuple[str, str]]:
+    """Every statement's own part with the scope and the blocks around it, counted.
+
+    `by_condition`: each branch of an `if` is known by its condition, and not, as in Python's tree,
+    by how many are before it.
+    """
     found: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def walk(node: ast.AST, where: str) -> None:
@@ -137,6 +143,13 @@ def statements(source: bytes) -> collections.Counter[tuple[str, str]]:
         found[where, text] += 1
         for each in lists:
             found[where, f"{text[:60]} has {each}"] += 1
+        if by_condition and isinstance(node, ast.If):
+            for child in node.body:
+                add(child, f"{where}/if {ast.dump(node.test)}")
+            is_chain = len(node.orelse) == 1 and isinstance(node.orelse[0], ast.If)
+            for child in node.orelse:
+                add(child, f"{where.removesuffix('/elif')}/{'elif' if is_chain else 'else'}")
+            return
         label = getattr(node, "name", None) or type(node).__name__
         walk(node, f"{where}/{label}")
 
@@ -147,19 +160,20 @@ def statements(source: bytes) -> collections.Counter[tuple[str, str]]:
 Delta = tuple[collections.Counter[tuple[str, str]], collections.Counter[tuple[str, str]]]
 
 
-def _delta(before: bytes, after: bytes) -> Delta:
-    one, other = statements(before), statements(after)
+def _delta(before: bytes, after: bytes, *, by_condition: bool = False) -> Delta:
+    one, other = (statements(each, by_condition=by_condition) for each in (before, after))
     return other - one, one - other
 
 
 def is_accounted(fix: Fix, path: str, original: bytes, result: bytes) -> bool:
     """Whether just the pull request's statements came and went, imports that went aside."""
-    came, went = _delta(original, result)
-    wanted, unwanted = _delta(fix.before[path], fix.after[path])
-    code = [_without_imports(each) for each in (came, went, wanted, unwanted)]
-    if code[0] != code[2] or code[1] != code[3]:
-        return _is_rooted(fix, path, original, result)
-    return not (came - wanted)
+    for by_condition in (False, True):
+        came, went = _delta(original, result, by_condition=by_condition)
+        wanted, unwanted = _delta(fix.before[path], fix.after[path], by_condition=by_condition)
+        code = [_without_imports(each) for each in (came, went, wanted, unwanted)]
+        if code[0] == code[2] and code[1] == code[3]:
+            return not (came - wanted)
+    return _is_rooted(fix, path, original, result)
 
 
 def content(fix: Fix, version: str) -> bool | None:

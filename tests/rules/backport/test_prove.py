@@ -455,6 +455,57 @@ def test_a_change_is_at_its_place_past_what_only_one_side_has(
 
 
 @pytest.mark.parametrize(
+    ("before", "after", "original", "result", "is_right"),
+    [
+        # The image has a branch less, or one of its own; Python nests each in the one before.
+        ("a b c", "a b c+", "a c", "a c+", True),
+        ("a c", "a c+", "a b c", "a b c+", True),
+        ("a c else", "a c else+", "a b c else", "a b c else+", True),
+        ("a c", "a b c", "a c g", "a b c g", True),
+        ("a b c", "a c", "a b g c", "a g c", True),
+        # Its condition is another in the image, or was; it does the same.
+        ("a c", "a c+", "b g=c", "b g=c+", True),
+        ("a c", "a b c", "g=a c", "g=a b c", True),
+        # In another branch, or in none.
+        ("a c", "a c+", "a b c", "a b+ c", False),
+        ("a c", "a c+", "a b c", "a b /c+", False),
+        ("a c else", "a c else+", "a b c else", "a b c+ else", False),
+        ("a b c", "a b c+", "a b c g", "a c+ b g", False),
+        ("a c", "a c+", "a b g", "a b+ g", False),
+        ("a b c", "a c", "a b g c", "a b c", False),
+        # Of two whose conditions hold the first runs: one that came is beside upstream's own.
+        ("a c", "a b c", "a c g", "a c b g", False),
+        ("a c", "a b c", "a g c", "a g b c", False),
+        ("a c", "a b c", "a g c", "a b g c", False),
+        ("a c", "a b c", "a g", "a b g", False),
+        ("a b", "a b else", "a b g", "a b g else", False),
+        ("a b", "a b else", "a", "a else", False),
+        ("a c else", "a b c else", "a else", "a b else", False),
+    ],
+)
+def test_a_branch_is_known_by_its_condition(
+    before: str, after: str, original: str, result: str, is_right: bool
+) -> None:
+    sides = changed_scopes(PATH, _chain(before), _chain(after))
+    assert is_proven(_chain(original), _chain(result), sides) is is_right
+
+
+def _chain(branches: str) -> bytes:
+    """A function with an `if` of these branches.
+
+    `a+` is one with the fix's line, `/a` an `if` of its own, `a=b` does what `b` does.
+    """
+    lines = ["def f(a, b, c, g):"]
+    for at, word in enumerate(branches.split()):
+        name, _, does = word.strip("+/").partition("=")
+        kind = "if " if at == 0 or word[0] == "/" else "elif "
+        lines.append(f"    {'else' if name == 'else' else kind + name}:")
+        lines.append(f"        print('{does or name}')")
+        lines += ["        print(a)"] * word.endswith("+")
+    return "\n".join([*lines, ""]).encode()
+
+
+@pytest.mark.parametrize(
     ("own", "is_right"),
     [
         ("y = z", True),

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from patcher.diff import Matcher
 from patcher.errors import ProofFailed
-from patcher.rules.backport.proving.places import At, Places, Step
+from patcher.rules.backport.proving.places import At, Branch, Places, Step, branches
 
 Node = ast.AST
 
@@ -43,6 +43,9 @@ class Account:
         if isinstance(before, ast.Dict):
             pairs = [_pairs(each) for each in four if isinstance(each, ast.Dict)]
             return self._lists(*pairs, is_set=True)
+        chains = [branches(each) for each in four if isinstance(each, ast.If)]
+        if any(len(chain) > 1 and chain[1].test for chain in chains):
+            return self._lists(*chains)
         for name in before._fields:
             own = [getattr(each, name, None) for each in four]
             if (type(before), name) in _SETS:
@@ -159,6 +162,8 @@ class Account:
                 head = node.arg
             case ast.Tuple(elts=[first, _]):
                 head = first
+            case Branch(test=test):
+                head = test
             case _:
                 return type(node).__name__ + self._dump(node)
         return type(node).__name__ + (head if isinstance(head, str) else self._dump(head))
@@ -181,6 +186,8 @@ class Account:
         return text
 
     def _at(self, node: object, words: str) -> str:
+        if isinstance(node, Branch):
+            node = node.test or node.body
         if isinstance(node, list) and node:
             node = node[0]
         line = getattr(node, "lineno", None)

@@ -46,6 +46,30 @@ class At:
             at += direction
 
 
+class Branch(ast.AST):
+    """One branch of an `if` with its condition, None for the `else`.
+
+    In Python's tree an `elif` is within the one before it, so that one more or less in the image
+    would put all behind it elsewhere. It is no statement: which comes first says which one runs.
+    """
+
+    _fields = ("test", "body")
+
+    def __init__(self, test: ast.expr | None, body: list[ast.stmt]) -> None:
+        self.test, self.body = test, body
+
+
+def branches(node: ast.If) -> list[Branch]:
+    """The branches of an `if`, its `elif`s and its `else`, in their order."""
+    found = [Branch(node.test, node.body)]
+    match node.orelse:
+        case [ast.If() as other]:
+            found += branches(other)
+        case [_, *_]:
+            found.append(Branch(None, node.orelse))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Places:
     """Upstream's list before a fix, an image's own, and which element of it is which.
@@ -64,7 +88,7 @@ class Places:
         An element that goes or is modified must be the counterpart itself.
         """
         if fix.old is not None:
-            return self.counterpart.get(fix.old) == made.old
+            return self._are_one(fix.old, made.old)
         sides = [(direction, self._meet(fix, made, direction)) for direction in (-1, 1)]
         loose = [direction for direction, met in sides if not met]
         return not loose or (
@@ -74,9 +98,19 @@ class Places:
     def _meet(self, fix: At, made: At, direction: int) -> bool:
         """Whether the next elements are each other's counterparts, or both lists end there."""
         one, other = next(fix.beside(direction), None), next(made.beside(direction), None)
-        if one is None or other is None:
-            return one is other
-        return self.counterpart.get(one) == other
+        return one is other if one is None else self._are_one(one, other)
+
+    def _are_one(self, one: int, other: int | None) -> bool:
+        """Whether two elements are each other's counterparts.
+
+        A branch is known by its condition, or, where the image has another, by what it does.
+        """
+        if other is None or self.counterpart.get(one) != other:
+            return False
+        match self.before[one], self.original[other]:
+            case Branch() as its, Branch() as own:
+                return _same(its.test, own.test) or _same(its.body, own.body)
+        return True
 
     def _meet_past(self, fix: At, made: At, direction: int, new: Node) -> bool:
         """The same, past what only one of the two has, where that cannot matter to what came.
@@ -142,6 +176,15 @@ def _parts(node: Node) -> tuple[bool, bool]:
         any(isinstance(each, ast.Load) for each in found)
         or any(isinstance(each, ast.Call) for each in nodes),
     )
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether two parts of trees are: nodes, lists of statements, or nothing."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, ast.AST) and isinstance(other, ast.AST):
+        return ast.dump(one) == ast.dump(other)
+    return one is other
 
 
 def _mentioned(node: Node) -> set[str]:
