@@ -1,4 +1,4 @@
-"""A unified diff made in a file: each hunk where its lines stand, and nowhere else."""
+"""A unified diff: its hunks, and each made in a file where its lines are, and nowhere else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from patcher.diff import lines_of
 from patcher.errors import RewriteRefused, Unreadable
 
-_HUNK = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+\d{1,9}(?:,(\d{1,9}))? @@")
+_HUNK = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+\d{1,9}(?:,(\d{1,9}))? @@ ?(.*)")
 # Names a file that no hunk need follow for: a rename, an empty one, one that is not text.
 _HEADER = re.compile(r"diff --git a/(\S+) b/(\S+)\s*")
 # What a file's header says of the whole file, where hunks do not tell all.
@@ -21,7 +21,7 @@ _COMPILED = (".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".rs")
 
 
 class NotFitting(Unreadable):
-    """A diff whose hunks do not stand in a release; `is_in`: because they are made there."""
+    """A diff whose hunks do not fit a release; `is_in`: because they are made there."""
 
     def __init__(self, problem: str, *, next_step: str, is_in: bool = False) -> None:
         super().__init__(problem, next_step=next_step)
@@ -29,17 +29,20 @@ class NotFitting(Unreadable):
 
 
 def is_compiled(path: str) -> bool:
-    """Whether a file is no Python, and part of what a build of vLLM compiles."""
+    """Whether a file is part of what a build of vLLM compiles."""
     return path.startswith(_BUILT) or path.endswith(_COMPILED)
 
 
 @dataclass(frozen=True, slots=True)
 class Hunk:
-    """A hunk's lines on both sides; `line` is where its file had it, from 1."""
+    """A hunk's lines on both sides; `line` is where its file had it, from 1, and `heading` the text
+    behind its second `@@`.
+    """
 
     line: int
     before: list[str]
     after: list[str]
+    heading: str = ""
 
 
 def hunks_of(diff: str) -> dict[str, list[Hunk]]:
@@ -69,26 +72,39 @@ def hunks_of(diff: str) -> dict[str, list[Hunk]]:
             path = line[4:].split("\t")[0].strip().removeprefix("b/")
             path = old if path == "/dev/null" else path
             found.setdefault(path, [])
-        elif hunk := _HUNK.match(line):
+        elif read := hunk_at(lines, at - 1):
             if not path:
                 raise _no_diff(at, "a hunk before the name of its file")
-            sizes = [int(count if count is not None else 1) for count in hunk.group(2, 3)]
-            sides: tuple[list[str], list[str]] = ([], [])
-            while at < len(lines) and (len(sides[0]) < sizes[0] or len(sides[1]) < sizes[1]):
-                mark, text = lines[at][:1], lines[at][1:] or "\n"
-                at += 1
-                if mark not in (" ", "-", "+", "\n", "\r", "\\"):
-                    raise _no_diff(at, "a line that is none of a hunk's")
-                if mark in (" ", "-", "\n", "\r"):
-                    sides[0].append(text)
-                if mark in (" ", "+", "\n", "\r"):
-                    sides[1].append(text)
-            if [len(side) for side in sides] != sizes:
-                raise _no_diff(at, "its last hunk is not whole")
-            found[path].append(Hunk(int(hunk[1]), *sides))
+            hunk, at = read
+            found[path].append(hunk)
     if not found:
         raise _no_diff(1, "it names no file")
     return found
+
+
+def hunk_at(lines: Sequence[str], at: int) -> tuple[Hunk, int] | None:
+    """The hunk that begins at a line of a diff, and which line follows it; None where none begins.
+
+    Raises `Unreadable`.
+    """
+    head = _HUNK.match(lines[at])
+    if head is None:
+        return None
+    sizes = [int(count if count is not None else 1) for count in head.group(2, 3)]
+    sides: tuple[list[str], list[str]] = ([], [])
+    at += 1
+    while at < len(lines) and (len(sides[0]) < sizes[0] or len(sides[1]) < sizes[1]):
+        mark, text = lines[at][:1], lines[at][1:] or "\n"
+        at += 1
+        if mark not in (" ", "-", "+", "\n", "\r", "\\"):
+            raise _no_diff(at, "a line that is none of a hunk's")
+        if mark in (" ", "-", "\n", "\r"):
+            sides[0].append(text)
+        if mark in (" ", "+", "\n", "\r"):
+            sides[1].append(text)
+    if [len(side) for side in sides] != sizes:
+        raise _no_diff(at, "its last hunk is not whole")
+    return Hunk(int(head[1]), *sides, head[4].strip()), at
 
 
 def _no_diff(line: int, problem: str) -> Unreadable:

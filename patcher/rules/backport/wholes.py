@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 from patcher.diff import lines_of
 from patcher.errors import Unreadable
-from patcher.rules.backport.hunks import is_compiled
+from patcher.rules.backport.hunks import hunk_at, is_compiled
 from patcher.rules.backport.merging.cut import Cut, sha256
 from patcher.rules.backport.scope import IMPORTS, Scope, Sides
 from patcher.syntax import parse_python
 
-_HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@ ?(.*)")
 _QUALIFIED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _START = re.compile(r"\s*(?:@|(?:async )?def |class )")
 _CLASS = re.compile(r"class (\w+)")
@@ -30,25 +29,15 @@ def sides_of_diff(diff: str) -> list[Sides]:
     lines = lines_of(diff)
     at = 0
     while at < len(lines):
-        line = lines[at]
+        line, start = lines[at], at + 1
         if line.startswith("+++ "):
             path = _path(line, lines[at - 1] if at else "", at)
-        hunk = _HUNK.match(line)
-        at += 1
-        if hunk is None:
-            continue
-        counts = [int(count or 1) for count in hunk.group(1, 2)]
-        start = at
-        before: list[str] = []
-        after: list[str] = []
-        while at < len(lines) and (len(before) < counts[0] or len(after) < counts[1]):
-            mark, text = lines[at][:1], lines[at][1:]
-            if mark in (" ", "-", "\n"):
-                before.append(text or "\n")
-            if mark in (" ", "+", "\n"):
-                after.append(text or "\n")
+        if read := hunk_at(lines, at):
+            hunk, at = read
+            sides = "".join(hunk.before), "".join(hunk.after)
+            found += _functions(path, hunk.heading, *sides, start)
+        else:
             at += 1
-        found += _functions(path, hunk.group(3).strip(), "".join(before), "".join(after), start)
     if not found:
         raise _bad(0, "no function changes in it")
     return found

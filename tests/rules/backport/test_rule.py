@@ -162,6 +162,7 @@ def test_a_diff_with_whole_functions_says_the_same(tmp_path: Path, fix: str) -> 
             "--- a/a.py\n+++ b/a.py\n@@ -1 +1,2 @@ <imports>\n import os\n+x = 1\n",
             "a hunk of <imports> holds more than imports",
         ),
+        ("--- a/a.py\n+++ b/a.py\n@@ -1,9 +1,9 @@\n def f():\n-    a\n+    b\n", "is not whole"),
     ],
 )
 def test_a_diff_that_will_not_do_says_what_will(diff: str, problem: str) -> None:
