@@ -72,6 +72,13 @@ def needed(rule: Replace, source: str | bytes) -> bool | str | None:
     return found.unknown or found.absent or any(place.needed for place in found.places)
 
 
+def test_values_that_are_equal_are_not_the_same_code() -> None:
+    rule = Replace((Change(PATH, "f", "g(1)", "g(2)"),))
+    assert needed(rule, "def f():\n    g(0x1)\n") is True
+    for value in ("True", "1.0", "'1'", "1, 1", "x=1"):
+        assert isinstance(needed(rule, f"def f():\n    g({value})\n"), str)
+
+
 def test_statements_take_the_indentation_of_what_they_replace() -> None:
     assert needed(ASSERTIONS, SOURCE) is True
     finish, other = SOURCE.split("    def other")
