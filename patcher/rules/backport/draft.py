@@ -153,10 +153,14 @@ def of_diff(diff: str, version: str, upstream: Upstream) -> Draft:
             next_step="A whole file is not taken back. Name a release that has it.",
         )
     there = {path: data for path, data in files.items() if data is not None}
+    changed = {
+        path: changed_scopes(path, *both) for path, both in _both(there, hunks, version).items()
+    }
+    functions = [each for own in changed.values() for each in own if _is_function(each)]
     sides: list[Sides] = []
     left: list[str] = []
-    for path, (before, after) in _both(there, hunks, version).items():
-        own, others = _chosen(path, before, after)
+    for path, found in changed.items():
+        own, others = _chosen(path, found, functions)
         sides += own
         left += others
     if not sides:
@@ -244,9 +248,13 @@ def _file(upstream: Upstream, version: str, path: str) -> bytes | None:
         return None
 
 
-def _chosen(path: str, before: bytes, after: bytes) -> tuple[list[Sides], list[str]]:
-    """The functions that change, and what is left out. Raises `RewriteRefused`."""
-    changed = changed_scopes(path, before, after)
+def _chosen(
+    path: str, changed: Sequence[Sides], every: Sequence[Sides]
+) -> tuple[list[Sides], list[str]]:
+    """A file's functions that change, and what is left out; `every` are those of all files.
+
+    Raises `RewriteRefused`.
+    """
     functions = [each for each in changed if _is_function(each)]
     read = {word for each in functions for word in words(each.after)}
     taken: list[Sides] = []
@@ -265,15 +273,28 @@ def _chosen(path: str, before: bytes, after: bytes) -> tuple[list[Sides], list[s
             else:
                 dropped.append(f"{path}: imports: nothing that is taken uses them")
             continue
-        if new := _rebound(each) & read:
+        if user := _user(each, functions, every):
             raise RewriteRefused(
-                f"{functions[0].scope} uses {', '.join(sorted(new))}, which comes with "
-                f"the {_kind(each)}",
+                f"{user.scope} uses {', '.join(sorted(_rebound(each) & words(user.after)))}, which "
+                f"comes with the {_kind(each)}",
                 next_step="Write it into the function in a diff of your own; or, once a release "
                 "has the fix, name --before, --after and --function.",
             )
         dropped.append(f"{path}: {_kind(each)}: nothing that is taken uses what they bind")
     return [*taken, *functions], dropped
+
+
+def _user(lines: Sides, functions: Sequence[Sides], every: Sequence[Sides]) -> Sides | None:
+    """A function that reads what a class's or module's own lines bind, if one does.
+
+    One of another file makes or asks an object of that class: it names the class as well.
+    """
+    name, new = lines.scope.name.rpartition(".")[2], _rebound(lines)
+    for each in every:
+        read = words(each.after)
+        if new & read and (each in functions or name in read):
+            return each
+    return None
 
 
 def _alone(imports: Sides, functions: Sequence[Sides]) -> Sides:
@@ -343,10 +364,8 @@ def patch_file(
     imports = ["from patcher.rules.backport.rule import Backport"]
     first = next(each.scope.name for each in draft.sides if each.scope.name != IMPORTS)
     if diff:
-        text = f'diff=(Path(__file__).parent / "{diff}").read_text("utf-8")'
-        rule = [f"    rule=Backport({text}),"]
-        if draft.moved:
-            rule = ["    rule=Backport(", f"        {text},", *_pairs(draft.moved), "    ),"]
+        rule = ["    rule=Backport("]
+        rule.append(f'        diff=(Path(__file__).parent / "{diff}").read_text("utf-8"),')
     else:
         imports.append("from patcher.rules.backport.scope import Scope")
         rule = ["    rule=Backport(", f'        before="{draft.before}",']
@@ -361,7 +380,8 @@ def patch_file(
                 if digest is not None
             ]
             rule.append("            ),")
-        rule += ["        ),", *_pairs(draft.moved), "    ),"]
+        rule.append("        ),")
+    rule += [*_pairs(draft.moved), "    ),"]
     note = f"fix, {about.state}" if about.state else "fix"
     upstream = f'(({about.number}, "{note}"),)' if about.number else "()"
     title = _literal(about.title or f"upstream's fix of {first}")

@@ -18,6 +18,7 @@ from patcher.rules.backport.draft import (
     with_moves,
 )
 from patcher.rules.backport.hunks import Hunk, applied
+from patcher.rules.backport.moved import Move
 from patcher.rules.backport.rule import Backport
 from patcher.rules.patch import Patch
 
@@ -361,12 +362,17 @@ def test_a_path_is_text_in_the_file_that_is_run(sign: str, *, by_diff: bool) -> 
         if by_diff
         else of_releases([f"{path}:A.one"], "1.0", "2.0", files)
     )
+    other = f"vllm/b{sign}.py"
+    draft = with_moves(draft, [Move(path, other, "1.0", 1.0)], files)
     text = patch_file("mine", draft, ("==1.0",), About(), "mine.diff" * by_diff)
     assigned = ast.parse(text).body[-1]
     assert isinstance(assigned, ast.Assign)
     assert isinstance(assigned.value, ast.Call)
     said = {each.arg: each.value for each in assigned.value.keywords}
-    assert ast.literal_eval(said["targets"]) == (path,)
+    assert ast.literal_eval(said["targets"]) == (path, other)
+    assert isinstance(said["rule"], ast.Call)
+    fields = {each.arg: each.value for each in said["rule"].keywords}
+    assert ast.literal_eval(fields["moved"]) == ((path, other),)
     scopes = [node for node in ast.walk(said["rule"]) if isinstance(node, ast.Tuple)]
     if not by_diff:
         [scope] = scopes[0].elts
@@ -387,6 +393,22 @@ def test_two_releases_leave_no_line_of_either_in_the_patch() -> None:
         with pytest.raises(PatcherError) as error:
             of_releases(functions, "1.0", "2.0", RELEASES)
         assert problem in error.value.problem
+
+
+@pytest.mark.parametrize("name", ["A", "B"])
+def test_a_class_whose_new_lines_another_file_uses_is_not_left_out(name: str) -> None:
+    """vLLM's PR 42748 gives a response three fields in one file, and fills them in another."""
+    used = "def make():\n    return 1\n"
+    upstream = Upstream({("1.0", PATH): OLD, ("1.0", "vllm/b.py"): used})
+    fields = diff_to(OLD.replace("size = 1\n", "size = 1\n    wide = None\n"))
+    fills = diff_to(used.replace("1\n", f"{name}(wide=1)\n"), "vllm/b.py", used)
+    if name == "A":
+        said = "vllm/b.py: make uses wide, which comes with the lines of A"
+        with pytest.raises(PatcherError, match=said):
+            of_diff(fields + fills, "1.0", upstream)
+    else:
+        draft = of_diff(fields + fills, "1.0", upstream)
+        assert draft.dropped == (f"{PATH}: lines of A: nothing that is taken uses what they bind",)
 
 
 # A file that was moved between the two releases, and mended.
