@@ -46,7 +46,7 @@ def base(version: Version) -> Version:
 
 
 def nearest(name: str, known: Iterable[Version]) -> str:
-    """What a person can have meant by a name that is no known version, as a sentence.
+    """What a person can have meant by a name that is not a known version, as a sentence.
 
     The versions around it; above all of them, those that are spelled like it, and the newest.
     """

@@ -16,7 +16,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
 def _chosen(volume: Volume, context: click.Context, _: click.Parameter, is_set: bool) -> None:
-    """Set it for the run. Both options may stand before and after the command's name."""
+    """Set it for the run. Both options may come before and after the command's name."""
     if is_set:
         if context.meta.setdefault(_VOLUME, volume) is not volume:
             raise click.UsageError("--quiet and --verbose exclude each other.", context)
@@ -50,7 +50,7 @@ class Command(click.Command):
         self.params += _volume_options()
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """See `click.Command`: the examples stand before it."""
+        """See `click.Command`: the examples come before it."""
         _write_examples(self.examples, formatter)
         super().format_epilog(ctx, formatter)
 

@@ -138,9 +138,10 @@ def _wrong(
 ) -> Iterator[Drifted]:
     """Pins whose digest is there, and is another thing than the lock says."""
     index = there.get(entry.locked.index.digest) if entry.locked.index else None
-    if index and index.media_type not in INDEXES:
+    if index is None:
+        return
+    if index.media_type not in INDEXES:
         yield _drifted(entry, Drift.WRONG, f"index {index.digest} is one platform's manifest")
-    if not index or index.media_type not in INDEXES:
         return
     stated = _platforms(index, repository)
     for platform, pin in entry.locked.platforms.items():

@@ -90,7 +90,7 @@ def _refuted(check: Mapping[str, Any]) -> list[str]:
 def _before(state: Path) -> dict[str, str]:
     try:
         known = json.loads(read_file(state, _MOST_REPORT))["unread"]
-        # A day as this writes it; anything else would stand in the text.
+        # A day as this writes it; anything else would get into the text.
         days = {name: datetime.date.fromisoformat(since) for name, since in known.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}

@@ -83,7 +83,7 @@ def update_markdown(update: Update) -> Document:
 
 
 def _added(entry: Entry) -> str:
-    """A row. Of the pins the first, which is what is pulled; the others stand in the diff."""
+    """A row. Of the pins the first, which is what is pulled; the others are in the diff."""
     kind, pin = next(entry.locked.pins())
     commit = code(entry.locked.commit[:12]) if entry.locked.commit else "-"
     said = code(str(entry.locked.version)), commit, code(str(entry.original.reference))

@@ -96,7 +96,7 @@ def _model(server: Server, reply: Reply) -> tuple[str, int | None]:
         told = f"its models are owned by {owner!r}" if owner else lists
         raise Undecided(
             f"{server.host} is not a vLLM server: {server.hide(told)}",
-            next_step="Give the address of vLLM itself, not of what stands before it.",
+            next_step="Give the address of vLLM itself, not of what is in front of it.",
         )
     most = first.get("max_model_len")
     return first["id"], most if type(most) is int and 0 < most < _MOST_LENGTH else None

@@ -121,7 +121,7 @@ class Clone:
         )
 
     def around(self, commit: str, path: str) -> NameTree:
-        """What stands in a commit on the way to a Python file, and in folders of its name and for
+        """What a commit has on the way to a Python file, and in folders of its name and for
         its bytecode. Raises `Unreadable`.
         """
         *above, _ = path.split("/")

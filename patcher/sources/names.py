@@ -42,7 +42,7 @@ class NameTree:
         return None
 
     def _in(self, folder: str) -> dict[str, Kind]:
-        """What stands in a folder, by name."""
+        """What is in a folder, by name."""
         start = f"{folder}/".lstrip("/")
         if start not in self._known:
             found: dict[str, Kind] = {}

@@ -173,7 +173,7 @@ def named(source: PathSource, target: str) -> Path:
 def given_file(name: str, stream: BinaryIO) -> FileSource:
     """A Python file that is read from a stream, under the name that it is said to have.
 
-    Raises `BadSource` for a name that is no Python file's, `Unreadable`.
+    Raises `BadSource` for a name that is not a Python file's, `Unreadable`.
     """
     path = Path(name)
     if path.suffix != ".py":

@@ -31,7 +31,7 @@ class Mark(enum.Enum):
 
 
 Entry = ImageFile | ImageDirectory | str | Mark | None
-"""What stands at a path: the text of a link for `str`, a folder that no layer states for None."""
+"""What is at a path: the text of a link for `str`, a folder that no layer states for None."""
 
 
 @dataclass(slots=True, eq=False)
@@ -110,7 +110,7 @@ class Filesystem:
     # --- What else is asked of an image.
 
     def at(self, path: str) -> Entry:
-        """What stands at a path. None for nothing, and for a folder that no layer states."""
+        """What is at a path. None for nothing, and for a folder that no layer states."""
         node = self._node(path)
         return node.entry if node else None
 
@@ -128,7 +128,7 @@ class Filesystem:
         return node.entry
 
     def walk(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Every folder with the names in it, also of what stands below a clash."""
+        """Every folder with the names in it, also of what is below a clash."""
         nodes = [self._root]
         while nodes:
             node = nodes.pop()

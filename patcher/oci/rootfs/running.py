@@ -49,7 +49,7 @@ def find_installation(
     link to a place of no other interest. `root` picks one copy, by the folder that holds the
     package. `mentions` picks the other Python files that are handed out.
     Raises `FileAbsent` where no vLLM is, `BadSource` where `root` is not one, `BrokenImage` where
-    something else is run in a target's place, or a link or another hostile entry stands there.
+    something else is run in a target's place, or a link or another hostile entry is there.
     """
     wanted = wanted_of(start, targets, mentions)
     while True:

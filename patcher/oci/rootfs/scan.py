@@ -234,7 +234,7 @@ def scan_layer(open_blob: Callable[[], BinaryIO], descriptor: Descriptor, wanted
 def with_hard_links(scan: Callable[[Wanted], Traces], wanted: Wanted) -> Traces:
     """The traces of one tar, which `scan` reads, with the files that are hard links.
 
-    Such a file costs another pass: its bytes stand under the first name.
+    Such a file costs another pass: its bytes are under the first name.
     """
     for _ in range(_MOST_LINKS):
         traces = scan(wanted)
@@ -299,7 +299,7 @@ def _note_entry(
     folder, name = posixpath.split(path)
     folder = wanted.in_package(folder.rstrip("/"))
     if header.isdir():
-        # One that stands where a file is looked for hides what lower layers have there.
+        # One that is where a file is looked for hides what lower layers have there.
         file = wanted.bytes_of(folder, name) or wanted.is_name_enough(folder, name)
         if wanted.is_on_the_way(path) or file or wanted.is_bytecode(folder, name):
             traces.hold(len(path))

@@ -59,7 +59,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The Python that a command starts: by which path, and what stands first on its sys.path.
+    """The Python that a command starts: by which path, and what comes first on its sys.path.
 
     `first` is None where nothing does. `known` is whether the command says so; else it is what
     `python3` means, with the working directory first, as `python3 -c` and `-m` have it.

@@ -199,7 +199,7 @@ class _Xz(io.RawIOBase):
             data = self._stream.decompress(self._left, len(view))
             self._left = b""
             if self._stream.eof:
-                # Zeros may stand between two streams.
+                # Zeros may be between two streams.
                 self._left = self._stream.unused_data.lstrip(b"\0")
                 self._stream = None
             if data:

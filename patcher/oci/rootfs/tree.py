@@ -21,7 +21,7 @@ MOST_PATH_BYTES = 4095
 
 
 class Kind(enum.Enum):
-    """What stands at a path."""
+    """What is at a path."""
 
     FILE = "file"
     FOLDER = "folder"
@@ -36,7 +36,7 @@ class Tree(Protocol):
     """
 
     def kind(self, path: str) -> Kind | None:
-        """What stands at the path; None for nothing."""
+        """What is at the path; None for nothing."""
         ...
 
     def link(self, path: str) -> str:
@@ -53,7 +53,7 @@ class Tree(Protocol):
 
 
 def resolve(tree: Tree, path: str) -> tuple[str, Kind | None]:
-    """The path with every link on it followed, and what stands there; None for nothing.
+    """The path with every link on it followed, and what is there; None for nothing.
 
     A part that is not there counts as a folder: of an image only what matters is known, and
     every link. Links without end lead to None.
