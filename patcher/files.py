@@ -249,8 +249,9 @@ def _open_folder(path: Path, within: Path | None) -> int:
                 os.mkdir(part, dir_fd=above)
             here = os.open(part, flags | os.O_NOFOLLOW, dir_fd=above)
         except OSError as error:
-            if stat.S_ISLNK(os.stat(part, dir_fd=above, follow_symlinks=False).st_mode):
-                raise OSError(f"{part} is a symbolic link") from error
+            with contextlib.suppress(FileNotFoundError):
+                if stat.S_ISLNK(os.stat(part, dir_fd=above, follow_symlinks=False).st_mode):
+                    raise OSError(f"{part} is a symbolic link") from error
             raise
         finally:
             os.close(above)

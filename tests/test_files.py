@@ -318,6 +318,8 @@ def test_a_folder_of_someone_else_is_refused(tmp_path: Path) -> None:
     try:
         with pytest.raises(Unwritable, match="Permission denied"):
             write_atomically(path, b"new")
+        with pytest.raises(Unwritable, match="Permission denied"):
+            write_atomically(tmp_path / "new" / "a.py", b"new", within=tmp_path)
     finally:
         os.seteuid(0)
     assert list(tmp_path.iterdir()) == [path]

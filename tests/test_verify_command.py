@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from patcher.cli import cli
 from patcher.errors import BadSource, PatcherError, UsageError
+from patcher.report.diff import shown_diff
 from tests.commands import ONE, run
 from tests.conftest import TARGET
 from tests.test_schemas import check
@@ -105,6 +106,10 @@ def test_what_another_program_would_call_it_is_known(
     (tmp_path / "there" / "oci-layout").touch()
     error = error_of(CliRunner().invoke(cli, [*command.split(), typed]))
     assert step in error.next_step
+
+
+def test_no_diff_is_no_line_on_a_terminal() -> None:
+    assert shown_diff("") == []
 
 
 def test_too_much_on_standard_input_is_not_read() -> None:

@@ -24,7 +24,7 @@ from patcher.commands.options import (
     reach_options,
 )
 from patcher.errors import Exit, UsageError
-from patcher.files import write_atomically
+from patcher.files import is_folder, write_atomically
 from patcher.landed import Scope
 from patcher.lock import lock_path
 from patcher.progress import counting
@@ -153,6 +153,10 @@ def landed(
         everywhere=everywhere,
         settings=http_settings(ca_file, plain_http),
     )
+    if output and not is_folder(output.absolute().parent):
+        raise UsageError(
+            f"there is no folder {output.parent} for {output.name}", next_step="Make it first."
+        )
     if scope.since and scope.until and scope.since > scope.until:
         raise UsageError(f"--since {since} is after --until {until}", next_step="Exchange the two.")
     if git is None:

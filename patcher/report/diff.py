@@ -8,7 +8,7 @@ from patcher.text import printable
 
 def shown_diff(diff: str) -> list[str]:
     """A diff for a person at a terminal; a file's own lines may hold escapes."""
-    lines = diff.removesuffix("\n").split("\n")
+    lines = diff.removesuffix("\n").split("\n") if diff else []
     return [_diff_line(printable(line.expandtabs(8), 5000)) for line in lines]
 
 
