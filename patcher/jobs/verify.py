@@ -85,7 +85,8 @@ def verify_source(source: Source, patches: Sequence[Patch], *, elsewhere: bool) 
     source, own = concerned(source, patches)
     found = _in_tree(source, own) if elsewhere else ()
     verdicts = tuple(judge(patch, source) for patch in own)
-    return SourceReport(source.label, verdicts, source, (source,), elsewhere=found)
+    notes = source.notes() if isinstance(source, TreeSource) else ()
+    return SourceReport(source.label, verdicts, source, (source,), elsewhere=found, notes=notes)
 
 
 def unread(name: str, patches: Sequence[Patch], error: PatcherError) -> SourceReport:

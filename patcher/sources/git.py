@@ -46,6 +46,9 @@ _ENVIRONMENT = {
     "LC_ALL": "C",
 }
 
+# Modes of what is in a tree.
+_LINK, _SUBMODULE = b"120000", b"160000"
+
 # What `cat-file --follow-symlinks` answers, besides objects, for a path that leads to no file.
 _NO_FILE = frozenset({b"dangling", b"loop", b"notdir", b"symlink"})
 
@@ -125,19 +128,30 @@ class Clone:
         its bytecode. Raises `Unreadable`.
         """
         *above, _ = path.split("/")
-        folders = ["/".join(above[: count + 1]) for count in range(len(above))]
+        folders = ["/".join(above[:count]) for count in range(len(above) + 1)]
         folders += [path.removesuffix(".py"), "/".join([*above, "__pycache__"])]
         return NameTree(
-            [f"{folder}/{name}" for folder in folders for name in self._names(commit, folder)]
+            [
+                f"{folder}/{name}".lstrip("/")
+                for folder in folders
+                for name in self._names(commit, folder)
+            ]
         )
 
     def _names(self, commit: str, folder: str) -> Iterator[str]:
-        """The names in a folder of a commit: `MODE NAME`, NUL and an id, one after the other."""
+        """The names in a folder of a commit: `MODE NAME`, NUL and an id, one after the other.
+
+        A submodule, and a link that leads out of the commit, may be a package: none of their names
+        is known.
+        """
         found = self._ask(f"{commit}:{folder}")
         data = found[1] if found is not None and found[0] == "tree" else b""
         at = 0
         while (end := data.find(b"\0", at)) >= 0:
-            yield os.fsdecode(data[at:end].partition(b" ")[2])
+            mode, _, name = data[at:end].partition(b" ")
+            path = os.fsdecode(name)
+            leads_out = mode == _LINK and self._ask(f"{commit}:{folder}/{path}".lstrip("/")) is None
+            yield f"{path}/__init__.py" if mode == _SUBMODULE or leads_out else path
             at = end + 1 + len(commit) // 2
 
     def commit(self, sha: str) -> Commit:

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from patcher.oci.rootfs.installed import PACKAGE, bytecode_names, module_parts
-from patcher.oci.rootfs.python import Loader, module_file
+from patcher.oci.rootfs.python import Loader, Place, find_package, module_file
 from patcher.oci.rootfs.tree import Kind
 
 if TYPE_CHECKING:
@@ -64,6 +64,9 @@ def runs_instead(tree: NameTree, target: str) -> str | None:
     with an unchecked hash (PEP 552), Python does not look at the source.
     """
     path = f"/{target}"
+    package = find_package(tree, [Place("/", "")], None)
+    if package is not None and package.module is not None:
+        return package.module.lstrip("/")
     found = module_file(tree, (f"/{PACKAGE}",), module_parts(target), None)
     if found is not None and found != (Loader.SOURCE, path):
         return found[1].lstrip("/")

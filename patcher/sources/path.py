@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, BinaryIO
 from patcher.errors import BadSource, BrokenImage, FileAbsent, Unreadable
 from patcher.files import is_there, look, unreadable
 from patcher.oci.rootfs.installed import PACKAGE, SITES, VERSION_FILE, module_parts, parse_version
-from patcher.oci.rootfs.python import Loader, Place, find_package, module_file, site_places
+from patcher.oci.rootfs.python import (
+    Loader,
+    Place,
+    find_package,
+    module_file,
+    redirections,
+    site_places,
+)
 from patcher.rules.source import MOST_BYTES
 from patcher.rules.verdict import Status, judge
 from patcher.sources.disk import DISK, read
@@ -110,6 +117,11 @@ class TreeSource:
     def read(self, target: str) -> bytes:
         """A file by its path under site-packages. Raises `FileAbsent`, `Unreadable`."""
         return read(self.locate(target))
+
+    def notes(self) -> tuple[str, ...]:
+        """What may lead the import of vLLM elsewhere. Raises `Unreadable`."""
+        is_site = self.root.name in SITES
+        return tuple(redirections(DISK, site_places(DISK, str(self.root)))) if is_site else ()
 
     def version(self) -> str | None:
         """What vllm/_version.py states; None without one, as in a checkout that was never built."""

@@ -48,11 +48,20 @@ _RECORD = re.compile(rf"{PROJECT}-([^/]+)\.dist-info/RECORD")
 
 # What an installer puts beside or over the package's own files: a folder of .data (PEP 427), and
 # paths that lead to one that is there already.
-_ELSEWHERE = re.compile(rf"[^/]+\.data/(?:pure|plat)lib/{PROJECT}[/.]")
-_NOT_PLAIN = re.compile(r"(?:^|/)\.{0,2}/|(?:^|/)\.{1,2}\Z")
+_ELSEWHERE = re.compile(
+    rf"[^/]+\.data/(?:(?:pure|plat)lib/{PROJECT}[/.]|data/(?:.*/)?(?:site|dist)-packages/)",
+    re.DOTALL,
+)
+_NOT_PLAIN = re.compile(r"(?:^|/)\.{0,2}/|(?:^|/)\.{1,2}\Z|\\")
 
-# A path that is one of the two, between slashes, holds one of these.
-_SUSPECT = ("//", "/./", "/../", ".data/")
+# What Python runs when it starts. vLLM's own wheels hold none.
+_STARTS = re.compile(
+    r"(?:[^/]+\.data/(?:pure|plat)lib/)?(?:[^/]+\.pth|(?:site|user)customize[./].*)",
+    re.DOTALL,
+)
+
+# A path that is one of these, between slashes, holds one of these.
+_SUSPECT = ("//", "/./", "/../", "\\", ".data/", ".pth/", "customize")
 
 # Those that installers take. The others inflate a part at once, of whatever size.
 _METHODS = frozenset({ZIP_STORED, ZIP_DEFLATED})
@@ -190,6 +199,8 @@ class WheelSource:
         for name in names:
             if _NOT_PLAIN.search(name) or _ELSEWHERE.match(name):
                 raise _unreadable(self.label, f"its {name} is put where another file belongs")
+            if _STARTS.fullmatch(name):
+                raise _unreadable(self.label, f"its {name} is run whenever Python starts")
 
     def _inflate(self, name: str, most: int | None = None) -> bytes:
         """One member's bytes; zipfile checks the CRC."""

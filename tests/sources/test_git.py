@@ -73,11 +73,23 @@ def test_a_file_that_python_runs_instead_makes_the_target_unreadable(made: Works
         f"{module}.abi3.so",
         f"{folder}.py",
         f"{folder}/__pycache__/{stem}.cpython-312.pyc",
+        "vllm.py",
     ):
         made.commit("Other", b"", name)
         with pytest.raises(Unreadable, match=f"Python runs its {name}, and not"):
             open_git(str(made.path)).read(TARGET)
         made.git("rm", "-q", name)
+    head = made.git("rev-parse", "HEAD")
+    for mode, each in (
+        ("160000", head),
+        ("120000", made.git("hash-object", "-w", "--stdin", data=b"/usr/lib/other")),
+    ):
+        # A submodule, and a link that leads elsewhere: nobody knows what is there.
+        made.git("update-index", "--add", "--cacheinfo", f"{mode},{each},{module}")
+        made.git("commit", "-qm", "Other")
+        with pytest.raises(Unreadable, match=f"Python runs its {module}/__init__.py, and not"):
+            open_git(str(made.path)).read(TARGET)
+        made.git("rm", "-q", "--cached", module)
     for name in (f"{module}/data.json", f"{module}_2.py", f"{folder}/__init__.py"):
         made.commit("Beside", b"", name)
     assert open_git(str(made.path)).read(TARGET) == SOURCE

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from patcher.errors import BadSource, FileAbsent, Unreadable
+from patcher.jobs.verify import verify_source
 from patcher.rules.catalogue import select
 from patcher.sources.bytecode import stale_bytecode
 from patcher.sources.everywhere import everywhere
@@ -315,6 +316,23 @@ def test_an_editable_install_with_a_finder_is_followed(tmp_path: Path) -> None:
     source = open_path(tmp_path / "env")
     assert isinstance(source, TreeSource)
     assert source.root == clone
+
+
+def test_what_may_lead_the_import_elsewhere_is_told(tmp_path: Path) -> None:
+    site = environment(tmp_path / "env")
+    install(site)
+    (site / "plain.pth").write_text("import os; os.name\n/nowhere\n")
+    report = verify_source(open_path(tmp_path / "env"), select([]), elsewhere=False)
+    assert report.notes == ()
+    (site / "led.pth").write_text("import sys; sys.meta_path.insert(0, None)\n")
+    (site / "sitecustomize.py").write_text("import vllm\n")
+    (site / "packed.pth").write_text("/opt/vllm.egg\n")
+    report = verify_source(open_path(tmp_path / "env"), select([]), elsewhere=False)
+    assert [note.split()[0] for note in report.notes] == [
+        f"{site.resolve()}/led.pth",
+        f"{site.resolve()}/sitecustomize.py",
+        "/opt/vllm.egg",
+    ]
 
 
 MODULE = "vllm/model_executor/layers/attention/mla_attention"

@@ -432,6 +432,11 @@ FOLDER, _, STEM = MODULE.rpartition("/")
         f"{MODULE}.abi3.so",
         f"{FOLDER}.py",
         f"{FOLDER}/__pycache__/{STEM}.cpython-312.opt-1.pyc",
+        f"{MODULE}.abi3t.so",
+        f"{MODULE}.cpython-313td-x86_64-linux-gnu.so",
+        f"{MODULE}.pypy310-pp73-x86_64-linux-gnu.so",
+        "vllm.py",
+        "vllm.abi3.so",
     ],
 )
 def test_a_file_that_python_runs_instead_makes_the_target_unreadable(
@@ -450,12 +455,28 @@ def test_what_lies_beside_a_target_and_does_not_take_its_place_is_harmless(
     assert open_wheel_file(stored(tmp_path, {name: b""})).read(TARGET) == CONTENT
 
 
+def test_a_module_beside_a_package_is_harmless(tmp_path: Path) -> None:
+    """Unless the package has no `__init__`."""
+    files = {"vllm/__init__.py": b"", "vllm.py": b""}
+    assert open_wheel_file(stored(tmp_path, files)).read(TARGET) == CONTENT
+
+
+@pytest.mark.parametrize(
+    "name", ["vllm.pth", "sitecustomize.py", "usercustomize/__init__.py", "x.data/purelib/y.pth"]
+)
+def test_what_runs_when_python_starts_makes_a_wheel_unreadable(tmp_path: Path, name: str) -> None:
+    with pytest.raises(Unreadable, match=re.escape(f"its {name} is run whenever Python starts")):
+        open_wheel_file(stored(tmp_path, {name: b""}))
+
+
 @pytest.mark.parametrize(
     "name",
     [
         f"vllm-0.23.0.data/purelib/{TARGET}",
         f"VLLM-0.data/platlib/{TARGET}",
         "x.data/platlib/vllm.py",
+        f"x.data/data/lib/python3.12/site-packages/{TARGET}",
+        TARGET.replace("/", "\\", 1),
         TARGET.replace("/", "//", 1),
         f"./{TARGET}",
         f"vllm/../{TARGET}",

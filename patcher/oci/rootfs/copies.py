@@ -219,10 +219,7 @@ class _Search:
         ways = [Started(python.path, self.start.folder), Started(python.path, None)]
         for way in [*([runs] if runs else []), *ways]:
             places = self._sys_path(python, way)
-            self.notes.extend(
-                f"{path} runs code that speaks of vLLM or of imports when Python starts"
-                for path in redirections(self.files, places)
-            )
+            self.notes.extend(redirections(self.files, places))
             taken = find_package(self.files, places, python.library)
             for place in places:
                 self._note_place(place, python.library, python.path)
@@ -264,10 +261,15 @@ class _Search:
         copy.sites.append(real(self.files, place.path) or place.path)
 
     def _sys_path(self, python: Interpreter, way: Started) -> list[Place]:
-        """sys.path, without the standard library, which holds no vLLM."""
+        """sys.path, without the standard library, which holds no vLLM; but for its archive, which
+        is seldom there, and anybody's where it is.
+        """
         places = [Place(way.first, "its first folder")] if way.first else []
         if way.environment:
             places += self._python_path()
+        name = f"python{(python.library or '').replace('.', '')}.zip"
+        archives = (f"{python.prefix}/{lib}/{name}" for lib in ("lib", "lib64"))
+        places += [Place(each, "") for each in archives if self.files.kind(each) is not None]
         sites = list(python.sites)
         if way.user_site and python.takes_user_site and python.library:
             home = self.start.home(self.files)

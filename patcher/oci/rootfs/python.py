@@ -203,8 +203,12 @@ def _mapping(data: bytes) -> Mapping[str, str]:
 
 
 def redirections(tree: Tree, places: Iterable[Place]) -> Iterator[str]:
-    """What runs at the start of a Python and speaks of vLLM: it may lead the import elsewhere."""
+    """What may lead the import of vLLM elsewhere, as sentences: what runs at the start of a Python
+    and speaks of it, and archives, into which nobody looks here.
+    """
     for place in places:
+        if _ARCHIVE.search(place.path) and tree.kind(place.path) is not Kind.FOLDER:
+            yield f"{place.path} is an archive on sys.path: whether it holds vLLM is not seen"
         folder = real_folder(tree, place.path)
         if folder is None or place.is_package:
             continue
@@ -217,7 +221,14 @@ def redirections(tree: Tree, places: Iterable[Place]) -> Iterator[str]:
                 code = [line for line in lines if line.startswith(("import ", "import\t"))]
                 text = "\n".join(code).encode("utf-8", "surrogateescape")
             if b"vllm" in text or b"meta_path" in text:
-                yield f"{folder}/{name}"
+                yield (
+                    f"{folder}/{name} runs code that speaks of vLLM or of imports when Python "
+                    "starts"
+                )
+
+
+# What zipimport looks into, by the endings that such files have.
+_ARCHIVE = re.compile(r"\.(?:zip|egg|whl|pyz)$")
 
 
 def find_package(tree: Tree, places: Sequence[Place], library: str | None) -> Imported | None:
@@ -303,9 +314,10 @@ def _loader(ending: str, library: str | None) -> Loader | None:
         return Loader.SOURCE
     if ending == "pyc":
         return Loader.BYTECODE
-    if ending in ("so", "abi3.so"):
+    if ending in ("so", "abi3.so", "abi3t.so"):
         return Loader.EXTENSION
-    match = re.fullmatch(r"cpython-3(\d+t?)-[^.]*\.so", ending)
+    # `d` is a debug build's.
+    match = re.fullmatch(r"(?:cpython-|pypy)3(\d+t?)d?-[^.]*\.so", ending)
     if match and library in (None, f"3.{match[1]}"):
         return Loader.EXTENSION
     return None

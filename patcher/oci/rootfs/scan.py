@@ -105,6 +105,7 @@ class Wanted:
             (above == "bin" and INTERPRETER.fullmatch(name) is not None)
             or (stem == "os" and above.startswith("python3."))
             or (name == "METADATA" and above.startswith("vllm-"))
+            or (above in ("lib", "lib64") and _ARCHIVE.fullmatch(name) is not None)
         )
 
     def is_bytecode(self, folder: str, name: str) -> bool:
@@ -128,6 +129,9 @@ class Wanted:
             return True
         return path.endswith(_folders(self.targets)) or path in _above(self.paths)
 
+
+# What Python looks into before its standard library.
+_ARCHIVE = re.compile(r"python3\d+t?\.zip")
 
 _SETTINGS = frozenset({"pyvenv.cfg", "sitecustomize.py", "usercustomize.py"})
 

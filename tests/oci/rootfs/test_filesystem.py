@@ -191,6 +191,28 @@ def test_bytecode_of_any_layer_counts_until_a_whiteout() -> None:
     assert find(lower, vllm(), opaque).directories[-1].path == PATH.rpartition("/")[0]
 
 
+def test_what_may_lead_the_import_elsewhere_is_told() -> None:
+    """What runs at a Python's start, and archives, which are looked into first."""
+    python = installed_file("x", b"#!")
+    own = [*vllm_files(), dataclasses.replace(python, path="/usr/bin/python3.12")]
+    for path, data, said in (
+        (f"{SITE}/a.pth", b"import sys; sys.meta_path.insert(0, x)\n", "runs code that speaks of"),
+        (f"{SITE}/sitecustomize.py", b"import vllm\n", "runs code that speaks of"),
+        (f"{SITE}/b.pth", b"/opt/vllm.egg\n", None),
+        ("/usr/lib/python312.zip", b"PK", None),
+        ("/opt/vllm.zip", b"PK", None),
+    ):
+        layer = write_tar([*own, dataclasses.replace(python, path=path, data=data)])
+        start = Start({"PYTHONPATH": "/opt/vllm.zip"} if path == "/opt/vllm.zip" else {})
+        read = functools.partial(scan, layer)
+        found = find_installation(lambda wanted, read=read: [read(wanted)], start, [TARGET])  # type: ignore[misc]
+        named = "/opt/vllm.egg" if path.endswith("b.pth") else path
+        expected = (
+            f"{named} {said or 'is an archive on sys.path: whether it holds vLLM is not seen'}"
+        )
+        assert any(note.startswith(expected) for note in found.notes), (path, found.notes)
+
+
 def test_a_target_that_was_removed_is_absent() -> None:
     folder, name = NAME.rsplit("/", 1)
     assert find(vllm(), tar([(f"{folder}/.wh.{name}", FILE, "")])).files == {}
