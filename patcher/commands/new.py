@@ -233,11 +233,12 @@ def _claim(
 
 def _not_needed(line: Timeline, version: str) -> Finding:
     """Why a release gets no patch, and which would."""
-    from patcher.landed.timeline import bands, span
+    from patcher.landed.timeline import bands
+    from patcher.report.evidence import span
     from patcher.rules.verdict import Status
 
     found = next((each for each in line.findings if str(each.version) == version), None)
-    needed = [span(band) for band in bands(line.versioned) if band.status is Status.NEEDED]
+    needed = [span(band.findings) for band in bands(line.versioned) if band.status is Status.NEEDED]
     others = f"It merges into {', '.join(needed)}. " if needed else ""
     if found is None:
         return Finding(f"vLLM {version} was not read", next_step=f"{others}Check the version.")

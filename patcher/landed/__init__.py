@@ -1,28 +1,19 @@
-"""The landed floor: is upstream's fix in, judged from the content of each artifact.
+"""Is upstream's fix in: judged from the content of each artifact.
 
-    survey (reads artifacts) -> Finding -> timeline -> claims, sentences -> render
-    history (reads a clone)  -> Step    ------------------------------------^
+    survey (reads artifacts) -> Finding -> timeline -> claims -> patcher.report
+    history (reads a clone)  -> Step    ----------------------------^
 
-The data that cross from reading to answering are below. `survey.py` offers
-
-    def survey(
-        patches: Sequence[Patch], scope: Scope, say: Say, watch: Watch
-    ) -> tuple[Finding, ...]
-
-It raises only where nothing at all can be read (the index itself: `Unreadable`; a wrong SOURCE:
-`BadSource`). Whatever goes wrong with one artifact is a Finding whose verdict is UNKNOWN, with
-the reason; a yanked release is one of these. The findings come in version order (PEP 440), those
-without a version last, in the order they were named; for one artifact, in the order of `patches`.
-Verdicts are kept by `patcher.cache`, whose `clear() -> int` forgets them and says how many.
+The data that cross from reading to answering are below. A survey raises only where nothing at all
+can be read (the index itself: `Unreadable`; a wrong SOURCE: `BadSource`). Whatever goes wrong with
+one artifact is a Finding whose verdict is UNKNOWN, with the reason; a yanked release is one of
+these. The findings come in version order (PEP 440), those without a version last, in the order
+they were named; for one artifact, in the order of the patches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from patcher.sources.everywhere import Notice as Notice
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -31,13 +22,8 @@ if TYPE_CHECKING:
     from packaging.version import Version
 
     from patcher.rules.verdict import Verdict
+    from patcher.sources.everywhere import Notice
     from patcher.web.http import HttpSettings
-
-# Talk for people, a line at a time, on stderr.
-Say = Callable[[str], None]
-
-# Told after each artifact: how many are read, of how many.
-Watch = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

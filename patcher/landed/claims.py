@@ -28,10 +28,9 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from patcher.errors import Exit
-from patcher.landed.timeline import Band, Turn, evidence, shown, span
-from patcher.rules.affected import claimed, quoted, specifiers
+from patcher.landed.timeline import Turn
+from patcher.rules.affected import claimed, specifiers
 from patcher.rules.verdict import Status
-from patcher.text import counted, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -160,36 +159,3 @@ def exit_for(checks: Sequence[Check]) -> Exit:
         return Exit.FINDING
     undecided = any(each.unread or not each.held for each in checks)
     return Exit.UNDECIDED if undecided or not checks else Exit.OK
-
-
-def check_lines(judged: Check) -> list[str]:
-    """The judgement for people: refutations first, then what could not be read."""
-    name, claim = judged.timeline.patch.name, printable(quoted(judged.timeline.patch.affected))
-    lines = [
-        f"{name}: {_SAID[each.direction]} in {span(Band(each.findings))}, against the claim {claim}"
-        for each in judged.refutations
-    ]
-    if judged.holds_instead is not None:
-        lines.append(
-            f"{name}: what was read supports the claim {printable(quoted(judged.holds_instead))}"
-        )
-    lines += [
-        f"{name}: not compared: {shown(each)}: {_why(judged, each)}" for each in judged.unread
-    ]
-    if not judged.refutations and judged.held:
-        lines.append(f"{name}: the claim {claim} holds in {counted(judged.held, 'artifact')}")
-    return lines or [f"{name}: nothing was read to compare the claim {claim} with"]
-
-
-_SAID = {
-    Turn.LANDED: "newly landed",
-    Turn.REGRESSED: "regressed again",
-    Turn.NEEDED: "needed",
-    Turn.MOVED: "target moved",
-}
-
-
-def _why(judged: Check, finding: Finding) -> str:
-    if finding.verdict.status is Status.UNKNOWN:
-        return evidence(judged.timeline, finding)[0]
-    return "it states no version"

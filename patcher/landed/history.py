@@ -25,7 +25,7 @@ from patcher.rules.verdict import Status, Verdict, judge_files
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from patcher.landed import Watch
+    from patcher.progress import Tell
     from patcher.rules.patch import Patch
     from patcher.sources.git import Clone, Commit
 
@@ -113,7 +113,7 @@ class History:
     shallow: bool
 
 
-def history(patch: Patch, clone: Clone, tip: str, watch: Watch, *, bisect: bool = False) -> History:
+def history(patch: Patch, clone: Clone, tip: str, watch: Tell, *, bisect: bool = False) -> History:
     """Walk a clone from the commit `tip` back. Raises `Unreadable` where git cannot walk it."""
     line = points(clone, tip, patch.targets)
     contents = _Contents(patch, clone)

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patcher import __version__, rules
-from patcher.landed import Notice
 from patcher.rules.patch import Patch
 from patcher.rules.rule import Place
 from patcher.rules.verdict import Judged, Status, Verdict
+from patcher.sources.everywhere import Notice
 
 if TYPE_CHECKING:
     from patcher.cache import Cache

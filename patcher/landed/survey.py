@@ -18,12 +18,12 @@ from patcher.cache import Cache, default_folder
 from patcher.errors import DaemonFailed, NoDaemon, PatcherError, Unreadable, UsageError
 from patcher.files import data_path
 from patcher.jobs.naming import PATCHES_LABEL
-from patcher.landed import Finding, Notice, Say, Scope, Watch
+from patcher.landed import Finding, Scope
 from patcher.landed.memory import Memory
 from patcher.progress import counting
 from patcher.rules.patch import Patch
 from patcher.rules.verdict import Status, Verdict, found_in, judge
-from patcher.sources.everywhere import FOLDERS, everywhere, notices
+from patcher.sources.everywhere import FOLDERS, Notice, everywhere, notices
 from patcher.sources.images import ImageSource
 from patcher.sources.index import releases
 from patcher.sources.path import TreeSource
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from patcher.landed.timeline import Timeline
     from patcher.lock.entries import Entry
+    from patcher.progress import Say, Tell
     from patcher.rules.rule import Files, Found
     from patcher.rules.source import Source
     from patcher.rules.verdict import Find
@@ -69,7 +70,7 @@ class _Job:
 _Said = list[tuple[Finding, bool]]
 
 
-def survey(patches: Sequence[Patch], scope: Scope, say: Say, watch: Watch) -> tuple[Finding, ...]:
+def survey(patches: Sequence[Patch], scope: Scope, say: Say, watch: Tell) -> tuple[Finding, ...]:
     """What each artifact of the scope says of each patch.
 
     In version order, those without a version last, in the order they were named. Raises

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from patcher.answer import Document
-from patcher.landed.claims import check_lines
-from patcher.landed.timeline import evidence, notices, shown, span
 from patcher.report.document import judged_json
+from patcher.report.evidence import evidence, notices, shown, span
 from patcher.report.plot import plot
-from patcher.report.sentences import history_sentence, sentence, steps_told, tip_words
+from patcher.report.sentences import check_lines, history_sentence, sentence, steps_told, tip_words
 from patcher.report.table import table
 from patcher.report.verdicts import COLOURS
 from patcher.rules.verdict import Status
@@ -76,7 +75,7 @@ def _cells(line: Timeline, place: int) -> tuple[str, ...]:
     band = line.bands[place]
     judged = band.status in {Status.NEEDED, Status.CLEAN}
     counts = (str(band.needed), str(band.clean)) if judged else ("-", "-")
-    return span(band), band.status.value, *counts, evidence(line, band.findings[0])[0]
+    return span(band.findings), band.status.value, *counts, evidence(line, band.findings[0])[0]
 
 
 def history_notes(found: History) -> list[str]:

@@ -10,10 +10,9 @@ import re
 from typing import TYPE_CHECKING
 
 from patcher.answer import Document
-from patcher.landed.claims import check_lines
-from patcher.landed.timeline import evidence, notices, span
+from patcher.report.evidence import evidence, notices, span
 from patcher.report.landed import headings, history_notes
-from patcher.report.sentences import sentence, tip_words
+from patcher.report.sentences import check_lines, sentence, tip_words
 from patcher.text import printable
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def _check(check: Check) -> list[str]:
 
 def _timeline(line: Timeline) -> list[str]:
     rows = [
-        f"| {code(span(band))} | **{band.status.value}** | {band.needed} | {band.clean} "
+        f"| {code(span(band.findings))} | **{band.status.value}** | {band.needed} | {band.clean} "
         f"| {code(evidence(line, band.findings[0])[0])} |"
         for band in line.bands
     ]

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patcher.answer import Document
-from patcher.landed.claims import check_lines
-from patcher.landed.timeline import Band, evidence, notices, span
+from patcher.report.evidence import evidence, notices, span
 from patcher.report.landed import history_notes
 from patcher.report.patches import link
-from patcher.report.sentences import newest_release, sentence, tip_words
+from patcher.report.sentences import check_lines, newest_release, sentence, tip_words
 from patcher.rules.verdict import Status
 from patcher.text import printable
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from patcher.landed import Finding
-    from patcher.landed.timeline import Timeline
+    from patcher.landed.timeline import Band, Timeline
     from patcher.report.landed import Answer
 
 
@@ -89,7 +88,7 @@ def page(answer: Answer) -> Document:
     columns = _columns(answer.timelines)
     page = environment.get_template("landed.html.j2").render(
         today=f"{datetime.now(UTC):%Y-%m-%d}",
-        columns=[Column(span(Band(column)), len(column)) for column in columns],
+        columns=[Column(span(column), len(column)) for column in columns],
         rows=[_row(line, columns) for line in answer.timelines],
         checks=[(check, check_lines(check)) for check in answer.checks],
         histories=[(each, tip_words(each), history_notes(each)) for each in answer.histories],
@@ -148,11 +147,11 @@ def _cell(line: Timeline, band: Band | None, width: int) -> Cell:
     }.get(band.status, "")
     groups = itertools.groupby(band.findings, key=lambda each: evidence(line, each))
     proofs = tuple(_proof(lines, tuple(group)) for lines, group in groups)
-    return Cell(band.status.value, counts, span(band), width, proofs)
+    return Cell(band.status.value, counts, span(band.findings), width, proofs)
 
 
 def _proof(lines: tuple[str, ...], findings: tuple[Finding, ...]) -> Proof:
     named = (each.artifact for each in findings if each.artifact != f"pypi:{each.version}")
     dates = [f"{each.uploaded:%Y-%m-%d}" for each in findings if each.uploaded]
     uploaded = " - ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else ""
-    return Proof(span(Band(findings)), tuple(named), uploaded, lines)
+    return Proof(span(findings), tuple(named), uploaded, lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from patcher.landed.timeline import shown
+from patcher.report.evidence import shown
 from patcher.report.verdicts import COLOURS
 from patcher.rules.verdict import Status
 from patcher.terminal import styled

@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from patcher.landed.timeline import Turn, gone, last_clean, shown
+from patcher.landed.timeline import Turn, last_clean
+from patcher.report.evidence import evidence, gone, shown, span
+from patcher.rules.affected import quoted
 from patcher.rules.verdict import Status
-from patcher.text import printable
+from patcher.text import counted, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from patcher.landed import Finding
+    from patcher.landed.claims import Check
     from patcher.landed.history import History, Step
     from patcher.landed.timeline import Timeline, Transition
     from patcher.sources.git import Commit
@@ -188,3 +191,36 @@ def _step_words(verb: str, step: Step) -> str:
 
 def _dated(commit: Commit) -> str:
     return f" ({commit.date:%Y-%m-%d})" if commit.date else ""
+
+
+def check_lines(judged: Check) -> list[str]:
+    """The judgement for people: refutations first, then what could not be read."""
+    name, claim = judged.timeline.patch.name, printable(quoted(judged.timeline.patch.affected))
+    lines = [
+        f"{name}: {_REFUTED[each.direction]} in {span(each.findings)}, against the claim {claim}"
+        for each in judged.refutations
+    ]
+    if judged.holds_instead is not None:
+        lines.append(
+            f"{name}: what was read supports the claim {printable(quoted(judged.holds_instead))}"
+        )
+    lines += [
+        f"{name}: not compared: {shown(each)}: {_why(judged, each)}" for each in judged.unread
+    ]
+    if not judged.refutations and judged.held:
+        lines.append(f"{name}: the claim {claim} holds in {counted(judged.held, 'artifact')}")
+    return lines or [f"{name}: nothing was read to compare the claim {claim} with"]
+
+
+_REFUTED = {
+    Turn.LANDED: "newly landed",
+    Turn.REGRESSED: "regressed again",
+    Turn.NEEDED: "needed",
+    Turn.MOVED: "target moved",
+}
+
+
+def _why(judged: Check, finding: Finding) -> str:
+    if finding.verdict.status is Status.UNKNOWN:
+        return evidence(judged.timeline, finding)[0]
+    return "it states no version"

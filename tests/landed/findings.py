@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 from packaging.version import Version
 
-from patcher.landed import Finding, Notice
+from patcher.landed import Finding
 from patcher.rules.catalogue import select
 from patcher.rules.rule import Place
 from patcher.rules.verdict import Judged, Status, Verdict
+from patcher.sources.everywhere import Notice
 from tests.one_file import judge_bytes
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from packaging.version import Version
 
 from patcher.errors import BrokenCatalogue, Exit
 from patcher.landed import Finding
-from patcher.landed.claims import check, check_lines, exit_for, oldest_claimed
+from patcher.landed.claims import check, exit_for, oldest_claimed
 from patcher.landed.timeline import Turn, timeline
-from patcher.report.sentences import sentence
+from patcher.report.sentences import check_lines, sentence
 from patcher.rules.verdict import Judged, Status, Verdict
 from tests.landed.findings import PATCH, all_releases, made, real, story
 

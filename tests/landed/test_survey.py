@@ -19,7 +19,7 @@ from packaging.version import Version
 
 from patcher.cache import default_folder
 from patcher.errors import BadSource, Unreadable, UsageError
-from patcher.landed import Finding, Notice, Scope
+from patcher.landed import Finding, Scope
 from patcher.landed.survey import survey
 from patcher.lock.entries import Lock
 from patcher.lock.file import save
@@ -27,7 +27,7 @@ from patcher.rules.catalogue import select
 from patcher.rules.guard.rule import AttributeGuard
 from patcher.rules.patch import Patch
 from patcher.rules.verdict import Status
-from patcher.sources.everywhere import FOLDERS, everywhere
+from patcher.sources.everywhere import FOLDERS, Notice, everywhere
 from patcher.threads import in_order
 from tests.conftest import TARGET, free_port, missing
 from tests.landed.findings import TABLE

@@ -10,21 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patcher.landed import Finding, Notice
+from patcher.landed import Finding
 from patcher.landed.timeline import (
     Turn,
     bands,
     claiming,
-    evidence,
-    notices,
-    span,
     timeline,
     timelines,
     transitions,
 )
+from patcher.report.evidence import evidence, notices, span
 from patcher.report.sentences import sentence
 from patcher.rules.replace import Replace
 from patcher.rules.verdict import Judged, Status
+from patcher.sources.everywhere import Notice
 from tests.landed.findings import PATCH, TABLE, all_releases, made, real, story
 
 if TYPE_CHECKING:
@@ -132,7 +131,7 @@ def test_different_counts_of_the_same_verdict_are_different_bands() -> None:
 def test_what_has_no_version_stands_alone_and_makes_no_turn() -> None:
     files = [made(None, Status.CLEAN, artifact=name) for name in ("a.py", "b.py")]
     line = timeline(PATCH, [*story("n"), *files])
-    assert [span(band) for band in line.bands] == ["0.1.0", "a.py", "b.py"]
+    assert [span(band.findings) for band in line.bands] == ["0.1.0", "a.py", "b.py"]
     assert [each.turn for each in line.transitions] == [Turn.NEEDED]
 
 

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from patcher.errors import UsageError
-from patcher.landed import Notice
 from patcher.landed.claims import check
 from patcher.landed.history import History, Step
 from patcher.landed.timeline import Transition, Turn, timeline
@@ -25,6 +24,7 @@ from patcher.report.landed import Answer, data, text
 from patcher.report.markdown import LIMIT, code, markdown, prose
 from patcher.rules.rule import Place
 from patcher.rules.verdict import Status
+from patcher.sources.everywhere import Notice
 from patcher.sources.git import Commit
 from tests.landed.findings import PATCH, all_releases, made, real, story
 from tests.terminals import terminal
