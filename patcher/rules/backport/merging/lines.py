@@ -7,6 +7,7 @@ unknown where the two changed the same lines. Blank lines, comments and docstrin
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import re
 import tokenize
@@ -225,6 +226,8 @@ def _has_word(line: bytes) -> bool:
     return re.search(rb"\w", line) is not None
 
 
+# A fix's two sides are the same for every release that it is merged into.
+@functools.lru_cache(maxsize=64)
 def _idle(text: bytes | None) -> list[bool]:
     """For each line of a scope, whether it is blank, a comment, or part of a docstring."""
     plain = (text or b"").decode(errors="replace").replace("\r\n", "\n")
