@@ -22,7 +22,8 @@ from patcher.terminal import width_of
 
 if TYPE_CHECKING:
     from patcher.landed.timeline import Timeline
-    from patcher.rules.backport.draft import About, Draft
+    from patcher.rules.backport.draft import Draft
+    from patcher.rules.backport.written import About
     from patcher.rules.rule import Upstream
     from patcher.web.http import HttpSettings
 
@@ -105,13 +106,8 @@ def new(
     from patcher.files import new_folder
     from patcher.jobs.draft import moved_files
     from patcher.report import landed
-    from patcher.rules.backport.draft import (
-        About,
-        of_releases,
-        patch_file,
-        whole_diff,
-        with_moves,
-    )
+    from patcher.rules.backport.draft import of_releases, with_moves
+    from patcher.rules.backport.written import About, patch_file, whole_diff
     from patcher.sources.upstream import Releases
 
     path, beside = _free_paths(name, output)
@@ -268,7 +264,7 @@ def _of_diff(text: str, release: str, upstream: Upstream, settings: HttpSettings
 
 def _fetched(number: int, settings: HttpSettings) -> tuple[str, About]:
     """The diff of a pull request, and what GitHub says of it."""
-    from patcher.rules.backport.draft import About
+    from patcher.rules.backport.written import About
     from patcher.web.http import Http
     from patcher.web.pull_request import described, pull_request
 

@@ -9,17 +9,11 @@ from dataclasses import dataclass
 import pytest
 
 from patcher.errors import FileAbsent, PatcherError
-from patcher.rules.backport.draft import (
-    About,
-    of_diff,
-    of_releases,
-    patch_file,
-    whole_diff,
-    with_moves,
-)
+from patcher.rules.backport.draft import of_diff, of_releases, with_moves
 from patcher.rules.backport.hunks import Hunk, applied
 from patcher.rules.backport.moved import Move
 from patcher.rules.backport.rule import Backport
+from patcher.rules.backport.written import About, patch_file, whole_diff
 from patcher.rules.patch import Patch
 
 PATH = "vllm/a.py"
