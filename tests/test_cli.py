@@ -159,6 +159,15 @@ def test_a_nightly_under_a_version_that_is_not_its_own_is_mentioned(tmp_path: Pa
     assert "note: 0.24.1rc1 sorts above all its nightlies" in ran.stderr
 
 
+def test_a_tag_of_another_version_is_mentioned(tmp_path: Path) -> None:
+    """`image` finds it out, after the pull."""
+    reference = f"a.example/vllm:v0.23.0@sha256:{'0' * 64}"
+    ran = run("lock", "add", "0.24.0", reference, "--offline", cwd=tmp_path)
+    assert "note: the tag is that of vLLM 0.23.0, and is locked as 0.24.0" in ran.stderr
+    ran = run("lock", "add", "0.23.0+cu129", reference, "--offline", cwd=tmp_path)
+    assert "note: the tag" not in ran.stderr
+
+
 def test_an_image_is_dropped_from_the_lock_by_a_name_that_fits_it_alone(tmp_path: Path) -> None:
     digest = "sha256:" + "0" * 64
     run("lock", "add", "0.23.0", f"a.example/vllm@{digest}", "--offline", cwd=tmp_path)

@@ -102,6 +102,9 @@ def image(
     With --to nothing is pulled either: one layer is put on every platform of the base, straight
     in the registry. The tags move last, after the result was read back and verified.
     With --context nothing is built: the Dockerfile and the files that it copies are written.
+
+    --ca-file and --plain-http are for the registries that this program asks itself; a Docker
+    daemon pulls by its own settings.
     """
     from patcher.jobs.image import Order
     from patcher.jobs.opening import context_job, daemon_job, publish_job

@@ -37,6 +37,12 @@ if TYPE_CHECKING:
 _HERE = Path("images.lock")
 
 offline_option = click.option("--offline", is_flag=True, help="Ask no registry.")
+changed_lock_option = click.option(
+    "--lock",
+    type=click.Path(path_type=Path),
+    help="The lock file to change; default: ./images.lock, created with the pins that came with "
+    "the program.",
+)
 own_lock_option = click.option(
     "--lock",
     type=click.Path(path_type=Path),
@@ -137,7 +143,7 @@ def lock_list(lock: Path | None, as_data: bool) -> None:
 )
 @click.argument("version")
 @click.argument("reference")
-@lock_option
+@changed_lock_option
 @locate_option
 @offline_option
 @reach_options
@@ -187,7 +193,12 @@ def _say_what_it_means(version: str, entry: Entry, known: Lock) -> None:
     """Where the version that was locked means another image than one might think."""
     from patcher.lock.entries import Kind
     from patcher.lock.picking import meant_by
+    from patcher.versions import base, parsed
 
+    stated = parsed(entry.original.reference.tag or "")
+    is_release = Kind.RELEASE.has(entry.original.reference)
+    if stated and is_release and base(stated) != base(entry.locked.version):
+        say(f"note: the tag is that of vLLM {stated}, and is locked as {version}")
     if Kind.NIGHTLY.has(entry.original.reference) and not entry.locked.version.is_devrelease:
         say(f"note: {version} sorts above all its nightlies; a nightly's own version has .devN")
     others = [
@@ -219,7 +230,7 @@ def _say_located(entries: Sequence[Entry]) -> None:
     examples="vllm-patcher lock remove 0.23.0",
 )
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_name)
-@lock_option
+@changed_lock_option
 @json_option
 def lock_remove(names: Sequence[str], lock: Path | None, as_data: bool) -> None:
     """Drop images from the lock: each NAME is a version, a reference or a commit in it.
@@ -330,8 +341,8 @@ def lock_update(
     It looks in the repositories that the lock has images of, or only in the named ones
     (vllm/vllm-openai). Newer is what comes after the newest locked one of its kind: a release
     (v0.23.0), a dated build (2026070501), a nightly (nightly-COMMIT). A release's version is its
-    tag. That of the others is read out of the image: the layers above the first installed vLLM and
-    its own are streamed, once.
+    tag. That of the others is read out of the image: its layers are streamed from the top down to
+    the one that vLLM is in.
 
     An image that cannot be read is reported, and the others are locked all the same; then the
     exit code is 3.

@@ -92,8 +92,9 @@ def verify(
     """Name every place in a vLLM that needs a patch, as a compiler does.
 
     SOURCE is a file, a site-packages tree or virtual environment, pypi:0.23.0, a wheel or its
-    address, oci:DIR[:NAME], git:DIR@REF, an image in the Docker daemon or in its registry (read
-    without a pull), a name in images.lock, or - for a file on standard input. What cannot be shown
+    address, oci:DIR[:NAME], git:DIR@REF, a name in images.lock, or - for a file on standard input.
+    Anything else is an image: looked for in the Docker daemon (alone: docker:NAME), then in its
+    registry (alone: registry:NAME), and read there without a pull. What cannot be shown
     to be right counts as needing the patch. Of an image that holds several vLLMs, each that some
     Python of it could import is judged. One SOURCE that cannot be read is unknown; the others are
     judged all the same.
