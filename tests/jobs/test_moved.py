@@ -12,8 +12,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from patcher.errors import FileAbsent
+from patcher.jobs.base import judge_all
+from patcher.oci.installation import ImageFile, Installation
 from patcher.oci.layout import open_image
 from patcher.oci.model import OCI_LAYER
+from patcher.rules.backport.rule import Backport
+from patcher.rules.patch import Patch
 from tests.auth_servers import tunnels
 from tests.certificates import make_certificate
 from tests.commands import run
@@ -137,3 +142,26 @@ def test_a_fix_of_a_moved_file_is_taken_to_where_it_was(
         both = run("verify", "tree", *mine, cwd=tmp_path)
         assert both.returncode == 3
         assert f"{NEW} and {OLD} are both there: which is the fix's file?" in both.stderr
+
+
+@pytest.mark.parametrize(
+    ("there", "lacks"),
+    [
+        ({OLD: b"x = 1\n"}, f"{OLD}: there is no f"),
+        ({}, f"it has no {NEW}"),
+    ],
+)
+def test_an_image_without_the_code_is_told_which_file_lacks_it(
+    there: dict[str, bytes], lacks: str
+) -> None:
+    diff = f"--- a/{NEW}\n+++ b/{NEW}\n@@ -1,2 +1,2 @@\n def f():\n-    return 1\n+    return 2\n"
+    rule = Backport(diff=diff, moved=((NEW, OLD),))
+    patch = Patch("mine", 1, "t", "w", (NEW, OLD), rule, (), (">=0.22",))
+    files = {
+        target: ImageFile(f"{SITE}/{target}", data, 0, 0, 0o644, 0)
+        for target, data in there.items()
+    }
+    found = Installation(SITE, "0.22.1", None, files, dict.fromkeys(files, ()), ())
+    with pytest.raises(FileAbsent) as raised:
+        judge_all([patch], found)
+    assert raised.value.problem.startswith(f"mine cannot judge vLLM 0.22.1 in {SITE}: {lacks}")

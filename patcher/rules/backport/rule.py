@@ -181,7 +181,7 @@ class Backport:
             if each.state in (State.NEEDED, State.LANDED)
         )
         if verdict.state is State.ABSENT:
-            return Found(absent=verdict.reason)
+            return Found(absent=f"{verdict.scope.path}: {verdict.reason}")
         known = f"; vLLM {self.after} has the fix" if self.after else ""
         if verdict.state is State.UNKNOWN:
             return Found(places, unknown=f"{verdict.scope.path}: {verdict.reason}{known}")

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from patcher.errors import FileAbsent, RewriteRefused
+from patcher.errors import FileAbsent, RewriteRefused, Undecided
+from patcher.rules.apply import series
 from patcher.rules.backport.changed import changed_scopes
 from patcher.rules.backport.moved import moves
 from patcher.rules.backport.rule import Backport
+from patcher.rules.patch import Patch
 from patcher.rules.replace import Shape
 from tests.rules.backport.fixes import BEFORE, FIXES, PATH, fixed, sides_of
 
@@ -84,6 +86,17 @@ def test_a_reason_names_the_path_that_is_there() -> None:
     assert rule.find(at(OLD, "x = 1\n")).absent == f"there is no Drafter.share in {OLD}"
     own = BEFORE.replace("if self.model.embeds:", "if self.model.more:")
     assert str(rule.find(at(OLD, own)).unknown).startswith(f"{OLD}: conflict")
+
+
+def test_an_error_names_the_file_that_is_there() -> None:
+    own = BEFORE.replace("if self.model.embeds:", "if self.model.more:")
+    paths = (PATH, NEWER, OLD)
+    patch = Patch("mine", 1, "t", "w", paths, rule_of("condition"), (), (">=1.0",))
+    with pytest.raises(Undecided, match=f"^site/{OLD}: mine cannot judge it: {OLD}: conflict"):
+        series([patch], at(OLD, own), lambda target: f"site/{target}")
+    nowhere: dict[str, bytes | None] = dict.fromkeys(paths)
+    with pytest.raises(FileAbsent, match=f"^site/{PATH}: mine cannot judge it"):
+        series([patch], nowhere, lambda target: f"site/{target}")
 
 
 def test_upstreams_other_fix_is_looked_for_where_the_file_is() -> None:
