@@ -38,7 +38,7 @@ from patcher.errors import NotPython, ProofFailed
 from patcher.rules.backport.changed import changed_scopes
 from patcher.rules.backport.imports import missing, modules, not_imported, used
 from patcher.rules.backport.merging.merge import merge_file
-from patcher.rules.backport.merging.state import Found, State, overall
+from patcher.rules.backport.merging.state import Said, State, overall
 from patcher.rules.backport.moved import moves, placed, standing_at
 from patcher.rules.backport.proving.prove import prove
 from patcher.rules.backport.scope import Sides
@@ -370,7 +370,7 @@ def where_it_stands(fix: Fix, first: str, version: str) -> Fix:
 
 def ours(fix: Fix, version: str) -> tuple[State, dict[str, bytes], str]:
     """What this project says of a release, the files that it would write, and why not."""
-    found: list[Found] = []
+    found: list[Said] = []
     results: dict[str, bytes] = {}
     originals: dict[str, bytes] = {}
     for path, own in fix.sides.items():
@@ -378,7 +378,7 @@ def ours(fix: Fix, version: str) -> tuple[State, dict[str, bytes], str]:
         if data is None:
             return State.ABSENT, {}, "there is no such file"
         merged = merge_file(data, own)
-        found += merged.found
+        found += merged.said
         results[path], originals[path] = merged.data, data
     state = overall(found)
     sides = [each for some in fix.sides.values() for each in some]
@@ -393,7 +393,7 @@ def ours(fix: Fix, version: str) -> tuple[State, dict[str, bytes], str]:
         again = []
         for path, result in results.items():
             prove(originals[path], result, fix.sides[path])
-            again += list(merge_file(result, fix.sides[path]).found)
+            again += list(merge_file(result, fix.sides[path]).said)
         second = overall(again)
     except ProofFailed as error:
         return State.UNKNOWN, {}, error.problem

@@ -173,7 +173,7 @@ class Backport:
 
         present = _present(files)
         merged = _merge(present, sides)
-        scopes = [each for one in merged.values() for each in one.found]
+        scopes = [each for one in merged.values() for each in one.said]
         verdict = overall(scopes)
         places = tuple(
             _place(each.scope, each.line, needed=each.state is State.NEEDED)

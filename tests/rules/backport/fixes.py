@@ -5,7 +5,7 @@ from __future__ import annotations
 from patcher.errors import ProofFailed
 from patcher.rules.backport.changed import changed_scopes
 from patcher.rules.backport.merging.merge import merge_file
-from patcher.rules.backport.merging.state import Found, overall
+from patcher.rules.backport.merging.state import Said, overall
 from patcher.rules.backport.proving.prove import prove
 from patcher.rules.backport.scope import Sides
 
@@ -136,9 +136,9 @@ def sides_of(name: str) -> list[Sides]:
     return changed_scopes(PATH, BEFORE.encode(), fixed(name).encode())
 
 
-def verdict(source: str | bytes, sides: list[Sides]) -> Found:
+def verdict(source: str | bytes, sides: list[Sides]) -> Said:
     data = source.encode() if isinstance(source, str) else source
-    return overall(merge_file(data, sides).found)
+    return overall(merge_file(data, sides).said)
 
 
 def is_proven(original: bytes, result: bytes, sides: list[Sides]) -> bool:

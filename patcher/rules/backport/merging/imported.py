@@ -6,14 +6,14 @@ import ast
 from collections.abc import Sequence
 
 from patcher.rules.backport.merging.cut import Cut
-from patcher.rules.backport.merging.state import Edits, Found, State
+from patcher.rules.backport.merging.state import Edits, Said, State
 from patcher.rules.backport.scope import MODULE, Sides
 from patcher.syntax import parse_python
 
 Key = tuple[str, str, str]
 
 
-def merge_imports(file: Cut, sides: Sides, going: frozenset[str]) -> tuple[Found, Edits]:
+def merge_imports(file: Cut, sides: Sides, going: frozenset[str]) -> tuple[Said, Edits]:
     """Add what the fix imports and the file does not; an import is never taken away.
 
     A name may be another's only where the fix takes that other away, a function or an import: the
@@ -32,13 +32,13 @@ def merge_imports(file: Cut, sides: Sides, going: frozenset[str]) -> tuple[Found
         if clashing:
             names = ", ".join(alias.asname or alias.name for alias in clashing)
             reason = f"the fix imports {names}, and something else has that name"
-            return Found(sides.scope, State.UNKNOWN, reason), []
+            return Said(sides.scope, State.UNKNOWN, reason), []
         bound = {alias.asname or alias.name for alias in new}
         # Behind what has the name now, for the last one counts.
         place = max(_place(file, node, after[:at]), _last_end(file.imports, bound))
         text = ast.unparse(_only(node, new)).encode() + file.newline
         edits.append((place, place, [text]))
-    return Found(sides.scope, State.NEUTRAL), edits
+    return Said(sides.scope, State.NEUTRAL), edits
 
 
 def _last_end(imports: Sequence[ast.Import | ast.ImportFrom], names: set[str]) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from patcher.rules.backport.merging.cut import Item, keys_of
-from patcher.rules.backport.merging.state import Found, State
+from patcher.rules.backport.merging.state import Said, State
 from patcher.rules.backport.merging.three_way import Kind, Region, matches, merge, split
 from patcher.rules.backport.scope import Sides
 from patcher.syntax import is_string, parse_block
@@ -23,7 +23,7 @@ from patcher.syntax import is_string, parse_block
 
 def merge_lines(
     sides: Sides, items: Sequence[Item], first: int, newline: bytes
-) -> tuple[Found, list[bytes] | None]:
+) -> tuple[Said, list[bytes] | None]:
     """Merge a scope's lines, which begin at `first` of the file; None where nothing is to be
     written.
     """
@@ -33,27 +33,27 @@ def merge_lines(
     kinds = {region.kind for region in three.telling(regions)}
     if Kind.THEIRS not in kinds and Kind.CONFLICT not in kinds:
         state = State.LANDED if Kind.SAME in kinds else State.NEUTRAL
-        return Found(scope, state, "", line), None
+        return Said(scope, state, "", line), None
     # It can be taken out, whole and cleanly. Where it could be put in as well, for it repeats what
     # is beside it, the image has what it is nearer to.
     if three.could_be_undone() and (kinds & {Kind.CONFLICT, Kind.SAME} or three.is_nearer_to_it()):
-        return Found(scope, State.LANDED, "", line), None
+        return Said(scope, State.LANDED, "", line), None
     regions = [part for each in regions for part in three.one_after_the_other(each)]
     kinds = {region.kind for region in three.telling(regions)}
     if Kind.CONFLICT in kinds:
         clash = next(each for each in three.telling(regions) if each.kind is Kind.CONFLICT)
         at = line + clash.ours.start
         reason = f"conflict at line {at}: it was rewritten there, by the fix or since"
-        return Found(scope, State.UNKNOWN, reason, line), None
+        return Said(scope, State.UNKNOWN, reason, line), None
     if Kind.SAME in kinds:
-        return Found(scope, State.UNKNOWN, f"half of the fix is in {scope.name}", line), None
+        return Said(scope, State.UNKNOWN, f"half of the fix is in {scope.name}", line), None
     new: list[bytes] = []
     for region in regions:
         if region.kind is Kind.THEIRS:
             new += _theirs(region, items, three.after.keys, newline)
         else:
             new += [each for at in region.ours for each in items[at].whole]
-    return Found(scope, State.NEEDED, "", line), _ended(new, items, newline)
+    return Said(scope, State.NEEDED, "", line), _ended(new, items, newline)
 
 
 def _theirs(

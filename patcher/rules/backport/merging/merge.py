@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from patcher.rules.backport.merging.cut import Cut, Item, keys_of
 from patcher.rules.backport.merging.imported import merge_imports
 from patcher.rules.backport.merging.lines import merge_lines
-from patcher.rules.backport.merging.state import Edits, Found, State
+from patcher.rules.backport.merging.state import Edits, Said, State
 from patcher.rules.backport.scope import IMPORTS, MODULE, Sides
 
 
@@ -17,7 +17,7 @@ from patcher.rules.backport.scope import IMPORTS, MODULE, Sides
 class Merged:
     """A file's scopes, and its bytes with the fix in all that need it."""
 
-    found: tuple[Found, ...]
+    said: tuple[Said, ...]
     data: bytes
 
 
@@ -28,14 +28,14 @@ def merge_file(data: bytes, sides: Sequence[Sides]) -> Merged:
     """
     file = Cut(data)
     edits: Edits = []
-    found = []
+    said = []
     going = frozenset(each.scope.name for each in sides if each.after is None)
     for each in sides:
-        state, change = _merge_scope(file, each, going)
-        found.append(state)
+        own, change = _merge_scope(file, each, going)
+        said.append(own)
         edits += change
-    if any(each.state is State.UNKNOWN for each in found):
-        return Merged(tuple(found), data)
+    if any(each.state is State.UNKNOWN for each in said):
+        return Merged(tuple(said), data)
     lines = list(file.lines)
     # From the end, so that what is before an edit keeps its place. Of two at one place the later
     # named goes in first, and stays behind.
@@ -46,24 +46,24 @@ def merge_file(data: bytes, sides: Sequence[Sides]) -> Merged:
     merged = b"".join(lines)
     if file.lines and not file.lines[-1].endswith((b"\n", b"\r")):
         merged = merged.rstrip(b"\r\n")  # the last line keeps having no end
-    return Merged(tuple(found), merged)
+    return Merged(tuple(said), merged)
 
 
-def _merge_scope(file: Cut, sides: Sides, going: frozenset[str]) -> tuple[Found, Edits]:
+def _merge_scope(file: Cut, sides: Sides, going: frozenset[str]) -> tuple[Said, Edits]:
     """One scope; `going` are the names that the fix takes away."""
     name = sides.scope.name
     spans = file.spans.get(name, [])
     if len(spans) > 1:
         lines = " and ".join(str(span.first + 1) for span in spans)
-        return Found(sides.scope, State.UNKNOWN, f"there are several {name}: lines {lines}"), []
+        return Said(sides.scope, State.UNKNOWN, f"there are several {name}: lines {lines}"), []
     if name == IMPORTS:
         return merge_imports(file, sides, going)
     if sides.before is None:
         return _add(file, sides)
     if name != MODULE and not spans:
         if sides.after is None:
-            return Found(sides.scope, State.LANDED), []
-        return Found(sides.scope, State.ABSENT, f"there is no {name}"), []
+            return Said(sides.scope, State.LANDED), []
+        return Said(sides.scope, State.ABSENT, f"there is no {name}"), []
     if sides.after is None:
         return _remove(file, sides)
     if name == MODULE or spans[0].is_class:
@@ -71,11 +71,11 @@ def _merge_scope(file: Cut, sides: Sides, going: frozenset[str]) -> tuple[Found,
     span = spans[0]
     ours = file.lines[span.first : span.end]
     items = [Item(line.rstrip(b"\r\n"), (line,)) for line in ours]
-    found, new = merge_lines(sides, items, span.first, file.newline)
-    return found, [] if new is None else [(span.first, span.end, new)]
+    said, new = merge_lines(sides, items, span.first, file.newline)
+    return said, [] if new is None else [(span.first, span.end, new)]
 
 
-def _merge_own_lines(file: Cut, sides: Sides) -> tuple[Found, Edits]:
+def _merge_own_lines(file: Cut, sides: Sides) -> tuple[Said, Edits]:
     """Merge a class's or module's own lines; functions that one side lacks take no part."""
     name = sides.scope.name
     before, after = _stubs(sides.before), _stubs(sides.after)
@@ -86,8 +86,8 @@ def _merge_own_lines(file: Cut, sides: Sides) -> tuple[Found, Edits]:
     items = file.items(name, dropped)
     span = None if name == MODULE else file.spans[name][0]
     first, end = (span.first, span.end) if span else (0, len(file.lines))
-    found, new = merge_lines(plain, items, first, file.newline)
-    return found, [] if new is None else _own_edits(file, first, end, new)
+    said, new = merge_lines(plain, items, first, file.newline)
+    return said, [] if new is None else _own_edits(file, first, end, new)
 
 
 def _own_edits(file: Cut, first: int, end: int, new: list[bytes]) -> Edits:
@@ -110,19 +110,19 @@ def _without(text: bytes | None, dropped: frozenset[bytes]) -> bytes:
     return b"".join(key + b"\n" for key in keys_of(text) if key not in dropped)
 
 
-def _add(file: Cut, sides: Sides) -> tuple[Found, Edits]:
+def _add(file: Cut, sides: Sides) -> tuple[Said, Edits]:
     """A function or class that the fix brings."""
     name, after = sides.scope.name, sides.after or b""
     there = file.text(name, whole=True)
     if there is not None:
         line = file.spans[name][0].first + 1
         if keys_of(there) == keys_of(after):
-            return Found(sides.scope, State.LANDED, "", line), []
+            return Said(sides.scope, State.LANDED, "", line), []
         reason = f"the fix brings {name}, and another one is there"
-        return Found(sides.scope, State.UNKNOWN, reason, line), []
+        return Said(sides.scope, State.UNKNOWN, reason, line), []
     parent = name.rpartition(".")[0] or MODULE
     if parent != MODULE and len(file.spans.get(parent, [])) != 1:
-        return Found(sides.scope, State.ABSENT, f"there is no {parent}"), []
+        return Said(sides.scope, State.ABSENT, f"there is no {parent}"), []
     blanks = [file.newline] * (2 if parent == MODULE else 1)
     lines = [key + file.newline for key in keys_of(after)]
     # Behind the nearest of what is before it in the fix's file, where that is nearer than what is
@@ -133,24 +133,24 @@ def _add(file: Cut, sides: Sides) -> tuple[Found, Edits]:
     )
     if behind is not None and (before is None or behind[0] < before[0]):
         at = file.spans[behind[1]][0].first
-        return Found(sides.scope, State.NEEDED, "", at + 1), [(at, at, [*lines, *blanks])]
+        return Said(sides.scope, State.NEEDED, "", at + 1), [(at, at, [*lines, *blanks])]
     if before is not None:
         at = file.spans[before[1]][0].end
     else:
         at = len(file.lines) if parent == MODULE else file.spans[parent][0].end
     if at and not file.lines[at - 1].endswith((b"\n", b"\r")):
         blanks = [file.newline, *blanks]
-    return Found(sides.scope, State.NEEDED, "", at), [(at, at, [*blanks, *lines])]
+    return Said(sides.scope, State.NEEDED, "", at), [(at, at, [*blanks, *lines])]
 
 
-def _remove(file: Cut, sides: Sides) -> tuple[Found, Edits]:
+def _remove(file: Cut, sides: Sides) -> tuple[Said, Edits]:
     """A function or class that the fix takes away."""
     name = sides.scope.name
     span = file.spans[name][0]
     if keys_of(file.text(name, whole=True)) != keys_of(sides.before):
         reason = f"the fix takes {name} away, and another one is there"
-        return Found(sides.scope, State.UNKNOWN, reason, span.first + 1), []
+        return Said(sides.scope, State.UNKNOWN, reason, span.first + 1), []
     first = span.first
     while first and not file.lines[first - 1].strip():
         first -= 1
-    return Found(sides.scope, State.NEEDED, "", span.first + 1), [(first, span.end, [])]
+    return Said(sides.scope, State.NEEDED, "", span.first + 1), [(first, span.end, [])]

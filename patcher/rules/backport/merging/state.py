@@ -24,8 +24,8 @@ Edits = list[tuple[int, int, list[bytes]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """One scope's state, why, and its line in the file (from 1) where it has one."""
+class Said:
+    """What one scope says: its state, why, and its line in the file (from 1) where it has one."""
 
     scope: Scope
     state: State
@@ -33,10 +33,10 @@ class Found:
     line: int | None = None
 
 
-def overall(found: Sequence[Found]) -> Found:
+def overall(said: Sequence[Said]) -> Said:
     """What all scopes of a fix say together: all of it, or none, or it is not known."""
-    by_state: Mapping[State, list[Found]] = {
-        state: [each for each in found if each.state is state] for state in State
+    by_state: Mapping[State, list[Said]] = {
+        state: [each for each in said if each.state is state] for state in State
     }
     if by_state[State.UNKNOWN]:
         return by_state[State.UNKNOWN][0]
@@ -46,11 +46,11 @@ def overall(found: Sequence[Found]) -> Found:
     if absent and (needed or landed):
         part = (needed or landed)[0]
         reason = f"{absent[0].reason}, but {part.scope} is {part.state}"
-        return Found(absent[0].scope, State.UNKNOWN, reason)
+        return Said(absent[0].scope, State.UNKNOWN, reason)
     if needed and landed:
         reason = f"half of the fix: {landed[0].scope} has it, {needed[0].scope} lacks it"
-        return Found(needed[0].scope, State.UNKNOWN, reason)
+        return Said(needed[0].scope, State.UNKNOWN, reason)
     for some in (needed, landed, absent):
         if some:
             return some[0]
-    return Found(found[0].scope, State.UNKNOWN, "nothing in it tells whether the fix is there")
+    return Said(said[0].scope, State.UNKNOWN, "nothing in it tells whether the fix is there")
