@@ -166,10 +166,11 @@ def _located(source: PathSource, patches: Sequence[Patch]) -> Iterator[Path]:
 
 
 def _write_to(output: Path, source: PathSource, outcomes: Sequence[Outcome]) -> tuple[Done, ...]:
-    done = [Done(_place(source, output, each.target), each.places, ()) for each in outcomes]
+    is_file = isinstance(source, FileSource)
+    done = [Done(output if is_file else output / each.target, each.places, ()) for each in outcomes]
     with contextlib.ExitStack() as folders, contextlib.ExitStack() as undo:
         for each, result in zip(outcomes, done, strict=True):
-            within = result.path.parent if isinstance(source, FileSource) else output
+            within = result.path.parent if is_file else output
             folders.enter_context(no_folder_left(result.path.parent))
             make_directory(within)
             edit = Edit(content(result.path), each.after)
@@ -187,14 +188,6 @@ def _replace(source: PathSource, outcomes: Sequence[Outcome], *, backup: bool) -
         removed = replace_sources({path: Edit(*edit) for path, edit in changed.items()})
     gone = tuple(as_typed(stale, source.path) for stale in removed)
     return tuple(
-        Done(
-            named(source, each.target),
-            each.places,
-            gone if each.places else (),
-        )
+        Done(named(source, each.target), each.places, gone if each.places else ())
         for each in outcomes
     )
-
-
-def _place(source: PathSource, output: Path, target: str) -> Path:
-    return output if isinstance(source, FileSource) else output / target

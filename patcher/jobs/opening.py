@@ -74,7 +74,7 @@ def publish_job(
     and the lock say them. Raises `BadReference`, `NotLocked`, and as `make_image`.
     """
     http, tally = Http(settings, say=say), Tally()
-    where, tag = _parse_place(to or f"{PREFIX}{_folder(name)}")
+    where, tag = _parse_place(to or f"{PREFIX}{split_spec(name.removeprefix(PREFIX))[0]}")
     stored, entry, place_in_lock = _open_stored(name, lock, order.platform, http, tally, say)
     originals: Mapping[str, str] = {}
     place: Place
@@ -321,10 +321,6 @@ def _stored_base(stored: Stored, entry: Entry | None, originals: Mapping[str, st
     return dataclasses.replace(
         base, name=entry.original.reference, version=locked.version, root=locked.root
     )
-
-
-def _folder(name: str) -> Path:
-    return split_spec(name.removeprefix(PREFIX))[0]
 
 
 def _parse_place(to: str) -> tuple[Path | Reference, str | None]:

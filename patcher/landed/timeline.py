@@ -96,7 +96,14 @@ class Timeline:
     @property
     def newest_seen(self) -> Finding | None:
         """The last artifact that has the code, readable or not as Python."""
-        return next((each for each in reversed(self.findings) if _has_code(each)), None)
+        return next(
+            (
+                each
+                for each in reversed(self.findings)
+                if each.verdict.files and each.verdict.status is not Status.ABSENT
+            ),
+            None,
+        )
 
 
 def timelines(patches: Sequence[Patch], findings: Sequence[Finding]) -> tuple[Timeline, ...]:
@@ -193,10 +200,6 @@ def _turn(
     if now is Status.NEEDED:
         return Turn.REGRESSED if present is Status.CLEAN and had_places else Turn.NEEDED
     return Turn.LANDED if present is Status.NEEDED else None
-
-
-def _has_code(finding: Finding) -> bool:
-    return bool(finding.verdict.files) and finding.verdict.status is not Status.ABSENT
 
 
 def last_clean(line: Timeline, finding: Finding) -> Finding | None:

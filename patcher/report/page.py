@@ -105,16 +105,12 @@ def _columns(lines: Sequence[Timeline]) -> list[tuple[Finding, ...]]:
     """Runs of artifacts over which every patch's band stays the same, in the survey's order."""
     artifacts = {each.artifact: each for line in lines for each in line.findings}
     # Each patch was asked of the same artifacts; a stable sort puts a stray one where it belongs.
-    ordered = sorted(artifacts.values(), key=_order)
+    ordered = sorted(artifacts.values(), key=lambda each: (each.version is None, each.version or 0))
     places = [_places(line) for line in lines]
     groups = itertools.groupby(
         ordered, key=lambda each: tuple(place.get(each.artifact) for place in places)
     )
     return [tuple(group) for _, group in groups]
-
-
-def _order(finding: Finding) -> tuple[bool, object]:
-    return finding.version is None, finding.version or 0
 
 
 def _places(line: Timeline) -> dict[str, int]:

@@ -184,7 +184,7 @@ def _of_the_package(diff: str) -> tuple[list[str], dict[str, list[Hunk]]]:
                 f"{path} is not Python",
                 next_step="Give the diff without it, and a patch of its own, with DataFile.",
             )
-        elif hunks and not all(any(side) for side in _sides(hunks)):
+        elif hunks and not (any(hunk.before for hunk in hunks) and any(h.after for h in hunks)):
             does = "brings" if any(hunk.after for hunk in hunks) else "takes away"
             raise RewriteRefused(
                 f"{path} is a file that the fix {does}, and a whole file is not taken",
@@ -193,10 +193,6 @@ def _of_the_package(diff: str) -> tuple[list[str], dict[str, list[Hunk]]]:
         else:
             taken[path] = hunks
     return dropped, taken
-
-
-def _sides(hunks: Sequence[Hunk]) -> tuple[list[list[str]], list[list[str]]]:
-    return [hunk.before for hunk in hunks], [hunk.after for hunk in hunks]
 
 
 def _both(
