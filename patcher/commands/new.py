@@ -121,6 +121,7 @@ def new(
         diff, about = _fetched(pr, settings)
         base, draft = release, _of_diff(diff, release, upstream, settings)
     elif before and after and functions and not (diff_file or release):
+        _expect_order(before, after)
         base, draft = before, of_releases(functions, before, after, upstream)
     else:
         raise UsageError(
@@ -159,6 +160,17 @@ def new(
         hand_over(as_json("new", **said, moved=moves))
     say(f"wrote {path}: it claims {' or '.join(affected)}. Fill in its title and why; then")
     say(f"vllm-patcher diff --patch {shlex.quote(named)} pypi:{base}")
+
+
+def _expect_order(before: str, after: str) -> None:
+    """The other way round the patch would take the fix out."""
+    from patcher.versions import parsed
+
+    first, second = parsed(before), parsed(after)
+    if first and second and first >= second:
+        raise UsageError(
+            f"--before {before} is not before --after {after}", next_step="Exchange the two."
+        )
 
 
 @contextlib.contextmanager
