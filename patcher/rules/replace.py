@@ -280,29 +280,27 @@ def _occurrences(data: bytes, function: str, code: str) -> list[int]:
 
 def _occurrences_in(within: _Code, code: str) -> list[int]:
     """The lines on which a piece of code begins, in order."""
-    return sorted(first for first, _ in _places_in(within, code))
+    return sorted(first.lineno for first, _ in _places_in(within, code))
 
 
 def _lines(tree: ast.Module, change: Change) -> set[int]:
     """Every line of the old code of a change."""
-    spans = [
-        span
+    return {
+        line
         for name, node in definitions(tree)
         if name == change.function
-        for span in _places_in(_code(node), change.old)
-    ]
-    return {line for first, last in spans for line in range(first, last + 1)}
+        for first, last in _places_in(_code(node), change.old)
+        for line in range(first.lineno, (last.end_lineno or 0) + 1)
+    }
 
 
-def _places_in(within: _Code, code: str) -> list[tuple[int, int]]:
-    """The first and last line of each place where a piece of code is."""
+def _places_in(within: _Code, code: str) -> list[tuple[ast.expr | ast.stmt, ast.expr | ast.stmt]]:
+    """The first and the last node of each place where a piece of code is."""
     piece = _piece(code)
     if isinstance(piece, ast.expr):
-        return [
-            (node.lineno, node.end_lineno or 0) for node in within.expressions if _same(node, piece)
-        ]
+        return [(node, node) for node in within.expressions if _same(node, piece)]
     return [
-        (block[at].lineno, block[at + len(piece) - 1].end_lineno or 0)
+        (block[at], block[at + len(piece) - 1])
         for block in within.blocks
         for at in range(len(block) - len(piece) + 1)
         if _same(block[at : at + len(piece)], piece)
@@ -368,10 +366,16 @@ def _splice(data: bytes, change: Change) -> bytes:
         offsets.append(offsets[-1] + len(line))
     newline = line_end(lines)
     new = textwrap.dedent(change.new).strip()
-    spans = _spans(data, change)
-    for first, last in sorted(spans, key=lambda span: offsets[span[0].lineno - 1], reverse=True):
-        start = offsets[first.lineno - 1] + first.col_offset
-        end = offsets[(last.end_lineno or 0) - 1] + (last.end_col_offset or 0)
+    spans = [
+        (
+            offsets[first.lineno - 1] + first.col_offset,
+            offsets[(last.end_lineno or 0) - 1] + (last.end_col_offset or 0),
+            first,
+        )
+        for each in _named(data, change.function)
+        for first, last in _places_in(each, change.old)
+    ]
+    for start, end, first in sorted(spans, key=lambda span: span[0], reverse=True):
         if isinstance(first, ast.expr):
             text = new.encode()
             if not _is_whole(first, data, change):
@@ -404,22 +408,3 @@ def _is_whole(node: ast.expr, data: bytes, change: Change) -> bool:
                 ):
                     return "\n" not in change.new
     return isinstance(_piece(change.new), ast.Name | ast.Call | ast.Attribute | ast.Constant)
-
-
-def _spans(data: bytes, change: Change) -> list[tuple[ast.expr | ast.stmt, ast.expr | ast.stmt]]:
-    piece = _piece(change.old)
-    spans: list[tuple[ast.expr | ast.stmt, ast.expr | ast.stmt]] = []
-    for name, function in definitions(_read(data)):
-        if name != change.function:
-            continue
-        for node in ast.walk(function):
-            if isinstance(piece, ast.expr):
-                if isinstance(node, type(piece)) and _same(node, piece):
-                    spans.append((node, node))
-                continue
-            for block in _blocks(node):
-                for at in range(len(block) - len(piece) + 1):
-                    here = block[at : at + len(piece)]
-                    if _same(here, piece):
-                        spans.append((here[0], here[-1]))
-    return spans

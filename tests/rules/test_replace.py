@@ -102,6 +102,13 @@ def test_new_code_that_holds_the_old_is_told_from_it() -> None:
     assert made(CONDITION).count(b"self.eager") == 1
 
 
+def test_two_places_on_one_line_are_both_replaced() -> None:
+    twice = Replace((Change(PATH, "f", "g(1)", "g(22)", times=2),))
+    assert made(twice, "def f():\n    return g(1) + h(g(1))\n") == (
+        b"def f():\n    return g(22) + h(g(22))\n"
+    )
+
+
 def test_windows_line_ends_are_kept() -> None:
     windows = SOURCE.replace("\n", "\r\n")
     for rule in RULES:
