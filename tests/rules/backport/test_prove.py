@@ -455,6 +455,62 @@ def test_a_change_is_at_its_place_past_what_only_one_side_has(
 
 
 @pytest.mark.parametrize(
+    ("its", "line", "own", "is_right"),
+    [
+        ("if a: x = 1", "x = 2", "if a: x = 3", True),
+        ("if a: x = 1", "x = 2", "if b: x = 1", True),
+        ("if a: x = 1", "x = 2", "if b: x = 3", False),
+        ("if a: return", "x = 2", "if b: return", False),
+        ("if a: x = 1; else: x = 4", "x = 2", "if b: x = 3; else: x = 4", False),
+        ("if a: x = 1; elif b: x = 4", "x = 2", "if a: x = 1; elif c: x = 5", True),
+        ("while a: x = 1", "x = 2", "while a: x = 3", True),
+        ("while a: x = 1", "x = 2", "while b: x = 1", True),
+        ("while a: x = 1", "x = 2", "while b: x = 3", False),
+        ("for x in a: y = 1", "y = 2", "for x in a: y = 3", True),
+        ("for x in a: y = 1", "y = 2", "for x in b: y = 1", True),
+        ("for x in a: y = 1", "y = 2", "for x in b: y = 3", False),
+        ("with a: x = 1", "x = 2", "with a: x = 3", True),
+        ("with a: x = 1", "x = 2", "with b: x = 3", False),
+        ("try: x = 1; finally: a()", "x = 2", "try: x = 3; finally: b()", True),
+    ],
+)
+def test_a_statement_is_known_by_its_head_or_by_what_it_does(
+    its: str, line: str, own: str, is_right: bool
+) -> None:
+    """The fix puts a line in its first block; in the image both may be others."""
+
+    def body(text: str, *more: str) -> bytes:
+        lines = []
+        for at, part in enumerate(text.split("; ")):
+            head, _, does = part.partition(": ")
+            lines += [f"{head}:", *(f"    {each}" for each in (*(more if at == 0 else ()), does))]
+        return "\n".join(["def f(a, b, c):", *(f"    {each}" for each in lines), ""]).encode()
+
+    sides = changed_scopes(PATH, body(its), body(its, line))
+    assert is_proven(body(own), body(own, line), sides) is is_right
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "original", "result", "is_right"),
+    [
+        ("x = g(; 1,; )", "x = g(; 1,; a,; )", "x = g(; 2,; )", "x = g(; 2,; a,; )", True),
+        ("x = g(; 1,; )", "x = g(; 1,; a,; )", "y = g(; 1,; )", "y = g(; 1,; a,; )", True),
+        ("x = g(; 1,; )", "x = g(; 1,; a,; )", "y = g(; 2,; )", "y = g(; 2,; a,; )", False),
+        ("x += g(; 1,; )", "x += g(; 1,; a,; )", "y += g(; 2,; )", "y += g(; 2,; a,; )", False),
+        ("x: int", "x: float", "y: int", "y: float", False),
+    ],
+)
+def test_an_assignment_is_known_by_its_target_or_by_its_value(
+    before: str, after: str, original: str, result: str, is_right: bool
+) -> None:
+    sides = changed_scopes(PATH, _body(before), _body(after))
+    names = b"\n\ndef a(): ...\n\n\ng = a\n"
+    sides = [each for each in sides if each.scope.name == "f"]
+    proven = is_proven(_body(original) + names, _body(result) + names, sides)
+    assert proven is is_right
+
+
+@pytest.mark.parametrize(
     ("before", "after", "original", "result", "is_right"),
     [
         # The image has a branch less, or one of its own; Python nests each in the one before.

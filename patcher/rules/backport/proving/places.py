@@ -8,6 +8,7 @@ matter: it says nothing of what came, runs nothing that may, and is not elsewher
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -62,11 +63,14 @@ class Branch(ast.AST):
 def branches(node: ast.If) -> list[Branch]:
     """The branches of an `if`, its `elif`s and its `else`, in their order."""
     found = [Branch(node.test, node.body)]
-    match node.orelse:
-        case [ast.If() as other]:
-            found += branches(other)
-        case [_, *_]:
-            found.append(Branch(None, node.orelse))
+    orelse = node.orelse
+    while orelse:
+        match orelse:
+            case [ast.If(test=test, body=body, orelse=orelse)]:
+                found.append(Branch(test, body))
+            case body:
+                found.append(Branch(None, body))
+                orelse = []
     return found
 
 
@@ -101,16 +105,10 @@ class Places:
         return one is other if one is None else self._are_one(one, other)
 
     def _are_one(self, one: int, other: int | None) -> bool:
-        """Whether two elements are each other's counterparts.
-
-        A branch is known by its condition, or, where the image has another, by what it does.
-        """
+        """Whether two elements are each other's counterparts."""
         if other is None or self.counterpart.get(one) != other:
             return False
-        match self.before[one], self.original[other]:
-            case Branch() as its, Branch() as own:
-                return _same(its.test, own.test) or _same(its.body, own.body)
-        return True
+        return _is_known(self.before[one], self.original[other])
 
     def _meet_past(self, fix: At, made: At, direction: int, new: Node) -> bool:
         """The same, past what only one of the two has, where that cannot matter to what came.
@@ -178,13 +176,54 @@ def _parts(node: Node) -> tuple[bool, bool]:
     )
 
 
-def _same(one: object, other: object) -> bool:
-    """Whether two parts of trees are: nodes, lists of statements, or nothing."""
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, ast.AST) and isinstance(other, ast.AST):
-        return ast.dump(one) == ast.dump(other)
-    return one is other
+# What a statement is known by, and what it does.
+_KNOWN_BY: dict[type[Node], tuple[tuple[str, ...], tuple[str, ...]]] = {
+    Branch: (("test",), ("body",)),
+    ast.While: (("test",), ("body",)),
+    ast.For: (("target", "iter"), ("body",)),
+    ast.AsyncFor: (("target", "iter"), ("body",)),
+    ast.With: (("items",), ("body",)),
+    ast.AsyncWith: (("items",), ("body",)),
+    ast.Assign: (("targets",), ("value",)),
+    ast.AnnAssign: (("target",), ("value",)),
+    ast.AugAssign: (("target",), ("value",)),
+}
+
+
+def _is_known(its: Node, own: Node) -> bool:
+    """Whether upstream's statement and the image's are one, which the image may have changed.
+
+    One that has another condition, target or context and does something else may be any other. An
+    `if` is one where a branch of it is; any has an `else`.
+    """
+    if isinstance(its, ast.If) and isinstance(own, ast.If):
+        known = [
+            {part for branch in branches(each) if branch.test for part in _known_by(branch)}
+            for each in (its, own)
+        ]
+    else:
+        known = [_known_by(each) for each in (its, own)]
+    return bool(known[0] & known[1]) or not (known[0] and known[1])
+
+
+def _known_by(node: Node) -> set[tuple[int, str]]:
+    """Each of the two parts that a statement is known by, in text; what many do is none."""
+    return {
+        (at, text)
+        for at, names in enumerate(_KNOWN_BY.get(type(node), ()))
+        for text in [",".join(_text(getattr(node, name)) for name in names)]
+        if at == 0 or not _OF_MANY.fullmatch(text)
+    }
+
+
+# No value, and a body that only ends the loop or function.
+_OF_MANY = re.compile(r"None|\[(?:Pass|Continue|Break|Return)\([^(]*\)\]")
+
+
+def _text(part: object) -> str:
+    if isinstance(part, list):
+        return f"[{','.join(map(_text, part))}]"
+    return ast.dump(part) if isinstance(part, ast.AST) else str(part)
 
 
 def _mentioned(node: Node) -> set[str]:
