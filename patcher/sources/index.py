@@ -10,6 +10,7 @@ passed over; nothing in here is ever made a path.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,6 +42,10 @@ _PAGE_LIMIT = 8 << 20
 
 # Each costs some requests. PyPI has 100 of vLLM, and of nightlies there are a few thousand.
 _MOST_VERSIONS = 20_000
+
+# packaging makes a tag of each Python with each ABI and platform: of a name of 4 KB, 27 million.
+# vLLM's wheels have one or two.
+_MOST_TAGS = 100
 
 # A mirror's page of the same in HTML has some 130 KB.
 _HTML_LIMIT = 2 << 20
@@ -125,6 +130,8 @@ def _version_of(package: Listed) -> Version | None:
         stem = name.removesuffix(".tar.gz").removesuffix(".zip")
         project, _, text = stem.rpartition("-")
         return parsed(text) if project == PROJECT and stem != name else None
+    if math.prod(part.count(".") + 1 for part in name[:-4].split("-")[-3:]) > _MOST_TAGS:
+        return None
     try:
         project, version, _, _ = parse_wheel_filename(name)
     except ValueError:  # InvalidWheelFilename is one, a number of 5000 digits another
@@ -163,10 +170,13 @@ def _encoded(url: str) -> str:
 
 
 def _utc(time: datetime | None) -> datetime | None:
-    """PyPI always says that it is UTC; another index may leave it out."""
-    if time is None:
+    """PyPI always says that it is UTC; another index may leave it out. None for one that no
+    calendar has in UTC.
+    """
+    try:
+        return time and (time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC))
+    except OverflowError:
         return None
-    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _packages(index: str | None, http: Http) -> tuple[Sequence[Listed], str]:

@@ -56,11 +56,18 @@ def _of_entry(entry: dict[str, Any], address: str) -> Listed:
         _expect(entry.get("filename"), str, "filename"),
         urljoin(address, _expect(entry.get("url"), str, "url")),
         {name: _expect(digest, str, "a hash") for name, digest in hashes.items()},
-        _expect(entry.get("size"), int | None, "size"),
+        _size(entry.get("size")),
         None if uploaded is None else datetime.fromisoformat(uploaded),
         yanked is not False,
         yanked if isinstance(yanked, str) else None,
     )
+
+
+def _size(value: Any) -> int | None:
+    """In Python, true is an integer too."""
+    if value is not None and (type(value) is not int or value < 0):
+        raise TypeError("size is not what the simple API says")
+    return value
 
 
 def _expect(value: Any, kind: Any, what: str) -> Any:

@@ -272,6 +272,32 @@ def test_a_page_that_is_written_otherwise_is_read(http: Http, around: str) -> No
     assert str(release.version) == "0.23.0"
 
 
+def test_a_name_of_many_tags_is_passed_over(http: Http) -> None:
+    """Each Python with each ABI and platform: 27 million tags, of 4 KB."""
+    tags = "-".join(".".join(f"{each}{at}" for at in range(300)) for each in ("py", "abi", "any"))
+    site = Site()
+    site.put_json(
+        [site.put_wheel("0.23.0"), site.put_wheel("0.24.0", filename=f"vllm-1-{tags}.whl")]
+    )
+    assert [str(each.version) for each in listed(site, http)] == ["0.23.0"]
+
+
+@pytest.mark.parametrize("time", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59"])
+def test_a_time_that_utc_does_not_have_is_none(http: Http, time: str) -> None:
+    site = Site()
+    site.put_json([{**site.put_wheel("0.23.0"), "upload-time": time}])
+    (release,) = listed(site, http)
+    assert release.uploaded is None
+
+
+@pytest.mark.parametrize("size", [True, -1, 1.5, "1"])
+def test_a_size_that_is_none_makes_an_index_unreadable(http: Http, size: object) -> None:
+    site = Site()
+    site.put_json([site.put_wheel("0.23.0", size=size)])
+    with pytest.raises(Unreadable, match="size is not what the simple API says"):
+        listed(site, http)
+
+
 def test_an_index_at_a_file_is_unreadable(http: Http, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a web address"):
         releases(tmp_path.as_uri(), http)
