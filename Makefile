@@ -3,7 +3,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Options of `make image`; see `vllm-patcher image --help`.
+# Options of `make image`; see `vllm-patcher image --help`. Several patches: PATCHES="a b".
 VLLM ?=
 PLATFORM ?=
 PATCHES ?=
@@ -24,7 +24,7 @@ FLOOR := --cov --cov-fail-under=99
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-image: $(BIN)/vllm-patcher ## bake a patched image: VLLM=0.23.1rc1 [PLATFORM=linux/arm64] [PATCHES="a b"] [TO=registry/repo] [ALLOW_CLEAN=1]
+image: $(BIN)/vllm-patcher ## bake an image: VLLM=0.23.1rc1 [PLATFORM= PATCHES= TO= ALLOW_CLEAN=]
 	@$(BIN)/vllm-patcher image $(if $(VLLM),$(VLLM),$(error say which: make image VLLM=0.23.1rc1)) \
 	  $(if $(PLATFORM),--platform $(PLATFORM)) $(PATCHES:%=--patch %) $(if $(ALLOW_CLEAN),--allow-clean) \
 	  $(if $(TO),--to $(TO))
@@ -42,14 +42,14 @@ test quick: export PYTHONDONTWRITEBYTECODE :=
 test: $(BIN)/.dev ## run the tests; what is missing here is skipped with the reason
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(if $(TESTS),$(TESTS),$(FLOOR))
 
-quick: $(BIN)/.dev ## the tests that need no other program, daemon, registry or network
+quick: $(BIN)/.dev ## the tests that need nothing but Python
 	$(BIN)/python -m pytest --numprocesses 2 -m quick --hypothesis-profile quick $(TESTS)
 
-fuzz: $(BIN)/.dev ## hostile documents and generated programs, new ones, for minutes: TESTS, EXAMPLES=2000
+fuzz: $(BIN)/.dev ## hostile documents and generated programs, minutes: EXAMPLES=
 	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest --numprocesses 2 \
 	  $(or $(TESTS),tests/test_fuzz.py tests/rules/guard/test_properties.py)
 
-oldest: ## the quick tests on the oldest dependencies that pyproject.toml allows
+oldest: ## the quick tests on the oldest dependencies that are allowed
 	@echo "setting up out/oldest: half a minute" >&2
 	@$(PYTHON) -m venv --clear out/oldest
 	@$(PYTHON) -m tests.oldest > out/oldest/constraints.txt
@@ -60,15 +60,15 @@ oldest: ## the quick tests on the oldest dependencies that pyproject.toml allows
 docs: $(BIN)/.docs ## the documentation site, into out/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --site-dir out/site
 
-engine: $(BIN)/.dev ## a real vLLM on this CPU: it crashes without the guard, and generates with it (3.4 GB, once)
+engine: $(BIN)/.dev ## a real vLLM on this CPU, without and with the guard (3.4 GB)
 	@echo "the first run makes an environment outside the tree: 3.4 GB, about 4 minutes" >&2
 	$(BIN)/python -m pytest -m engine --durations 0 tests/engine
 
-engines: $(BIN)/.dev ## bake in Docker and podman of Debian's suites; its oras, cosign and crane (for root): ENGINES="podman-trixie or docker-sid"
+engines: $(BIN)/.dev ## bake in Docker and podman of Debian's suites, as root: ENGINES=
 	@echo "the first run unpacks engines outside the tree: some 250 MB and 15 seconds each" >&2
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m engines $(if $(ENGINES),-k "$(ENGINES)") tests/engines
 
-lint: $(BIN)/.dev ## ruff, mypy, bandit, pip-audit; actionlint and zizmor on the workflows
+lint: $(BIN)/.dev ## ruff, mypy, bandit, pip-audit; actionlint, zizmor on workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -42,6 +43,12 @@ def test_the_hook_for_others_fails_on_what_needs_a_patch_and_passes_what_does_no
         command = [sys.executable, "-m", "patcher", *arguments, *ONE, "a.py", "b.py"]
         ran = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
         assert ran.returncode == code, ran.stderr
+
+
+def test_the_list_of_make_fits_a_terminal() -> None:
+    listed = re.findall(r"^([a-z]+):.*## (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert len(listed) == 14
+    assert [name for name, said in listed if len(said) > 80 - len("  make engines  ")] == []
 
 
 def test_make_says_what_it_installs_before_it_does() -> None:
