@@ -24,7 +24,7 @@ FLOOR := --cov --cov-fail-under=99
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-image: $(BIN)/vllm-patcher ## bake an image: VLLM=0.23.1rc1 [PLATFORM= PATCHES= TO= ALLOW_CLEAN=]
+image: $(BIN)/vllm-patcher ## bake an image: VLLM=0.23.1rc1 [PLATFORM= PATCHES= TO=]
 	@$(BIN)/vllm-patcher image $(if $(VLLM),$(VLLM),$(error say which: make image VLLM=0.23.1rc1)) \
 	  $(if $(PLATFORM),--platform $(PLATFORM)) $(PATCHES:%=--patch %) $(if $(ALLOW_CLEAN),--allow-clean) \
 	  $(if $(TO),--to $(TO))
