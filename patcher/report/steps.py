@@ -31,7 +31,7 @@ def image_steps(
         platform = str(report.platforms[0].platform)
         build = ["docker", "buildx", "build", "--platform", platform, "--tag", report.tags[0]]
         return [shlex.join([*build, str(context)])]
-    serve = [*["docker", "run", "--rm", "--gpus", "all", "-p", "8000:8000"], tag, "MODEL"]
+    serve = ["docker", "run", "--rm", "--gpus", "all", "-p", "8000:8000", tag, "MODEL"]
     if in_daemon:
         pushed = [["docker", "push", tag]] if "/" in report.repository else []
         steps = [serve, [_program(), "smoke", tag], *pushed]

@@ -365,7 +365,7 @@ def _splice(data: bytes, change: Change) -> bytes:
     for line in lines:
         offsets.append(offsets[-1] + len(line))
     newline = line_end(lines)
-    new = textwrap.dedent(change.new).strip()
+    new = textwrap.dedent(change.new).strip().encode().split(b"\n")
     spans = [
         (
             offsets[first.lineno - 1] + first.col_offset,
@@ -377,7 +377,7 @@ def _splice(data: bytes, change: Change) -> bytes:
     ]
     for start, end, first in sorted(spans, key=lambda span: span[0], reverse=True):
         if isinstance(first, ast.expr):
-            text = new.encode()
+            text = newline.join(new)
             if not _is_whole(first, data, change):
                 text = b"(" + text + b")"
         else:
@@ -387,10 +387,7 @@ def _splice(data: bytes, change: Change) -> bytes:
                     f"line {first.lineno} of {change.path}: it shares its line with other code",
                     next_step="Make the change by hand.",
                 )
-            parts = new.encode().split(b"\n")
-            text = newline.join(
-                [parts[0], *(indent + part if part else part for part in parts[1:])]
-            )
+            text = newline.join([new[0], *(indent + part if part else part for part in new[1:])])
         data = data[:start] + text + data[end:]
     return data
 

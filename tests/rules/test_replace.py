@@ -111,7 +111,8 @@ def test_two_places_on_one_line_are_both_replaced() -> None:
 
 def test_windows_line_ends_are_kept() -> None:
     windows = SOURCE.replace("\n", "\r\n")
-    for rule in RULES:
+    spread = Replace((Change(PATH, "Scheduler.finish", "self.eager", "either(\n    1,\n)"),))
+    for rule in (*RULES, spread):
         assert made(rule, windows) == made(rule).replace(b"\n", b"\r\n")
 
 
