@@ -118,7 +118,7 @@ def _files(node: _Import, path: str) -> tuple[str, ...]:
 
 
 def missing(files: Mapping[str, bytes | None], sides: Sequence[Sides]) -> str | None:
-    """What the fix imports and this vLLM has not; None where nothing of that is seen.
+    """What the fix imports and this vLLM lacks; None where nothing of that is seen.
 
     Only of modules that are among the `files`, and where the file says all that it binds.
     """
@@ -137,7 +137,7 @@ def missing(files: Mapping[str, bytes | None], sides: Sequence[Sides]) -> str | 
 
 
 def unread(files: Mapping[str, bytes | None], moved: Sequence[Sides]) -> str | None:
-    """What the fix of a moved file imports relative to where that stands, if nobody looked there.
+    """What the fix of a moved file imports relative to where that is, if nobody looked there.
 
     `from .utils import it` means another module under another path.
     """
@@ -162,7 +162,7 @@ def _offers(path: str, data: bytes | None, node: _Import) -> bool:
 
 
 def not_imported(files: Mapping[str, bytes], sides: Sequence[Sides]) -> str | None:
-    """What a fix that is in reads and its file binds nowhere; None where nothing is.
+    """What a fix that is in uses and its file binds nowhere; None where there is nothing.
 
     Whoever made the fix by hand, and left its import out, has half of it.
     """

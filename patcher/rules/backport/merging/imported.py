@@ -10,6 +10,7 @@ from patcher.rules.backport.merging.state import Edits, Said, State
 from patcher.rules.backport.scope import MODULE, Sides
 from patcher.syntax import parse_python
 
+# An import of one name: its module, the name there, and the name that it gets, "" for the same.
 Key = tuple[str, str, str]
 
 
@@ -52,15 +53,17 @@ def _last_end(imports: Sequence[ast.Import | ast.ImportFrom], names: set[str]) -
 
 
 def _only(node: ast.Import | ast.ImportFrom, aliases: list[ast.alias]) -> ast.stmt:
+    """An import of these alone of its names."""
     if isinstance(node, ast.Import):
         return ast.Import(aliases)
     return ast.ImportFrom(node.module, aliases, node.level)
 
 
 def _place(file: Cut, node: ast.stmt, earlier: Sequence[ast.stmt]) -> int:
-    """After the file's last import of the same module, else of one that the fix has before it.
+    """The line to put an import behind: the file's last import of the same module, else one that
+    the fix has before it, else the last of all.
 
-    One from the future comes first: Python wants it so.
+    One from the future comes first, where Python wants it.
     """
     ends = {ast.unparse(each): each.end_lineno or 0 for each in file.imports}
     module = getattr(node, "module", None)
@@ -85,6 +88,7 @@ def _bindings(nodes: Sequence[ast.Import | ast.ImportFrom]) -> set[Key]:
 
 
 def _bound(file: Cut, but: set[Key]) -> set[str]:
+    """The names that a module's imports, but for these, and its functions and classes bind."""
     names = {
         (alias.asname or alias.name).partition(".")[0]
         for node in file.imports

@@ -105,7 +105,7 @@ class Outcome:
     value: Value = OTHER
 
     def swapped(self) -> Outcome:
-        """The outcome of the opposite condition; as a value it proves the opposite."""
+        """The two ways out exchanged; what it evaluates to stays."""
         return Outcome(self.false, self.true, self.value)
 
 
