@@ -114,8 +114,8 @@ def _row(report: Mapping[str, Any]) -> Row:
         digest=_word(report["digest"]),
         vllm=_distinct(image["vllm"] for image in images),
         tags=tuple(map(str, report["tags"])),
-        before=_distinct(_verdict(each) for image in images for each in image["before"]),
-        after=_distinct(_verdict(each) for image in images for each in image["after"]),
+        before=_verdicts(each for image in images for each in image["before"]),
+        after=_verdicts(each for image in images for each in image["after"]),
         sent=sent,
         seconds=float(report["seconds"]),
     )
@@ -137,6 +137,11 @@ def _error_row(report: Mapping[str, Any]) -> Row:
     if error["kind"] == "AlreadyClean":
         return Row(base, CLEAN, reason=str(error["problem"]))
     return Row(base, FAILED, reason=f"{error['problem']}. {error['next_step']}")
+
+
+def _verdicts(verdicts: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Those of patches that are for this version: the others are neither applied nor counted."""
+    return _distinct(_verdict(each) for each in verdicts if not each.get("outside"))
 
 
 def _verdict(verdict: Mapping[str, Any]) -> str:

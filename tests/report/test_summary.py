@@ -122,6 +122,14 @@ def test_platforms_that_agree_are_told_once(tmp_path: Path) -> None:
     assert f"| `0.23.0-abc`<br>`0.23.0-patched` | `{DIGEST}` |" in text
 
 
+def test_a_patch_for_other_versions_is_not_told(tmp_path: Path) -> None:
+    document = published()
+    for image in document["platforms"]:
+        for which in ("before", "after"):
+            image[which].append({**verdict("unknown", 1, 0), "patch": "late", "outside": True})
+    assert "late" not in image_markdown([load(file(tmp_path, document))])
+
+
 @pytest.mark.parametrize("way", ["dockerfile", "load", "context"])
 def test_no_bytes_are_told_where_nobody_counts_them(tmp_path: Path, way: str) -> None:
     row = load(file(tmp_path, published(sent=NOTHING, moved=[], way=way)))
