@@ -18,6 +18,7 @@ from dataclasses import dataclass
 Read = Callable[[int, int], bytes]
 """Reads a range of a blob: from which byte on, and how many."""
 
+_GZIP = b"\x1f\x8b"
 _REACH = 32768  # RFC 1951, 3.2.5
 
 # How far before the bytes that were last read the file may begin: what gzip and the buffers below
@@ -78,6 +79,8 @@ def find_point(read: Read, before: int, after: int, data: bytes) -> Point | None
     `before` and `after` are how much of the blob had been read when the file's bytes were asked
     for, and when they were there. None where there is no point that is worth it.
     """
+    if read(0, len(_GZIP)) != _GZIP:
+        return None  # else bits that look like blocks are tried for seconds
     begin = max(0, before - _AHEAD - _BACK)
     packed = read(begin, after - begin)
     first = _first_point(packed, 0, data)

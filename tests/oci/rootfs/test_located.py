@@ -82,6 +82,17 @@ def test_a_file_that_is_not_there_has_no_point(sources: list[Path]) -> None:
     assert find_point(of_blob, 0, len(blob), os.urandom(500)) is None
 
 
+def test_what_is_not_gzip_is_not_searched(sources: list[Path]) -> None:
+    blob, asked = sources[0].read_bytes(), list[int]()
+
+    def of_blob(start: int, size: int) -> bytes:
+        asked.append(size)
+        return blob[start : start + size]
+
+    assert find_point(of_blob, 0, len(blob), blob[:500]) is None
+    assert sum(asked) == 2
+
+
 @pytest.fixture(scope="module")
 def proxy(registry: str) -> Iterator[Proxy]:
     with proxy_of(registry) as front:
