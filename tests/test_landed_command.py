@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from patcher.errors import Exit
+from tests.certificates import make_certificate
 from tests.clones import Workshop, workshop
 from tests.commands import ONE, run
 from tests.conftest import TARGET
+from tests.scripted import Reply, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,8 +128,10 @@ def test_a_checkout_of_a_version_is_checked_against_the_claim(
     assert lost.returncode == Exit.UNDECIDED
 
 
-def test_an_index_that_cannot_be_reached_is_undecided(offline: None) -> None:
-    done = run("landed", *ONE)
+def test_an_index_that_cannot_be_reached_is_undecided(offline: None, tmp_path: Path) -> None:
+    # Final, where a connection that is refused is tried again for 7.5 seconds.
+    with serving(lambda _: Reply(), make_certificate(tmp_path / "nobody-trusts-it")) as wall:
+        done = run("landed", *ONE, HTTPS_PROXY=wall.url, ALL_PROXY=wall.url)
     assert done.returncode == Exit.UNDECIDED
     assert "next:" in done.stderr
     assert "Traceback" not in done.stderr

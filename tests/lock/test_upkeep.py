@@ -24,12 +24,14 @@ from patcher.oci.reference import Platform, parse_reference
 from patcher.registry.image import ask_registry
 from patcher.report.lock import prune_markdown, update_markdown
 from patcher.web.http import Http
+from tests.certificates import make_certificate
 from tests.commands import run
 from tests.conftest import free_port
 from tests.indexes import add_index
 from tests.installations import installed_file, vllm_files
 from tests.memory import OCI, Memory
 from tests.registries import Proxy, proxy_of, put_manifest, upload
+from tests.scripted import Reply, serving
 
 HTTP = Http(wait=lambda _: None)
 OLD, NEW, NEXT = (
@@ -356,7 +358,11 @@ def test_a_registry_that_does_not_answer_drops_nothing(tmp_path: Path) -> None:
     done = find_gone(Lock((entry,)), HTTP, unwatched)
     assert done.gone == ()
     assert [each.image for each in done.unread] == [str(away)]
-    save(tmp_path / "lock", Lock((entry,)))
-    ran = run("lock", "prune", "--lock", tmp_path / "lock")
+    # Final, where a connection that is refused is tried again for 7.5 seconds.
+    with serving(lambda _: Reply(), make_certificate(tmp_path / "nobody-trusts-it")) as wall:
+        away = dataclasses.replace(away, registry=wall.host)
+        entry = dataclasses.replace(entry, original=Original("0.1.0", away))
+        save(tmp_path / "lock", Lock((entry,)))
+        ran = run("lock", "prune", "--lock", tmp_path / "lock")
     assert (ran.returncode, ran.stdout) == (3, "")
     assert f"{away}: could not be read, and stays as it was: " in ran.stderr
