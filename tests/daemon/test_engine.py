@@ -11,6 +11,7 @@ import signal
 import socket
 import tarfile
 import threading
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -455,8 +456,14 @@ def test_ctrl_c_while_building_leaves_nothing(
     assert nothing_left(vllm)
 
 
-def test_tags_are_given_in_order_and_move(vllm: engine.DockerImage) -> None:
-    names = ["localhost/vllm-patcher-test:one", "localhost/vllm-patcher-test:moving"]
+@pytest.fixture
+def place() -> str:
+    """A repository in the daemon that no other run of the tests has."""
+    return f"localhost/vllm-patcher-test-{uuid.uuid4().hex}"
+
+
+def test_tags_are_given_in_order_and_move(vllm: engine.DockerImage, place: str) -> None:
+    names = [f"{place}:one", f"{place}:moving"]
     first, second = vllm.bake(change(vllm)), vllm.bake(change(vllm, again="yes"))
     first.tag(names)
     assert engine.local_image(vllm.client, names[1]).id == first.digest
@@ -466,23 +473,25 @@ def test_tags_are_given_in_order_and_move(vllm: engine.DockerImage) -> None:
 
 
 @pytest.mark.parametrize("bad", ["localhost/UPPER:x", f"localhost/x@sha256:{'0' * 64}", "a b"])
-def test_a_bad_name_is_refused_before_any_is_given(vllm: engine.DockerImage, bad: str) -> None:
+def test_a_bad_name_is_refused_before_any_is_given(
+    vllm: engine.DockerImage, place: str, bad: str
+) -> None:
     baked = vllm.bake(change(vllm))
     with pytest.raises(BadReference):
-        baked.tag(["localhost/vllm-patcher-test:good", bad])
+        baked.tag([f"{place}:good", bad])
     assert vllm.client.images.get(baked.digest).tags == []
 
 
 def test_discarding_takes_the_names_too_and_keeps_an_untagged_base(
-    vllm: engine.DockerImage,
+    vllm: engine.DockerImage, place: str
 ) -> None:
     baked = vllm.bake(change(vllm))
-    baked.tag(["localhost/vllm-patcher-test:a", "localhost/vllm-patcher-test:b"])
+    baked.tag([f"{place}:a", f"{place}:b"])
     baked.discard()
     assert nothing_left(vllm)
     assert vllm.client.images.get(vllm.id).attrs == vllm.attrs
     with pytest.raises(DaemonFailed, match="has no image"):
-        engine.local_image(vllm.client, "localhost/vllm-patcher-test:a")
+        engine.local_image(vllm.client, f"{place}:a")
 
 
 # The daemon and the registry

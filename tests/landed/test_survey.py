@@ -29,6 +29,7 @@ from patcher.rules.patch import Patch
 from patcher.rules.verdict import Status
 from patcher.sources.everywhere import FOLDERS, Notice, everywhere
 from patcher.threads import in_order
+from patcher.web import http
 from tests.conftest import TARGET, free_port, missing
 from tests.landed.findings import TABLE
 from tests.locks import entry
@@ -36,6 +37,9 @@ from tests.wheelhouse import CLEAN, NEEDED, Site, name_of, serving, wheel, wheel
 
 PATCH = select(["kv-b-proj-dtype"])[0]
 NIGHTLY = "0.23.1rc1.dev672+g93d8f834d"
+
+
+PAUSES = http._PAUSES
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +79,10 @@ def from_pypi(since: str, until: str | None = None, *, wide: bool = False) -> tu
         since=Version(since), until=Version(until) if until else None, everywhere=wide, cached=False
     )
     try:
-        findings = found(scope, said=[])
+        with pytest.MonkeyPatch.context() as patch:
+            # A real index may be away for a moment.
+            patch.setattr("patcher.web.http._PAUSES", PAUSES)
+            findings = found(scope, said=[])
     except Unreadable as error:
         missing(f"no index: {error}")
     if any(each.verdict.status is Status.UNKNOWN for each in findings):

@@ -9,6 +9,7 @@ import py_compile
 import shutil
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -374,9 +375,10 @@ def run_in(client: docker.DockerClient, name: str, layout: Path, source: str) ->
 def test_a_container_of_it_runs_the_patched_source(
     runnable: Path, daemon: docker.DockerClient
 ) -> None:
-    old, _ = run_in(daemon, "oci-layout-test:base", runnable, f"oci:{runnable}:base")
+    name = f"oci-layout-test-{uuid.uuid4().hex}"
+    old, _ = run_in(daemon, f"{name}:base", runnable, f"oci:{runnable}:base")
     assert old == "stale"
-    new, image = run_in(daemon, "oci-layout-test:patched", runnable, f"oci:{runnable}:patched")
+    new, image = run_in(daemon, f"{name}:patched", runnable, f"oci:{runnable}:patched")
     assert new == "new"
     assert {key: image["Config"][key] for key in RUN if key != "Labels"} == {
         key: value for key, value in RUN.items() if key != "Labels"

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -274,8 +275,9 @@ def test_another_fault_is_the_daemons_own_whatever_the_image_is_called(
     daemon: docker.DockerClient, load: Callable[..., str]
 ) -> None:
     broken = [*installed(SITE), Entry("/usr/local/bin/python3", b"")]
-    name = "nvidia-container/cdi:1"
-    daemon.api.tag(load(broken, RUNS), name)
+    tag = uuid.uuid4().hex
+    name = f"nvidia-container/cdi:{tag}"
+    daemon.api.tag(load(broken, RUNS), "nvidia-container/cdi", tag)
     with pytest.raises(
         DaemonFailed, match=f"^{name} cannot be tried: .*permission denied"
     ) as caught:
