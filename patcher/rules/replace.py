@@ -10,7 +10,7 @@ import ast
 import copy
 import functools
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +24,7 @@ from patcher.rules.rule import (
     check_compiles,
     proof_failed,
 )
-from patcher.syntax import definitions, line_end, parse_python
+from patcher.syntax import definitions, line_end, parse_python, tree_of
 from patcher.text import counted
 
 if TYPE_CHECKING:
@@ -132,13 +132,13 @@ class Replace:
             data, original = after[path].data, before[path] or b""
             check_bytes(original, after[path])
             check_compiles(data)
-            expected = _parse(original)
+            expected = _read(original, parse_python)
             own = [change for change in self.changes if change.path == path]
             touched = {line for change in own for line in _lines(expected, change)}
             for change in own:
                 if _exchange(expected, change) != change.times:
                     raise proof_failed(f"{change.function} has not the declared places")
-            if ast.dump(expected) != ast.dump(_parse(data)):
+            if ast.dump(expected) != ast.dump(_read(data)):
                 raise proof_failed("more than the declared code has changed")
             allowed = {
                 line.strip()
@@ -218,17 +218,12 @@ def _line(code: str, limit: int = 100) -> str:
 # ---- finding, and the proof's own reading, by trees
 
 
-def _parse(data: bytes) -> ast.Module:
+def _read(data: bytes, parse: Callable[[bytes], ast.Module] = tree_of) -> ast.Module:
+    """A file's tree, to look at; by `parse_python` one to change."""
     try:
-        return parse_python(data)
+        return parse(data)
     except (SyntaxError, ValueError, RecursionError) as error:
         raise NotPython(f"it is not Python source: {error}", next_step="Check the file.") from error
-
-
-@functools.lru_cache(maxsize=8)
-def _read(data: bytes) -> ast.Module:
-    """The tree to look at, not to change: a rule of ten forms asks for it forty times."""
-    return _parse(data)
 
 
 class _Code(NamedTuple):

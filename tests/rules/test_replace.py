@@ -12,6 +12,7 @@ from bench.mutations import mutants
 from patcher.errors import NotPython, ProofFailed, RewriteRefused
 from patcher.rules.edits import rewritten
 from patcher.rules.replace import Change, Replace, Shape
+from patcher.syntax import tree_of
 
 PATH = "vllm/a.py"
 
@@ -77,6 +78,13 @@ def test_values_that_are_equal_are_not_the_same_code() -> None:
     assert needed(rule, "def f():\n    g(0x1)\n") is True
     for value in ("True", "1.0", "'1'", "1, 1", "x=1"):
         assert isinstance(needed(rule, f"def f():\n    g({value})\n"), str)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_tree_that_other_rules_look_at_is_left_as_it_is(rule: Replace) -> None:
+    made(rule)
+    assert needed(rule, SOURCE) is True
+    assert ast.dump(tree_of(SOURCE.encode())) == ast.dump(ast.parse(SOURCE))
 
 
 def test_statements_take_the_indentation_of_what_they_replace() -> None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
+
 import pytest
 
-from .claims import assert_never_lenient, assert_rewrite_is_sound, is_clean
+from patcher.errors import NotFollowed
+from patcher.rules.guard.proving.verify import verify
+from patcher.syntax import tree_of
+
+from .claims import RULE, assert_never_lenient, assert_rewrite_is_sound, is_clean
 from .corpus import SNIPPETS, Snippet
 from .oracle import Program, deaths_in
 
@@ -40,3 +47,12 @@ def test_a_rewrite_mends_every_read_and_changes_nothing_else(snippet: Snippet) -
 def test_snippets_are_told_apart_by_name() -> None:
     names = [snippet.name for snippet in SNIPPETS]
     assert len(names) == len(set(names))
+
+
+def test_the_verifier_leaves_the_tree_as_it_is() -> None:
+    """Other rules look at the same one."""
+    for snippet in SNIPPETS[::10]:
+        with contextlib.suppress(NotFollowed):
+            verify.__wrapped__(snippet.source, RULE)
+        own = ast.parse(snippet.source)
+        assert ast.dump(tree_of(snippet.source)) == ast.dump(own), snippet.name

@@ -49,7 +49,7 @@ from patcher.rules.guard.chain import Chain, Read
 from patcher.rules.guard.proving.facts import OTHER
 from patcher.rules.guard.proving.names import last_name, parts_of, scan
 from patcher.rules.guard.proving.walk import Intricate, Later, Walk
-from patcher.syntax import first_line, parse_python
+from patcher.syntax import first_line, tree_of
 
 # The field of a node that holds a name.
 _SAYS = {ast.Attribute: "attr", ast.Name: "id"}
@@ -106,7 +106,7 @@ def _too_much(line: int, how: str) -> NotPython:
 
 def _parse(source: bytes) -> ast.Module:
     try:
-        tree = parse_python(source)
+        tree = tree_of(source)
         if not _may_state_encoding(source):
             source.decode()  # Python refuses a file for a stray byte in a comment, ast does not
     except UnicodeDecodeError as error:
