@@ -8,7 +8,7 @@ lines; nothing of the merge is believed. `places.py` says whether a change is at
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from patcher.diff import Matcher
 from patcher.errors import ProofFailed
@@ -65,6 +65,7 @@ class Account:
         *,
         is_set: bool = False,
     ) -> str | None:
+        """The same of four lists, of which each change must be at its place."""
         fix, made = self._align(before, after), self._align(original, result)
         own = self._align(before, original)
         counterpart = {
@@ -78,68 +79,47 @@ class Account:
                 return self._at(result[0], "more changed near it than the fix declares")
             return "a part of the fix is missing"
         for here, there in zip(declared, done, strict=True):
-            one, other = fix[here], made[there]
-            if (one.old is None, one.new is None) != (other.old is None, other.new is None):
+            was, becomes = _of(before, fix[here].old), _of(after, fix[here].new)
+            is_, new = _of(original, made[there].old), _of(result, made[there].new)
+            if (was is None, becomes is None) != (is_ is None, new is None):
                 return "a change is of another kind than the fix's"
-            found = self._step(one, other, before, after, original, result)
-            new = after[one.new] if one.new is not None else None
-            if found is None and not places.agree(At(fix, here), At(made, there), new):
-                its = result[other.new] if other.new is not None else original[other.old or 0]
-                found = self._at(its, "is not where the fix has it")
+            found = self._step(was, becomes, is_, new)
+            if found is None and not places.agree(At(fix, here), At(made, there), becomes):
+                found = self._at(new or is_, "is not where the fix has it")
             if found is not None:
                 return found
         return None
 
     def _step(
-        self,
-        one: Step,
-        other: Step,
-        before: Sequence[Node],
-        after: Sequence[Node],
-        original: Sequence[Node],
-        result: Sequence[Node],
+        self, was: Node | None, becomes: Node | None, is_: Node | None, new: Node | None
     ) -> str | None:
-        if one.old is not None and one.new is not None:
-            return self.problem(
-                before[one.old], after[one.new], original[other.old or 0], result[other.new or 0]
-            )
-        if one.old is not None:
-            same = self._same(before[one.old], original[other.old or 0])
-            return None if same else self._at(original[other.old or 0], "went and is not the fix's")
-        same = self._same(after[one.new or 0], result[other.new or 0])
-        return None if same else self._at(result[other.new or 0], "came and is not the fix's")
+        """The same of one element that came, went (None where it is not) or changed."""
+        if was is None:
+            return None if self._same(becomes, new) else self._at(new, "came and is not the fix's")
+        if becomes is None:
+            return None if self._same(was, is_) else self._at(is_, "went and is not the fix's")
+        return self.problem(was, becomes, is_, new)
 
     def _align(self, old: Sequence[Node], new: Sequence[Node]) -> list[Step]:
         """Pair what is equal, then what has the same head, then what is of the same type."""
-        steps: list[Step] = []
-        self._pair(old, new, (0, len(old)), (0, len(new)), 0, steps)
-        return steps
+        return list(self._paired(old, new, range(len(old)), range(len(new)), 0))
 
-    def _pair(
-        self,
-        old: Sequence[Node],
-        new: Sequence[Node],
-        olds: tuple[int, int],
-        news: tuple[int, int],
-        level: int,
-        steps: list[Step],
-    ) -> None:
+    def _paired(
+        self, old: Sequence[Node], new: Sequence[Node], olds: range, news: range, level: int
+    ) -> Iterator[Step]:
+        """The steps between two stretches that the levels before left unpaired."""
         if level == 3:
-            steps += [Step(at, None) for at in range(*olds)]
-            steps += [Step(None, at) for at in range(*news)]
+            yield from (Step(at, None) for at in olds)
+            yield from (Step(None, at) for at in news)
             return
         key = (self._dump, self._head, lambda node: type(node).__name__)[level]
-        matcher = Matcher(
-            [key(node) for node in old[slice(*olds)]],
-            [key(node) for node in new[slice(*news)]],
-        )
+        matcher = Matcher([key(old[at]) for at in olds], [key(new[at]) for at in news])
         for tag, a, b, c, d in matcher.get_opcodes():
             if tag == "equal":
-                pairs = zip(range(olds[0] + a, olds[0] + b), range(news[0] + c, news[0] + d))  # noqa: B905
-                steps += [Step(i, j, self._same(old[i], new[j])) for i, j in pairs]
+                for one, other in zip(olds[a:b], news[c:d], strict=True):
+                    yield Step(one, other, self._same(old[one], new[other]))
             else:
-                inner = (olds[0] + a, olds[0] + b), (news[0] + c, news[0] + d)
-                self._pair(old, new, *inner, level + 1, steps)
+                yield from self._paired(old, new, olds[a:b], news[c:d], level + 1)
 
     def _head(self, node: Node) -> str:
         """What a statement or argument is known by when its inside has changed."""
@@ -172,6 +152,7 @@ class Account:
         return self._dump(one) == self._dump(other)
 
     def _dump(self, value: object) -> str:
+        """What two values that are equal have in common; made once for each."""
         kept = self._dumps.get(id(value))
         if kept is not None and kept[0] is value:
             return kept[1]
@@ -186,6 +167,7 @@ class Account:
         return text
 
     def _at(self, node: object, words: str) -> str:
+        """A disagreement, with the line and text that it is about."""
         if isinstance(node, Branch):
             node = node.test or node.body
         if isinstance(node, list) and node:
@@ -193,6 +175,10 @@ class Account:
         line = getattr(node, "lineno", None)
         text = ast.unparse(node).splitlines()[0] if isinstance(node, ast.AST) else str(node)
         return f"{f'line {line}: ' if line else ''}{text[:80]!r} {words}"
+
+
+def _of(nodes: Sequence[Node], at: int | None) -> Node | None:
+    return None if at is None else nodes[at]
 
 
 def _pairs(node: ast.Dict) -> list[ast.AST]:
