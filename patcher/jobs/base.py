@@ -252,6 +252,7 @@ def judge_all(patches: Sequence[Patch], installation: Installation) -> tuple[Ver
 
 
 def _judge(patch: Patch, installation: Installation) -> Verdict:
+    """One verdict, which names what it is on. Raises as `judge_all`."""
     verdict = _verdict(patch, installation)
     file = installation.files.get(patch.target)
     path = file.path if file and len(patch.targets) == 1 else installation.root

@@ -86,6 +86,7 @@ def run(version: str, output: Path, say: Say) -> Demo:
 
 
 def _bake(version: str, files: Mapping[str, bytes], folder: Path, output: Path, say: Say) -> Report:
+    """Make the base of a release's files, and patch it."""
     entries = [
         ImageFile(f"{PACKAGES}/{target}", data, uid=0, gid=0, mode=0o644, mtime=0)
         for target, data in files.items()

@@ -112,6 +112,7 @@ def _in_tree(source: Source, patches: Sequence[Patch]) -> tuple[Elsewhere, ...]:
 
 
 def _of_image(image: ImageSource, patches: Sequence[Patch], *, elsewhere: bool) -> SourceReport:
+    """The report on an image: each vLLM of it that may be run is judged."""
     targets = sorted({target for patch in patches for target in patch.targets})
     try:
         copies = image.copies(targets, searched_for(patches))

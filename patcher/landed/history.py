@@ -209,6 +209,7 @@ class _Contents:
         return Finding(point.commit, None, self._verdict(point))
 
     def _verdict(self, point: Point) -> Verdict:
+        """What a commit's files say. Raises nothing: what cannot be read is unknown."""
         name, commit = self.patch.name, point.commit
         there = [each for each in point.files if each is not None and each.blob is not None]
         if not there:

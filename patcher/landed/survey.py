@@ -129,6 +129,7 @@ def known_releases(settings: HttpSettings) -> list[Version]:
 
 
 def _jobs(scope: Scope, http: Http, say: Say) -> list[_Job]:
+    """All artifacts of a scope, none of them opened."""
     jobs = [*_releases(scope, http, say)] if scope.releases else []
     for url in scope.wheels:
         opened = functools.partial(open_wheel, url, http=http)

@@ -106,6 +106,7 @@ def _repositories(lock: Lock, names: Sequence[str]) -> list[Reference]:
 
 
 def _found(search: _Search, say: Say) -> Iterator[Entry | Unread]:
+    """What one repository offers that is newer, and what could not be read."""
     try:
         tags = Repository(search.repository, search.http).tags()
     except PatcherError as error:

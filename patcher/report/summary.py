@@ -99,6 +99,7 @@ def unreported(bases: Path, rows: Sequence[Row]) -> list[Row]:
 
 
 def _row(report: Mapping[str, Any]) -> Row:
+    """The row of a report of `image`."""
     if report["command"] == "error":
         return _error_row(report)
     if report["command"] != "image":

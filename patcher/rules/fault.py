@@ -93,6 +93,7 @@ def _is_below(target: str) -> bool:
 
 
 def _in_rule(name: str, rule: Any) -> str | None:
+    """What is wrong with a patch's rule, in words; None for nothing."""
     kind = type(rule).__qualname__
     if isinstance(rule, type):
         return f"the rule of {name} is a class, {rule.__qualname__}, and not one made of it"

@@ -65,6 +65,7 @@ def read_sides(path: str, name: str, before: bytes | None, after: bytes | None) 
 
 
 def _read(path: str, name: str, old: Cut, new: Cut, defined: frozenset[str]) -> Sides:
+    """A scope's two sides; the whole of a class that only one side has."""
     whole = name not in (IMPORTS, MODULE) and (name in old.spans) != (name in new.spans)
     before, after = old.text(name, whole=whole), new.text(name, whole=whole)
     scope = Scope(path, name, sha256(before), sha256(after))

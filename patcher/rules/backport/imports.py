@@ -44,6 +44,7 @@ def used(sides: Sequence[Sides]) -> list[Sides]:
 
 
 def _cut(imports: Sides, sides: Sequence[Sides]) -> Sides:
+    """The imports without what only other code of upstream's file reads."""
     read = {
         word
         for each in sides

@@ -104,6 +104,7 @@ class Backport:
         return (*own, *moved, *explained(self.instead))
 
     def _read(self, scope: Scope) -> Sides:
+        """A scope out of the two releases. Raises `Unreadable` where it is another."""
         from patcher.rules.backport.changed import read_sides
 
         files = [self._released(version, scope.path) for version in (self.before, self.after)]

@@ -116,6 +116,7 @@ class _Whole:
 
 
 def _whole(text: str) -> _Whole:
+    """A hunk's one side without what git shows around the functions."""
     lines = lines_of(text)
     first = next((at for at, line in enumerate(lines) if _START.match(line)), len(lines))
     margin = lines[first][: len(lines[first]) - len(lines[first].lstrip())] if lines[first:] else ""

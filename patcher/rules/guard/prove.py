@@ -34,6 +34,7 @@ def prove(original: bytes, rewritten: Rewritten, rule: Chain) -> None:
 
 
 def _check_tree(original: bytes, rewritten: Rewritten, rule: Chain) -> None:
+    """The trees are equal but for the guards that the edits declare."""
     try:
         before, after = parse_python(original), parse_python(rewritten.data)
     except (SyntaxError, ValueError) as error:

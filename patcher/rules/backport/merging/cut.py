@@ -73,6 +73,7 @@ class Cut:
         self.imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
 
     def _collect(self, body: list[ast.stmt], parent: str) -> None:
+        """Note where each function and class is, those in classes and blocks too."""
         before: Span | None = None
         for node in body:
             if isinstance(node, _DEFINITIONS):

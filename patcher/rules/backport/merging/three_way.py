@@ -147,6 +147,7 @@ def _changed(
     start: tuple[int, int, int],
     end: tuple[int, int, int],
 ) -> Region:
+    """The region between two meetings of all three, by who changed it."""
     ranges = [range(first, last) for first, last in zip(start, end, strict=True)]
     was, is_, becomes = (
         side[part.start : part.stop]

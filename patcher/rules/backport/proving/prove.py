@@ -103,6 +103,7 @@ def _within_whole(owner: str, named: dict[str, Sides]) -> bool:
 
 
 def _check_scope(sides: Sides, old: ast.Module, new: ast.Module) -> None:
+    """Raise `ProofFailed` unless a scope changed by just what the fix brings and takes."""
     name = sides.scope.name
     if name == IMPORTS:
         _check_imports(sides, old, new)
@@ -124,7 +125,6 @@ def _check_scope(sides: Sides, old: ast.Module, new: ast.Module) -> None:
     elif not isinstance(before, _Function):
         lone = _lone_children(before, after, original, result)
         four = [_own(each, lone) for each in four]
-        before, after, original, result = four
     problem = Account().problem(*map(_silent, four))
     if problem is not None:
         raise failed(f"in {name}, {problem}")
@@ -213,6 +213,7 @@ def _silent(node: ast.AST) -> ast.AST:
 
 
 def _check_imports(sides: Sides, old: ast.Module, new: ast.Module) -> None:
+    """Raise `ProofFailed` unless imports only came, as the fix has them, and hold to the end."""
     before, after = (_imported(parse_python(text or b"")) for text in (sides.before, sides.after))
     original, result = _imported(old), _imported(new)
     if not original <= result:

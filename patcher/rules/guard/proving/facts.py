@@ -150,6 +150,7 @@ class Facts:
         return self._without(lambda _key: True)
 
     def _without(self, gone: Callable[[Key], bool]) -> Facts:
+        """The same without what is known by the paths that are gone."""
         lost = [
             name
             for name, value in self.names.items()

@@ -72,6 +72,7 @@ def _hands_on(handler: ast.ExceptHandler, names: ModuleNames) -> bool:
 
 
 def _may_hand_on(node: ast.AST, error: str | None, names: ModuleNames) -> bool:
+    """Whether a node of a handler, without its children, may let an error out."""
     match node:
         case ast.Name(id=name) if name == error:
             return True

@@ -352,6 +352,7 @@ def _suppressors(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
 
 
 def _find_loggers(nodes: list[ast.AST], names: ModuleNames) -> None:
+    """Names that an import binds, or one call of something imported."""
     names.loggers.update(name for name in names.imported if names.is_imported(name))
     module = nodes[0]
     for statement in module.body if isinstance(module, ast.Module) else ():
@@ -397,6 +398,7 @@ def _acts(function: ast.FunctionDef | ast.AsyncFunctionDef, names: ModuleNames) 
 
 
 def _is_act(node: ast.AST, names: ModuleNames) -> bool:
+    """Whether a node, without its children, does more than look."""
     match node:
         case ast.Call(func=ast.Attribute(value=ast.Call() as inner)):
             return not names.is_builtin(inner.func, "super")

@@ -105,6 +105,7 @@ def _too_much(line: int, how: str) -> NotPython:
 
 
 def _parse(source: bytes) -> ast.Module:
+    """The file's tree. Raises `NotPython`, with the line."""
     try:
         tree = tree_of(source)
         if not _may_state_encoding(source):

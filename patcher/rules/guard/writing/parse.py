@@ -98,6 +98,7 @@ def _strings_between(source: bytes, node: ast.expr) -> int:
 
 
 def _python(source: bytes) -> ast.Module:
+    """The file's tree as Python reads it. Raises `NotPython`, with the line."""
     try:
         tree = parse_python(source)
         if not any(b"coding" in line for line in source.splitlines()[:2]):
@@ -140,6 +141,7 @@ def _first_failing(source: bytes, tree: ast.Module) -> int:
 
 
 def _snippets(text: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Each statement by itself, with its line: of a compound one the header alone."""
     lines = NEWLINE.split(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.stmt):

@@ -174,6 +174,7 @@ class _Marker(cst.CSTTransformer):
     # ---- what is a read, and what becomes of it
 
     def _is_read(self, node: cst.CSTNode) -> bool:
+        """Whether a node is the chain, written out."""
         match node:
             case cst.Attribute(
                 attr=cst.Name(value=member),
@@ -215,6 +216,7 @@ class _Marker(cst.CSTTransformer):
         return Style(quote, in_string)
 
     def _value(self, node: cst.CSTNode) -> Value:
+        """What a read that is no gate becomes."""
         receiver = self._checked_path(node, self.stack)
         self._on_one_line(node)
         bare = cst.ensure_type(node, cst.Attribute).with_changes(lpar=(), rpar=())
