@@ -418,7 +418,8 @@ def test_options_that_do_not_fit_are_a_wrong_call(options: list[str], said: str)
 def test_no_daemon_is_told_with_the_next_step(tmp_path: Path) -> None:
     ran = run("image", "0.23.0", DOCKER_HOST=f"unix://{tmp_path}/none.sock")
     assert (ran.returncode, ran.stdout) == (3, "")
-    assert "next:" in ran.stderr
+    assert "next: Start Docker" in ran.stderr
+    assert "Or publish without one: --to REGISTRY/REPO or --to oci:DIR.\n" in ran.stderr
     assert "Traceback" not in ran.stderr
 
 

@@ -19,6 +19,7 @@ from patcher.errors import (
     BadReference,
     BrokenImage,
     DaemonFailed,
+    NoDaemon,
     NotLocked,
     PatcherError,
     Unreadable,
@@ -189,7 +190,12 @@ def _daemon_base(
     say(f"{_called(name, locked)} for {platform}: {pinned}")
     documents = functools.cache(lambda: open_remote(pinned, platform, http).image)
     with _about(reference):
-        image = _pulled(connect(), pinned, platform, documents)
+        try:
+            client = connect()
+        except NoDaemon as error:
+            step = f"{error.next_step} Or publish without one: --to REGISTRY/REPO or --to oci:DIR."
+            raise NoDaemon(error.problem, next_step=step) from error
+        image = _pulled(client, pinned, platform, documents)
     pin = locked.platforms.get(platform)
     there: BaseImage = image
     if pin is not None and pin.located and pin.digest == image.digest:
