@@ -79,6 +79,7 @@ def test_a_file_is_written_in_the_format_that_it_names(tmp_path: Path, suffix: s
         ("--json", "--format", "html", "-o", "answer.html"),
         ("--format", "pdf"),
         ("-o", "answer.pdf"),
+        ("--until", "0.1.0"),
         ("-o", "nowhere/answer.html"),
         ("--patch", "nope"),
         ("--git", "no-such-folder"),

@@ -184,6 +184,11 @@ def _surveyed(patches: Sequence[Patch], scope: Scope, check: bool) -> Answer:
 
     if scope.releases and scope.since is None:
         scope = dataclasses.replace(scope, since=claims.oldest_claimed(patches))
+        if scope.since and scope.until and scope.since > scope.until:
+            raise UsageError(
+                f"the oldest claimed version, {scope.since}, is after --until {scope.until}",
+                next_step="Give --since, too; 0 is for all.",
+            )
     with counting("reading") as watch:
         findings = survey(patches, scope, say, watch)
     lines = timelines(patches, findings)

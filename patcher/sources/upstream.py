@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from patcher.cache import Cache, default_folder
 from patcher.errors import FileAbsent
+from patcher.progress import waiting
+from patcher.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +64,8 @@ class Releases:
         if packed is not None:
             return zlib.decompress(packed)
         try:
-            data = self._wheel(version).read(target)
+            with waiting(f"reading vLLM {printable(version)}"):
+                data = self._wheel(version).read(target)
         except FileAbsent:
             self._cache.save(key, _ABSENT)
             raise

@@ -23,6 +23,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 from patcher.errors import FileAbsent, Unreadable
 from patcher.files import open_file
+from patcher.progress import waiting
 from patcher.sources.index import PROJECT, Release, find, releases
 from patcher.sources.names import NameTree, runs_instead
 from patcher.text import printable
@@ -300,4 +301,5 @@ def open_release(version: str, *, http: Http | None = None) -> WheelSource:
     where it is yanked, has no wheel, or cannot be reached.
     """
     http = http or Http()
-    return open_listed(find(releases(None, http), version), http)
+    with waiting(f"reading vLLM {printable(version)}"):
+        return open_listed(find(releases(None, http), version), http)

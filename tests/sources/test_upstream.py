@@ -14,6 +14,7 @@ from tests.auth_servers import tunnels
 from tests.certificates import make_certificate
 from tests.commands import run
 from tests.conftest import TARGET, missing
+from tests.terminals import terminal
 from tests.wheelhouse import Site, serving
 
 
@@ -21,11 +22,13 @@ def test_a_release_is_asked_once_and_then_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = Releases(Cache(tmp_path / "kept"))
-    try:
-        data = first.read("0.23.0", TARGET)
-    except Unreadable as error:
-        missing(f"PyPI cannot be reached: {error}")
+    with terminal(monkeypatch, "stderr") as shown:
+        try:
+            data = first.read("0.23.0", TARGET)
+        except Unreadable as error:
+            missing(f"PyPI cannot be reached: {error}")
     assert b"kv_b_proj" in data
+    assert "reading vLLM 0.23.0" in shown.text
     with pytest.raises(FileAbsent):
         first.read("0.23.0", "vllm/no_such_file.py")
     assert first.names("0.23.0")[TARGET] == len(data)
@@ -34,7 +37,9 @@ def test_a_release_is_asked_once_and_then_remembered(
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     again = Releases(Cache(tmp_path / "kept"))
-    assert again.read("0.23.0", TARGET) == data
+    with terminal(monkeypatch, "stderr") as shown:
+        assert again.read("0.23.0", TARGET) == data
+    assert shown.text == ""
     with pytest.raises(FileAbsent, match=r"vLLM 0\.23\.0 has no vllm/no_such_file\.py"):
         again.read("0.23.0", "vllm/no_such_file.py")
 
