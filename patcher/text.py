@@ -7,6 +7,13 @@ import re
 # What is before the host of an address, up to the last @: a password may hold a slash.
 _CREDENTIALS = re.compile(r"(?<=://)[^/@:]*(?::.*)?@")
 
+# Such before a host without a scheme, as in an image's name. A host has a dot, a port, or the name
+# localhost: `git:clone@main` and `vllm:v1@sha256:0` have none.
+_USER_INFO = re.compile(
+    r"(?<![\w/:.@%-])(?!(?:git|oci|pypi):)(?P<kind>(?:registry|docker):)?"
+    r"[^\s/:@'\"]{1,100}:[^\s/@]{1,200}@(?=(?!sha\d)(?:[\w-]{1,63}(?:\.\w|:\d)|localhost))"
+)
+
 # A parameter of an address, and the names of those that are a key: ?token=, &X-Amz-Signature=.
 _QUERY = re.compile(r"(?P<start>[?&])(?P<name>[\w.-]{1,64})=[^&#\s'\"]+")
 _SECRET = re.compile(
@@ -29,6 +36,8 @@ def printable(text: str, limit: int = 400) -> str:
         shown = "".join(each if each.isprintable() else _spelled(each) for each in shown)
     if "://" in shown and "@" in shown:
         shown = re.sub(r"\S+", _without_credentials, shown)
+    if "@" in shown:
+        shown = _USER_INFO.sub(r"\g<kind>***@", shown)
     if "?" in shown:
         shown = _QUERY.sub(_without_secret, shown)
     shown = _COMMAND.sub(lambda found: found[0][:-1] + _spelled(found[0][-1]), shown)

@@ -164,6 +164,9 @@ def test_in_a_dockerfile_it_is_one_value_or_refused(text: str) -> None:
         "see 'https://user:s3cr/et@host/x', https://user:se/cret@host",
         "https://:s3cret@host",
         "https://user:s3c\nret@host/x",
+        "Write it as user:s3cret@host.example.org/x",
+        "'registry:user:s3c:ret@host.example.org:5000/x'",
+        "user:s3cret@localhost/x and user:s3cret@host:5000/x",
     ],
 )
 def test_no_password_is_shown(address: str) -> None:
@@ -192,6 +195,8 @@ def test_no_key_in_a_query_is_shown(address: str, shown: str) -> None:
 def test_an_address_without_one_stays() -> None:
     plain = "https://host/a@b oci://x/y@sha256:0 git+https://host/repo@v1 a://b c@d ?n=1&keyboard=2"
     assert printable(plain) == plain
+    plain = "host:5000/a:b@sha256:1 vllm:v1@sha512:0 git:clone@v1.0 oci:a:b@c.d me@x.org: git:a@b:1"
+    assert printable(plain) == plain
 
 
 def test_a_long_text_costs_no_more_than_its_length() -> None:
@@ -202,5 +207,7 @@ def test_a_long_text_costs_no_more_than_its_length() -> None:
         "://x:" * 100_000 + "@" + "://x:" * 100_000,
         "?" + "&token" * 200_000,
         "?token" * 200_000,
+        "'a:" * 300_000 + "@",
+        "a:b@" * 200_000,
     ):
         assert len(printable(text)) == 400
