@@ -293,18 +293,21 @@ def last_name(node: ast.expr) -> str | None:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", None)
 
 
-def parts_of(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes directly within a node: `ast.iter_child_nodes`, in a third of its time."""
+def parts_of(node: ast.AST) -> list[ast.AST]:
+    """The nodes directly within a node, without `Load` and its like."""
+    parts: list[ast.AST] = []
     for name in node._fields:
         value = getattr(node, name, None)
         if isinstance(value, ast.AST):
-            yield value
+            if value._fields:
+                parts.append(value)
         elif isinstance(value, list):
-            yield from (item for item in value if isinstance(item, ast.AST))
+            parts += [item for item in value if isinstance(item, ast.AST)]
+    return parts
 
 
 def walked(node: ast.AST) -> list[ast.AST]:
-    """A node and all within it: `ast.walk`."""
+    """A node and all within it, outer ones first, without `Load` and its like."""
     nodes = [node]
     for each in nodes:  # which grows meanwhile
         nodes += parts_of(each)
@@ -323,10 +326,12 @@ def own_names(scope: ast.AST) -> set[str]:
         parts = [*scope.body]
     while parts:
         part = parts.pop()
-        if type(part) not in NAMELESS:
-            if isinstance(part, ast.Global | ast.Nonlocal):
-                outer.update(part.names)
-            own.update(bound_by(part))
+        if type(part) in NAMELESS:
+            parts += parts_of(part)
+            continue
+        if isinstance(part, ast.Global | ast.Nonlocal):
+            outer.update(part.names)
+        own.update(bound_by(part))
         if not isinstance(part, SCOPES):
             parts += parts_of(part)
         elif isinstance(part, COMPREHENSIONS):

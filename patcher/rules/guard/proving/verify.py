@@ -47,7 +47,7 @@ from collections.abc import Iterator
 from patcher.errors import NotFollowed, NotPython
 from patcher.rules.guard.chain import Chain, Read
 from patcher.rules.guard.proving.facts import OTHER
-from patcher.rules.guard.proving.names import last_name, parts_of, scan
+from patcher.rules.guard.proving.names import last_name, parts_of, scan, walked
 from patcher.rules.guard.proving.walk import Intricate, Later, Walk
 from patcher.syntax import first_line, tree_of
 
@@ -73,7 +73,7 @@ def verify(source: bytes, rule: Chain) -> tuple[Read, ...]:
     tree = _parse(source)
     walk = None
     try:
-        nodes = _all_nodes(tree)
+        nodes = walked(tree)
         if mentions := _mentions(nodes, rule.receiver):
             walk = Walk(rule, scan(nodes), STEPS * len(nodes) + 10_000)
             _follow(walk, tree, nodes, mentions)
@@ -126,20 +126,6 @@ def _parse(source: bytes) -> ast.Module:
 def _may_state_encoding(source: bytes) -> bool:
     """Whether one of the first two lines may state an encoding (PEP 263)."""
     return any(b"coding" in line for line in source.splitlines()[:2])
-
-
-def _all_nodes(tree: ast.Module) -> list[ast.AST]:
-    """Every node that has parts, outer ones first: `ast.walk` without `Load`, `Add`, `pass`."""
-    nodes: list[ast.AST] = [tree]
-    for node in nodes:  # which grows meanwhile
-        for name in node._fields:
-            value = getattr(node, name, None)
-            if isinstance(value, ast.AST):
-                if value._fields:
-                    nodes.append(value)
-            elif isinstance(value, list):
-                nodes += [item for item in value if isinstance(item, ast.AST)]
-    return nodes
 
 
 def _follow(walk: Walk, tree: ast.Module, nodes: list[ast.AST], mentions: list[int]) -> None:
