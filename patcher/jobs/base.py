@@ -248,7 +248,19 @@ def judge_all(patches: Sequence[Patch], installation: Installation) -> tuple[Ver
     Raises `FileAbsent`, `Undecided` for what cannot be judged though the patch claims to be for
     that version, `BrokenImage` where something else is run than the file that was judged.
     """
-    return tuple(_judge(patch, each) for each in installation.all for patch in patches)
+    try:
+        return tuple(_judge(patch, each) for each in installation.all for patch in patches)
+    except (FileAbsent, Undecided) as error:
+        needed = [f"--patch {patch.name}" for patch in patches if _is_needed(patch, installation)]
+        if not needed:
+            raise
+        step = f"To apply the others that are needed: {' '.join(needed)}"
+        raise type(error)(error.problem, next_step=step) from error
+
+
+def _is_needed(patch: Patch, installation: Installation) -> bool:
+    verdicts = [_verdict(patch, each) for each in installation.all]
+    return any(each.status is Status.NEEDED and not each.outside for each in verdicts)
 
 
 def _judge(patch: Patch, installation: Installation) -> Verdict:
