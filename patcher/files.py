@@ -277,8 +277,20 @@ def _partial(folder: int, name: str) -> Iterator[tuple[str, BinaryIO]]:
         raise
 
 
+# The folders that were looked through, by device and inode, and for which name.
+_cleared: set[tuple[int, int, str | None]] = set()
+
+
 def _clear_orphans(folder: int, name: str | None) -> None:
-    """Remove the partial files of this name that a killed run has left; of any name for None."""
+    """Remove the partial files of this name that a killed run has left; of any name for None.
+
+    Once in a process: in a cache of 10,000 entries that was 1.2 s of CPU for 256 more.
+    """
+    found = os.fstat(folder)
+    key = found.st_dev, found.st_ino, name
+    if key in _cleared:
+        return
+    _cleared.add(key)
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     for partial in filter(_orphan(name).fullmatch, os.listdir(folder)):
         with (

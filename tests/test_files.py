@@ -210,6 +210,13 @@ def test_after_the_new_name_nothing_makes_it_a_failed_write(
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.fixture
+def nothing_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier test's folder may have had the number that this one's has now."""
+    monkeypatch.setattr("patcher.files._cleared", set())
+
+
+@pytest.mark.usefixtures("nothing_cleared")
 def test_what_a_killed_run_left_is_cleared_and_what_another_writes_is_not(tmp_path: Path) -> None:
     path = tmp_path / "a.py"
     left, written, other = (
@@ -225,6 +232,7 @@ def test_what_a_killed_run_left_is_cleared_and_what_another_writes_is_not(tmp_pa
     assert sorted(tmp_path.iterdir()) == sorted([path, written, other])
 
 
+@pytest.mark.usefixtures("nothing_cleared")
 def test_in_a_folder_of_ours_it_is_cleared_whatever_it_was_to_become(tmp_path: Path) -> None:
     left = tmp_path / f".{'a' * 64}.0123456789abcdef.tmp"
     left.write_bytes(b"a part")
@@ -233,6 +241,22 @@ def test_in_a_folder_of_ours_it_is_cleared_whatever_it_was_to_become(tmp_path: P
     os.utime(left, (0, 0))
     write_atomically(tmp_path / "other", b"new", within=tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "other", new])
+
+
+@pytest.mark.usefixtures("nothing_cleared")
+def test_a_folder_is_looked_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look through a cache of 10,000 entries for each new one took most of the time."""
+    looks: list[int] = []
+    listdir = os.listdir
+
+    def counted(folder: int) -> list[str]:
+        looks.append(folder)
+        return listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", counted)
+    for name in ("one", "two", "three"):
+        write_atomically(tmp_path / name, b"new", within=tmp_path)
+    assert len(looks) == 1
 
 
 def test_a_scratch_folder_goes_and_takes_those_of_killed_runs_along(tmp_path: Path) -> None:
