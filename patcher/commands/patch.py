@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from patcher.commands.options import (
 )
 from patcher.errors import UsageError
 from patcher.report.document import as_json
-from patcher.talk import say, say_command
+from patcher.talk import Volume, say, say_command, volume
 from patcher.text import printable
 
 if TYPE_CHECKING:
@@ -118,11 +119,15 @@ def revert(path: Path, as_data: bool) -> None:
 
 
 def _tell(command: str, done: Sequence[Done | Reverted], as_data: bool) -> None:
-    """The files on stdout, and what was done to each on stderr."""
+    """The files on stdout, and what was done to each on stderr.
+
+    Where a terminal shows both, the second names the file already.
+    """
     if as_data:
         hand_over(as_json(command, files=done))
+    is_said = sys.stdout.isatty() and sys.stderr.isatty() and volume() is not Volume.QUIET
     for file in done:
-        if not as_data:
+        if not (as_data or is_said):
             show([printable(str(file.path), 5000)])
         for line in file.lines:
             say(line)

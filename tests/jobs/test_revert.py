@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from patcher.cli import cli
 from patcher.errors import Finding, Unreadable, Unwritable
 from patcher.jobs.backups import FOLDER, _hash, keeping
 from patcher.jobs.in_place import Edit, patch_path, replace_sources
@@ -20,6 +21,7 @@ from patcher.rules.datafile import DataFile
 from patcher.sources.path import open_path
 from tests.conftest import TARGET
 from tests.jobs.test_in_place import NEEDED, tree_of
+from tests.terminals import terminal
 
 ONE = select(["kv-b-proj-dtype"])
 # The catalogue's patch, and one of a file that is not there yet.
@@ -96,6 +98,20 @@ def test_files_are_named_as_they_were_typed(
     found = verify_source(open_path(typed), ONE, elsewhere=False)
     assert found.locate is not None
     assert found.locate(TARGET) == source
+
+
+def test_a_terminal_names_each_file_once(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = Path(TARGET).name
+    patched = ["patch", str(tree), "--in-place", "--backup", "--patch", "kv-b-proj-dtype"]
+    for call, streams, times in (
+        (patched, ("stdout", "stderr"), 1),
+        (["revert", str(tree)], ("stdout", "stderr"), 1),
+        (["-q", *patched], ("stdout", "stderr"), 1),
+        (["revert", str(tree)], ("stdout",), 1),
+    ):
+        with terminal(monkeypatch, *streams, columns=1000) as shown:
+            cli.main(call, standalone_mode=False)
+        assert shown.text.count(name) == times, call
 
 
 def test_a_file_of_no_package_has_its_original_beside_it(tmp_path: Path) -> None:
