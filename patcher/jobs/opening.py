@@ -264,8 +264,7 @@ def _pulled(
 
     if keeps_indexes(client):
         with contextlib.suppress(Unreadable, WrongPlatform, BrokenImage):
-            pinned_own = own()
-            return pull_as(pinned_own)
+            return pull_as(own())
     try:
         return pull_as(pinned)
     except (DaemonFailed, WrongPlatform):
