@@ -35,9 +35,10 @@ def parse_block(text: bytes) -> ast.Module:
 
     Lines are counted within the part. Raises what `parse_python` does.
     """
-    if text.lstrip(b"\r\n")[:1] not in (b" ", b"\t"):
+    try:
         return parse_python(text)
-    tree = parse_python(b"if 1:\n" + text)
+    except IndentationError:
+        tree = parse_python(b"if 1:\n" + text)
     tree.body = tree.body[0].body  # type: ignore[attr-defined]
     return ast.increment_lineno(tree, -1)
 
