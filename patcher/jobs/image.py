@@ -241,10 +241,11 @@ def _expect_allowed(order: Order, version: str, examined: Sequence[Examined]) ->
     verdicts = [verdict for each in examined for verdict in each.before]
     clean = dict.fromkeys(each.patch for each in verdicts if not each.outside)
     others = dict.fromkeys(each.patch for each in verdicts if each.outside)
-    parts = [f"already carries this: {', '.join(clean)}{said}"] if clean else []
-    parts += [f"is not claimed by: {', '.join(others)}"] if others else []
+    vllm = f"vLLM {version}"
+    parts = [f"{vllm} already carries this: {', '.join(clean)}{said}"] if clean else []
+    parts += [f"not claimed for {vllm}: {', '.join(others)}"] if others else []
     raise AlreadyClean(
-        f"vLLM {version} {'; it '.join(parts)}",
+        "; ".join(parts),
         next_step="Use the base as it is, or give --allow-clean to tag it as patched. What each "
         "patch is for: `vllm-patcher patches`."
         if others

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from patcher.oci.blobs import Blobs, Watch
-    from patcher.oci.model import Json, Part
+    from patcher.oci.model import Index, Json, Part
     from patcher.oci.reference import Platform
     from patcher.oci.referrer import Artifact
 
@@ -128,7 +128,7 @@ class Layout:
 
     def entries(self) -> tuple[Descriptor, ...]:
         """What index.json leads to; the annotation `REF_NAME` holds a name."""
-        return parse_index(self._read("index.json"), OCI_INDEX).images
+        return self._index().images
 
     def named(self, name: str) -> str | None:
         """The digest that a name leads to; None where nothing has it. Raises `BadReference`."""
@@ -143,7 +143,7 @@ class Layout:
         for name in names:
             _check_name(name)
         with _locked(self.path):
-            document = dict(parse_index(self._read("index.json"), OCI_INDEX).document)
+            document = dict(self._index().document)
             entries = document["manifests"]
             for name in names:
                 _set_name(entries, name, root.descriptor)
@@ -168,6 +168,12 @@ class Layout:
             self._write_index(document)
         return artifact.size
 
+    def _index(self) -> Index:
+        try:
+            return parse_index(self._read("index.json"), OCI_INDEX)
+        except BrokenImage as error:
+            raise error.at(str(self.path / "index.json")) from error
+
     def _write_index(self, document: Json) -> None:
         index = self.path / "index.json"
         write_atomically(index, dump_json(document), within=self.path)
@@ -176,7 +182,7 @@ class Layout:
         try:
             return read_file(self.path / name, MOST_BYTES)
         except OSError as error:
-            raise _unreadable(self.path, error) from error
+            raise _unreadable(self.path / name, error) from error
 
     def _blob(self, descriptor: Descriptor) -> Path:
         return self.path / "blobs" / descriptor.digest.replace(":", "/")
@@ -330,7 +336,7 @@ def _locked(path: Path) -> Iterator[None]:
 def existing_layout(path: Path) -> Layout:
     """The layout at a path. Raises `Unreadable`, `BrokenImage`."""
     try:
-        marker = parse_json(read_file(path / _MARKER, MOST_BYTES), _MARKER)
+        marker = parse_json(read_file(path / _MARKER, MOST_BYTES), str(path / _MARKER))
     except OSError as error:
         raise _unreadable(path, error) from error
     if marker.get("imageLayoutVersion") != _VERSION:

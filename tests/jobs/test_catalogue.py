@@ -109,7 +109,7 @@ def test_one_layer_has_all_that_are_needed_and_the_rest_is_told(here: Path) -> N
     again = run("image", "oci:l:0.23.0-patched", "--patches", "own", *ALL, cwd=here)
     assert again.returncode == 1
     assert "already carries this: limit, name, other, tuned" in again.stderr
-    assert "is not claimed by: late-gone, late-needed, late-unknown" in again.stderr
+    assert "; not claimed for vLLM 0.23.0: late-gone, late-needed, late-unknown" in again.stderr
     proven = run("verify", "--proof", "oci:l:0.23.0-patched", "--patches", "own", cwd=here)
     assert re.search(r": limit: needed .*, now clean \(0", proven.stderr)
     assert re.search(

@@ -316,6 +316,19 @@ def test_no_layout_at_all(tmp_path: Path) -> None:
         open_image(tmp_path, None, None)
 
 
+@pytest.mark.parametrize("name", ["oci-layout", "index.json"])
+def test_a_broken_file_of_a_layout_is_named(tmp_path: Path, name: str) -> None:
+    path = base_layout(tmp_path / "layout")
+    (path / name).write_text("{")
+    with pytest.raises(BrokenImage) as raised:
+        open_image(path, None, None)
+    assert raised.value.problem.startswith(str(path / name))
+    (path / name).unlink()
+    if name == "index.json":
+        with pytest.raises(Unreadable, match=r"layout/index\.json cannot be read .*: No such file"):
+            open_image(path, None, None)
+
+
 def test_a_layout_of_another_version(tmp_path: Path) -> None:
     path = base_layout(tmp_path / "layout")
     (path / "oci-layout").write_text('{"imageLayoutVersion": "2.0.0"}')
