@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from patcher.diff import Matcher
 from patcher.errors import ProofFailed
-from patcher.rules.backport.proving.places import At, Branch, Places, Step, branches
+from patcher.rules.backport.proving.places import At, Branch, Places, Step, branches, is_known
 
 Node = ast.AST
 
@@ -40,6 +40,8 @@ class Account:
         kinds = {type(each) for each in four}
         if len(kinds) != 1 or not isinstance(before, ast.AST):
             return self._at(result, "the fix and the image changed the same")
+        if isinstance(original, ast.AST) and not is_known(before, original):
+            return self._at(result, "may be another one than the fix's")
         if isinstance(before, ast.Dict):
             pairs = [_pairs(each) for each in four if isinstance(each, ast.Dict)]
             return self._lists(*pairs, is_set=True)
@@ -69,7 +71,11 @@ class Account:
         fix, made = self._align(before, after), self._align(original, result)
         own = self._align(before, original)
         counterpart = {
-            step.old: step.new for step in own if step.old is not None and step.new is not None
+            step.old: step.new
+            for step in own
+            if step.old is not None
+            and step.new is not None
+            and (step.is_kept or is_known(before[step.old], original[step.new]))
         }
         places = Places(before, original, counterpart, is_set)
         declared = [at for at, step in enumerate(fix) if not step.is_kept]

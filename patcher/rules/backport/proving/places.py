@@ -92,7 +92,7 @@ class Places:
         An element that goes or is modified must be the counterpart itself.
         """
         if fix.old is not None:
-            return self._are_one(fix.old, made.old)
+            return self.counterpart.get(fix.old) == made.old
         sides = [(direction, self._meet(fix, made, direction)) for direction in (-1, 1)]
         loose = [direction for direction, met in sides if not met]
         return not loose or (
@@ -102,13 +102,9 @@ class Places:
     def _meet(self, fix: At, made: At, direction: int) -> bool:
         """Whether the next elements are each other's counterparts, or both lists end there."""
         one, other = next(fix.beside(direction), None), next(made.beside(direction), None)
-        return one is other if one is None else self._are_one(one, other)
-
-    def _are_one(self, one: int, other: int | None) -> bool:
-        """Whether two elements are each other's counterparts."""
-        if other is None or self.counterpart.get(one) != other:
-            return False
-        return _is_known(self.before[one], self.original[other])
+        if one is None or other is None:
+            return one is other
+        return self.counterpart.get(one) == other
 
     def _meet_past(self, fix: At, made: At, direction: int, new: Node) -> bool:
         """The same, past what only one of the two has, where that cannot matter to what came.
@@ -176,7 +172,7 @@ def _parts(node: Node) -> tuple[bool, bool]:
     )
 
 
-# What a statement is known by, and what it does.
+# What a part of a tree is known by, and what it does.
 _KNOWN_BY: dict[type[Node], tuple[tuple[str, ...], tuple[str, ...]]] = {
     Branch: (("test",), ("body",)),
     ast.While: (("test",), ("body",)),
@@ -184,30 +180,44 @@ _KNOWN_BY: dict[type[Node], tuple[tuple[str, ...], tuple[str, ...]]] = {
     ast.AsyncFor: (("target", "iter"), ("body",)),
     ast.With: (("items",), ("body",)),
     ast.AsyncWith: (("items",), ("body",)),
+    ast.Try: (("body",), ("handlers", "orelse", "finalbody")),
+    ast.ExceptHandler: (("type",), ("body",)),
+    ast.Match: (("subject",), ("cases",)),
+    ast.match_case: (("pattern", "guard"), ("body",)),
+    ast.FunctionDef: (("name",), ("body",)),
+    ast.AsyncFunctionDef: (("name",), ("body",)),
+    ast.ClassDef: (("name",), ("body",)),
     ast.Assign: (("targets",), ("value",)),
     ast.AnnAssign: (("target",), ("value",)),
     ast.AugAssign: (("target",), ("value",)),
+    ast.Call: (("func",), ("args", "keywords")),
+    ast.keyword: (("arg",), ("value",)),
 }
 
 
-def _is_known(its: Node, own: Node) -> bool:
-    """Whether upstream's statement and the image's are one, which the image may have changed.
+def is_known(its: Node, own: Node) -> bool:
+    """Whether a part of upstream's tree and one of the image's are one, changed or not.
 
-    One that has another condition, target or context and does something else may be any other. An
+    One that has another condition, target or name and does something else may be any other. An
     `if` is one where a branch of it is; any has an `else`.
     """
-    if isinstance(its, ast.If) and isinstance(own, ast.If):
-        known = [
-            {part for branch in branches(each) if branch.test for part in _known_by(branch)}
-            for each in (its, own)
-        ]
-    else:
-        known = [_known_by(each) for each in (its, own)]
+    match its, own:
+        case ast.Tuple(elts=[key, value]), ast.Tuple(elts=[own_key, own_value]):  # a dict's entry
+            return _text(key) == _text(own_key) or _text(value) == _text(own_value)
+        case ast.If(), ast.If():
+            known = [
+                {part for branch in branches(each) if branch.test for part in _known_by(branch)}
+                for each in (its, own)
+            ]
+        case ast.Expr() | ast.Await() | ast.Return(value=ast.expr()), _:
+            return is_known(*(next(ast.iter_child_nodes(each), each) for each in (its, own)))
+        case _:
+            known = [_known_by(each) for each in (its, own)]
     return bool(known[0] & known[1]) or not (known[0] and known[1])
 
 
 def _known_by(node: Node) -> set[tuple[int, str]]:
-    """Each of the two parts that a statement is known by, in text; what many do is none."""
+    """Each of the two parts that it is known by, in text; what many do is none."""
     return {
         (at, text)
         for at, names in enumerate(_KNOWN_BY.get(type(node), ()))
@@ -216,8 +226,8 @@ def _known_by(node: Node) -> set[tuple[int, str]]:
     }
 
 
-# No value, and a body that only ends the loop or function.
-_OF_MANY = re.compile(r"None|\[(?:Pass|Continue|Break|Return)\([^(]*\)\]")
+# No value, no arguments, and a body that only ends the loop or function.
+_OF_MANY = re.compile(r"None|\[\],\[\]|\[(?:Pass|Continue|Break|Return)\([^(]*\)\]")
 
 
 def _text(part: object) -> str:
