@@ -42,6 +42,11 @@ SCHEMA = 1
 # 5,000 images have some 3 MB.
 _MOST_BYTES = 64 << 20
 
+# Of a key or a table's name there are up to 3. tomllib keeps each beginning of one: 40 KB of
+# `a.a.a...` took 2.3 GB.
+_MOST_DOTS = 10
+_STRING = re.compile(r"""\"(?:[^"\\\n]|\\.)*\"|'[^'\n]*'""")
+
 _HEADER = """\
 # Which image a vLLM version means, pinned by digest. Written by vllm-patcher: `lock add VERSION
 # REFERENCE` adds an entry, `lock remove NAME` drops one.
@@ -265,6 +270,11 @@ def loads(data: bytes, name: str) -> Lock:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise _broken(name, data[: error.start].count(b"\n") + 1, "it is not UTF-8") from error
+    for number, line in enumerate(text.split("\n"), 1):
+        # Few lines come to be looked at twice.
+        is_dotted = line.count(".") > _MOST_DOTS and not line.lstrip().startswith("#")
+        if is_dotted and _STRING.sub("", line).count(".") > _MOST_DOTS:
+            raise _broken(name, number, f"a name of more than {_MOST_DOTS + 1} parts")
     try:
         images = _Document.model_validate(tomllib.loads(text)).image
     except ValidationError as error:

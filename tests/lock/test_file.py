@@ -189,6 +189,9 @@ def test_one_platform_under_two_names_is_refused() -> None:
         (b"schema = 1\nimage = [", 2, "Invalid value"),
         (b"schema = " + b"1" * 9000, 1, "ValueError"),
         (b"a = " + b"[" * 100_000, 1, "RecursionError"),
+        (b"schema = 1\n" + b".".join([b"a"] * 20_000) + b" = 1", 2, "more than 11 parts"),
+        (b"schema = 1\n[" + b".".join([b'"a"'] * 12) + b"]", 2, "more than 11 parts"),
+        (b"schema = 1\n# " + b"." * 99 + b'\nx = "' + b"." * 99 + b'"', 3, "not known"),
     ],
 )
 def test_what_is_no_lock_at_all_gives_a_line_too(data: bytes, line: int, reason: str) -> None:
