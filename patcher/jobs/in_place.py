@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from patcher.errors import PatcherError, Unwritable
+from patcher.errors import PatcherError, Unwritable, UsageError
 from patcher.files import (
+    is_folder,
     locked,
     make_directory,
     no_folder_left,
@@ -167,7 +168,17 @@ def _located(source: PathSource, patches: Sequence[Patch]) -> Iterator[Path]:
 
 def _write_to(output: Path, source: PathSource, outcomes: Sequence[Outcome]) -> tuple[Done, ...]:
     is_file = isinstance(source, FileSource)
+    if is_file and is_folder(output):
+        raise UsageError(
+            f"{output} is a folder", next_step=f"Name a file: -o {output / source.path.name}"
+        )
     done = [Done(output if is_file else output / each.target, each.places, ()) for each in outcomes]
+    for each, result in zip(outcomes, done, strict=True):
+        if result.path.resolve() == named(source, each.target).resolve():
+            raise UsageError(
+                f"{result.path} is the file that is to be patched",
+                next_step="Give --in-place, which removes its stale bytecode, too.",
+            )
     with contextlib.ExitStack() as folders, contextlib.ExitStack() as undo:
         for each, result in zip(outcomes, done, strict=True):
             within = result.path.parent if is_file else output

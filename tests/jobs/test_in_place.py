@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from patcher.errors import Unreadable, Unwritable
+from patcher.errors import Unreadable, Unwritable, UsageError
 from patcher.jobs.in_place import Edit, patch_path, replace_sources
 from patcher.rules.catalogue import select
 from patcher.rules.datafile import DataFile
@@ -87,6 +87,23 @@ def test_bytecode_that_a_killed_run_set_aside_is_cleared(tmp_path: Path) -> None
         path.write_bytes(b"old")
     patch_path(tmp_path / "tree", select(["kv-b-proj-dtype"]), None)
     assert list(stale.parent.iterdir()) == [other]
+
+
+def test_an_output_is_no_folder_for_a_file_and_not_what_is_patched(tmp_path: Path) -> None:
+    """`-o` over the file itself left bytecode beside it that Python may go on to run."""
+    source, _ = tree_of(tmp_path / "tree")
+    [one] = select(["kv-b-proj-dtype"])
+    before = source.read_bytes()
+    with pytest.raises(UsageError, match=rf"is a folder\. .*-o {tmp_path}/{source.name}"):
+        patch_path(source, [one], tmp_path)
+    for path, output in (
+        (source, source),
+        (tmp_path / "tree", tmp_path / "tree"),
+        (tmp_path / "tree", tmp_path / "tree" / "vllm" / ".."),
+    ):
+        with pytest.raises(UsageError, match=r"that is to be patched\. Give --in-place"):
+            patch_path(path, [one], output)
+    assert source.read_bytes() == before
 
 
 def test_an_output_is_not_written_through_a_link_in_it(tmp_path: Path) -> None:
