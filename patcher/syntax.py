@@ -33,14 +33,14 @@ def tree_of(source: bytes) -> ast.Module:
 def parse_block(text: bytes) -> ast.Module:
     """The tree of a part of a file, which may be indented as a whole: a method's lines, say.
 
-    Lines are counted within the part. Raises what `parse_python` does.
+    Raises what `parse_python` does.
     """
     try:
         return parse_python(text)
     except IndentationError:
         tree = parse_python(b"if 1:\n" + text)
     tree.body = tree.body[0].body  # type: ignore[attr-defined]
-    return ast.increment_lineno(tree, -1)
+    return tree
 
 
 def compile_python(source: bytes) -> None:

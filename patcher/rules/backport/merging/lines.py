@@ -6,9 +6,9 @@ unknown where the two changed the same lines. Blank lines, comments and docstrin
 
 from __future__ import annotations
 
-import ast
 import functools
 import io
+import itertools
 import re
 import tokenize
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,6 @@ from patcher.rules.backport.merging.cut import Item, keys_of
 from patcher.rules.backport.merging.state import Said, State
 from patcher.rules.backport.merging.three_way import Kind, Region, matches, merge, split
 from patcher.rules.backport.scope import Sides
-from patcher.syntax import is_string, parse_block
 
 
 def merge_lines(
@@ -230,30 +229,22 @@ def _has_word(line: bytes) -> bool:
 @functools.lru_cache(maxsize=64)
 def _idle(text: bytes | None) -> list[bool]:
     """For each line of a scope, whether it is blank, a comment, or part of a docstring."""
-    plain = (text or b"").decode(errors="replace").replace("\r\n", "\n")
-    count = len(keys_of(text))
+    # Whatever its encoding, what is not ASCII is part of a name, a string or a comment.
+    plain = re.sub(rb"[\x80-\xff]", b"x", re.sub(rb"\r\n?", b"\n", text or b"")).decode()
+    read = tokenize.generate_tokens(io.StringIO(plain).readline)
+    tokens = [token for token in read if token.type not in (tokenize.COMMENT, tokenize.NL)]
     busy: set[int] = set()
-    try:
-        docstrings = {
-            (node.lineno, node.col_offset)
-            for node in ast.walk(parse_block(plain.encode()))
-            if is_string(node)
-        }
-        for token in tokenize.generate_tokens(io.StringIO(plain).readline):
-            if token.type not in _SILENT and token.start not in docstrings:
-                busy.update(range(token.start[0] - 1, token.end[0]))
-    except (tokenize.TokenError, SyntaxError):
-        return [False] * count
-    return [line not in busy for line in range(count)]
+    before = tokenize.NEWLINE
+    for token, behind in itertools.pairwise(tokens):
+        alone = before in _BETWEEN and behind.type == tokenize.NEWLINE
+        if token.type not in _BETWEEN and not (alone and _TEXT.match(token.string)):
+            busy.update(range(token.start[0] - 1, token.end[0]))
+        before = token.type
+    return [line not in busy for line in range(len(keys_of(text)))]
 
 
-_SILENT = frozenset(
-    {
-        tokenize.COMMENT,
-        tokenize.NL,
-        tokenize.NEWLINE,
-        tokenize.INDENT,
-        tokenize.DEDENT,
-        tokenize.ENDMARKER,
-    }
-)
+# What is between two statements.
+_BETWEEN = frozenset({tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT})
+
+# A string that is neither bytes nor to be formatted.
+_TEXT = re.compile(r"[rRuU]?[\"']")
