@@ -18,7 +18,7 @@ from patcher.errors import BrokenImage, FileAbsent, Undecided, WrongPlatform, Wr
 from patcher.jobs.naming import LOCAL_BASE, PATCHES_LABEL, Patched, labels
 from patcher.oci.installation import ImageFile
 from patcher.oci.layer import LayerChange
-from patcher.rules.apply import Step, series
+from patcher.rules.apply import Step, series, without_it
 from patcher.rules.patch import Patch
 from patcher.rules.verdict import Status, Verdict, judge_files
 from patcher.sources.everywhere import in_image, searched_for
@@ -251,11 +251,8 @@ def judge_all(patches: Sequence[Patch], installation: Installation) -> tuple[Ver
     try:
         return tuple(_judge(patch, each) for each in installation.all for patch in patches)
     except (FileAbsent, Undecided) as error:
-        needed = [f"--patch {patch.name}" for patch in patches if _is_needed(patch, installation)]
-        if not needed:
-            raise
-        step = f"To apply the others that are needed: {' '.join(needed)}"
-        raise type(error)(error.problem, next_step=step) from error
+        needed = [patch for patch in patches if _is_needed(patch, installation)]
+        raise without_it(error, needed) from None
 
 
 def _is_needed(patch: Patch, installation: Installation) -> bool:

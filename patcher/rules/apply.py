@@ -12,7 +12,7 @@ from patcher.rules.rule import Files, Rewritten
 from patcher.rules.verdict import Status, covers, found_in, judge_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
 _LEAVE = (
@@ -140,7 +140,10 @@ def apply_all(
             files[target] = read(target)
         except FileAbsent:
             files[target] = None
-    steps = series(wanted, files, where)
+    try:
+        steps = series(wanted, files, where)
+    except (FileAbsent, Undecided) as error:
+        raise without_it(error, [patch for patch in wanted if _is_needed(patch, files)]) from None
     outcomes = {
         target: Outcome(target, data, data, 0) for target, data in files.items() if data is not None
     }
@@ -148,3 +151,16 @@ def apply_all(
         places = step.places + (outcomes[step.target].places if step.target in outcomes else 0)
         outcomes[step.target] = Outcome(step.target, files[step.target], step.after, places)
     return tuple(outcomes.values())
+
+
+def _is_needed(patch: Patch, files: Files) -> bool:
+    own = {target: files[target] for target in patch.targets}
+    return judge_files(patch, own, "").status is Status.NEEDED
+
+
+def without_it(error: FileAbsent | Undecided, needed: Sequence[Patch]) -> FileAbsent | Undecided:
+    """The error of one patch that cannot judge, with what to type for those that are needed."""
+    if not needed:
+        return error
+    others = " ".join(f"--patch {patch.name}" for patch in needed)
+    return type(error)(error.problem, next_step=f"To apply the others that are needed: {others}")

@@ -80,6 +80,9 @@ def test_an_error_names_the_patch_that_cannot_judge_and_its_own_file() -> None:
         targets=(TWO,),
         rule=Replace((Change(TWO, "f", "return 1", "return 2"),)),
     )
-    said = rf"^it:{TWO}: lost cannot judge it: there is no {TWO}\. .*name the others with --patch"
-    with pytest.raises(FileAbsent, match=said):
+    said = rf"^it:{TWO}: lost cannot judge it: there is no {TWO}\. "
+    others = f"To apply the others that are needed: --patch {FIRST.name}$"
+    with pytest.raises(FileAbsent, match=said + others):
         apply_all([FIRST, lost], reader({ONE: SOURCE}), "it:{}".format)
+    with pytest.raises(FileAbsent, match=f"{said}.*name the others with --patch"):
+        apply_all([lost], reader({ONE: SOURCE}), "it:{}".format)
