@@ -8,10 +8,7 @@ import click
 
 from patcher.answer import hand_over, show
 from patcher.commands.command import Command
-from patcher.commands.options import (
-    EPILOG,
-    json_option,
-)
+from patcher.commands.options import EPILOG, ca_file_option, http_settings, json_option
 from patcher.report.document import as_json
 from patcher.talk import say, say_steps
 
@@ -32,8 +29,9 @@ vllm-patcher demo 0.24.0 -o /tmp/demo
     metavar="DIR",
     help="Where the OCI layout is written.",
 )
+@ca_file_option
 @json_option
-def demo(version: str, output: Path, as_data: bool) -> None:
+def demo(version: str, output: Path, ca_file: Path | None, as_data: bool) -> None:
     """Show the whole job on a real vLLM release, without Docker.
 
     Takes the files out of VERSION's wheel on PyPI by range requests, makes a small base image of
@@ -43,7 +41,7 @@ def demo(version: str, output: Path, as_data: bool) -> None:
     from patcher.report.image import demo_json, demo_lines
     from patcher.report.steps import demo_steps
 
-    result = run(version, output, say)
+    result = run(version, output, http_settings(ca_file, ()), say)
     if as_data:
         hand_over(as_json("demo", **demo_json(result)))
         return

@@ -31,6 +31,7 @@ from patcher.places.stored import Stored, StoredPlace
 from patcher.progress import Say
 from patcher.rules.catalogue import select
 from patcher.sources.wheel import open_release
+from patcher.web.http import Http, HttpSettings
 
 # An empty file by which a demo's folder is known.
 _MARK = ".vllm-patcher-demo"
@@ -64,14 +65,14 @@ class Demo:
     patch: str = _PATCH
 
 
-def run(version: str, output: Path, say: Say) -> Demo:
+def run(version: str, output: Path, settings: HttpSettings, say: Say) -> Demo:
     """Fetch, assemble, patch, verify, append, tag and read back. Writes only below `output`.
 
     Until all is done it is another folder beside it. Raises `Unwritable` for a folder that is not
     an earlier demo, and what reading and patching raise; then everything is as it was.
     """
     _expect_demo(output)
-    wheel = open_release(version)
+    wheel = open_release(version, http=Http(settings, say=say))
     targets = select([_PATCH])[0].targets
     files = {target: wheel.read(target) for target in (VERSION_FILE, *targets)}
     say(

@@ -15,7 +15,7 @@ from tests.certificates import make_certificate
 from tests.commands import run
 from tests.conftest import TARGET, missing
 from tests.terminals import terminal
-from tests.wheelhouse import Site, serving
+from tests.wheelhouse import Site, serving, wheel
 
 
 def test_a_release_is_asked_once_and_then_remembered(
@@ -44,13 +44,18 @@ def test_a_release_is_asked_once_and_then_remembered(
         again.read("0.23.0", "vllm/no_such_file.py")
 
 
-def test_a_companys_authority_holds_for_both_sides_of_a_backport(
+def test_a_companys_authority_holds_for_all_that_is_read_of_releases(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     certificate = make_certificate(tmp_path)
     old, new = (f"def f(self):\n    return {number}\n".encode() for number in (1, 2))
     site, file = Site(), tmp_path / Path(TARGET).name
-    site.put_json([site.put_wheel("0.1.0", old), site.put_wheel("0.2.0", new)])
+    real = {
+        "vllm/_version.py": b"__version__ = '0.3.0'\n",
+        TARGET: b"def f(self):\n    return self.kv_b_proj.weight.dtype\n",
+    }
+    wheels = [site.put_wheel("0.1.0", old), site.put_wheel("0.2.0", new)]
+    site.put_json([*wheels, site.put_bytes("0.3.0", wheel("0.3.0", real))])
     file.write_bytes(old)
     trusting = ("--ca-file", certificate.with_name("ca.pem"))
     draft = ("--before", "0.1.0", "--after", "0.2.0", "--function", f"{TARGET}:f")
@@ -76,6 +81,8 @@ def test_a_companys_authority_holds_for_both_sides_of_a_backport(
             done = run(*call, *mine, *trusting, XDG_CACHE_HOME=next(cache))
             assert done.returncode == code, done.stderr
         assert (tmp_path / "out.py").read_bytes() == new
+        shown = run("demo", "0.3.0", "-o", tmp_path / "demo", *trusting)
+        assert shown.returncode == 0, shown.stderr
         lost = run("verify", file, *mine, XDG_CACHE_HOME=next(cache))
         assert lost.returncode == 3
         assert "pypi.org: its certificate is not trusted" in lost.stderr
