@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from patcher.daemon.client import asking, follow, undisturbed
+from patcher.daemon.client import asking, follow, inspection, undisturbed
 from patcher.errors import BrokenImage, DaemonFailed
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ def build(
         with undisturbed():
             _run(client, base["Id"], platform, context, made)
         with asking("the built image cannot be inspected", next_step=_NEXT_STEP):
-            attrs = client.images.get(made[-1]).attrs
+            answer = client.api.inspect_image(made[-1])  # type: ignore[no-untyped-call]
+        attrs = inspection(answer, made[-1])
         check(base, attrs, change, _added(base, change))
         made = _still_there(client, made)
     except BaseException:

@@ -17,7 +17,7 @@ from patcher.errors import DaemonFailed, NoDaemon
 from patcher.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from types import FrameType
 
     from docker import DockerClient
@@ -100,6 +100,44 @@ def asking(doing: str, *, next_step: str) -> Iterator[None]:
         raise DaemonFailed(f"{doing}: {text}", next_step=next_step) from error
     except (DockerException, RequestException, HTTPError) as error:
         raise DaemonFailed(f"{doing}: {error}", next_step=next_step) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; deep nesting
+        said = f"its answer is no JSON: {type(error).__name__}"
+        raise DaemonFailed(f"{doing}: {said}", next_step=next_step) from error
+
+
+# What is used of an inspection, and what stands for what is left out (Docker Engine API,
+# ImageInspect).
+_EMPTY: dict[str, Any] = {
+    "Id": "",
+    "Os": "",
+    "Architecture": "",
+    "Config": {},
+    "RootFS": {},
+    "RepoDigests": [],
+}
+
+
+def inspection(answer: object, name: str) -> Mapping[str, Any]:
+    """What a daemon says of an image. Raises `DaemonFailed` where that makes no sense."""
+    attrs = answer if isinstance(answer, dict) else {}
+    found = {key: attrs.get(key) or empty for key, empty in _EMPTY.items()}
+    wrong = [key for key, empty in _EMPTY.items() if type(found[key]) is not type(empty)]
+    if not wrong:
+        layers = found["RootFS"].get("Layers") or []
+        found["RootFS"] = {**found["RootFS"], "Layers": layers}
+        texts = [
+            attrs.get("Variant") or "",
+            *found["RepoDigests"],
+            *(layers if isinstance(layers, list) else [0]),
+        ]
+        wrong = [] if all(isinstance(each, str) for each in texts) else ["text"]
+    if wrong or not found["Id"]:
+        raise DaemonFailed(
+            f"image {name!r} cannot be inspected: the daemon's answer has no {(*wrong, 'Id')[0]} "
+            "that makes sense",
+            next_step="See 'docker image inspect', and what the daemon itself says.",
+        )
+    return {**found, **attrs, "Config": found["Config"], "RootFS": found["RootFS"]}
 
 
 def is_podman(client: DockerClient) -> bool:

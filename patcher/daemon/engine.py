@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from patcher.daemon import dockerfile
 from patcher.daemon.build import Built, build, remove, stated
-from patcher.daemon.client import asking, follow, is_podman, progress_of
+from patcher.daemon.client import asking, follow, inspection, is_podman, progress_of
 from patcher.daemon.files import find, read_files
 from patcher.daemon.load import load
 from patcher.errors import BadReference, BrokenImage, DaemonFailed, Unreadable, WrongPlatform
@@ -254,11 +254,12 @@ def _find(
 
     try:
         with asking(f"image {name!r} cannot be inspected", next_step="Check the name."):
-            attrs: Mapping[str, Any] = client.images.get(name).attrs or {}
+            answer = client.api.inspect_image(name)  # type: ignore[no-untyped-call]
     except DaemonFailed as error:
         if isinstance(error.__cause__, ImageNotFound):
             return None
         raise
+    attrs = inspection(answer, name)
     own = _of_platform(client, name, platform) if platform else None
     # A container is made by the index's id, whichever of its images is meant.
     return {**own, "Id": attrs["Id"]} if own else attrs
@@ -277,9 +278,9 @@ def _of_platform(client: DockerClient, name: str, platform: Platform) -> Mapping
             params={"platform": json.dumps(stated)},
             timeout=api.timeout,
         )
-    # Where it lacks the platform, what it has is told from the answer for the name alone.
-    found: Mapping[str, Any] | None = answer.json() if answer.ok else None
-    return found
+        # Where it lacks the platform, what it has is told from the answer for the name alone.
+        found = answer.json() if answer.ok else None
+    return None if found is None else inspection(found, name)
 
 
 def _inspect(

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from patcher.daemon.client import DEFAULT, address, connect, progress_of, undisturbed
-from patcher.errors import NoDaemon
+from patcher.daemon.engine import local_image
+from patcher.errors import DaemonFailed, NoDaemon
 from patcher.progress import Progress
-from tests.scripted import Reply, serving
+from tests.scripted import Reply, Seen, serving
 
 
 def press() -> None:
@@ -177,3 +178,44 @@ def test_a_context_that_is_not_there_is_not_another_daemon(
     monkeypatch.setenv("DOCKER_CONTEXT", "lab")
     with pytest.raises(NoDaemon, match="the Docker context 'lab' cannot be read"):
         connect()
+
+
+WHOLE = {"Id": "sha256:1", "Os": "linux", "Architecture": "amd64"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"[]", "no Id"),
+        (b"null", "no Id"),
+        (b"{}", "no Id"),
+        (json.dumps({**WHOLE, "Id": 1}).encode(), "no Id"),
+        (json.dumps({**WHOLE, "Os": 1}).encode(), "no Os"),
+        (json.dumps({**WHOLE, "Config": [1]}).encode(), "no Config"),
+        (json.dumps({**WHOLE, "RootFS": "x"}).encode(), "no RootFS"),
+        (json.dumps({**WHOLE, "RepoDigests": [1]}).encode(), "no text"),
+        (json.dumps({**WHOLE, "Variant": 1}).encode(), "no text"),
+        (json.dumps({**WHOLE, "RootFS": {"Layers": "x"}}).encode(), "no text"),
+        (b'{"Id": ' + b"9" * 5000 + b"}", "its answer is no JSON"),
+        (b"[" * 200_000, "its answer is no JSON"),
+        (b"\xff", "cannot be inspected"),
+        (json.dumps(WHOLE).encode(), None),
+    ],
+)
+def test_what_a_daemon_says_of_an_image_makes_sense_or_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes, said: str | None
+) -> None:
+    version = {"ApiVersion": "1.41", "MinAPIVersion": "1.12"}
+
+    def script(seen: Seen) -> Reply:
+        asked = json.dumps(version).encode() if seen.path.endswith("/version") else answer
+        return Reply(200, {"Content-Type": "application/json"}, asked)
+
+    with serving(script) as server:
+        monkeypatch.setenv("DOCKER_HOST", server.url.replace("http", "tcp"))
+        client = connect()
+        if said is None:
+            assert local_image(client, "x:1").id == "sha256:1"
+            return
+        with pytest.raises(DaemonFailed, match=said):
+            local_image(client, "x:1")
