@@ -181,6 +181,11 @@ class WheelSource:
     def _find_record(self) -> tuple[str, str]:
         """The RECORD's path, and the version in that path."""
         found = [match for name in self._zip.namelist() if (match := _RECORD.fullmatch(name))]
+        if not found:
+            raise Unreadable(
+                f"{self.label} is not a wheel of {PROJECT}",
+                next_step=f"Name one whose file begins with {PROJECT}-.",
+            )
         if len(found) != 1:
             raise _unreadable(
                 self.label,
