@@ -78,7 +78,8 @@ def today(line: Timeline) -> str:
     """
     newest = newest_release(line.versioned)
     if newest is None:
-        return "nothing that was read states a version"
+        lost = line.findings and not any(each.verdict.by_content for each in line.findings)
+        return "nothing could be read" if lost else "nothing that was read states a version"
     of_several = ", the newest that was read," if len(line.versioned) > 1 else ""
     said = f"{shown(newest)}{of_several} {_advice(line, newest)}"
     preview = line.versioned[-1]

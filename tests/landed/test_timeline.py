@@ -219,6 +219,13 @@ def test_of_one_artifact_no_story_is_told(text: str, said: str) -> None:
     assert sentence(timeline(PATCH, story(text))) == f"{PATCH.name}: {said}."
 
 
+def test_what_could_not_be_read_has_no_version_either() -> None:
+    lost = timeline(PATCH, [made(None, Status.UNKNOWN, artifact="https://a/x.whl")])
+    assert sentence(lost) == f"{PATCH.name}: no turn was seen; nothing could be read."
+    file = timeline(PATCH, [made(None, Status.CLEAN, artifact="a.py")])
+    assert sentence(file).endswith("; nothing that was read states a version.")
+
+
 def test_a_pre_release_speaks_only_where_it_says_otherwise() -> None:
     clean = [*story("nc"), made("0.3.0rc1", Status.NEEDED)]
     advice = f"0.2.0, {NEWEST}, has the fix: drop the patch from 0.2.0 on, but 0.3.0rc1 needs it"
