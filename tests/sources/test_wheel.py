@@ -520,6 +520,18 @@ def test_no_more_is_inflated_than_a_file_claims(tmp_path: Path) -> None:
     assert peak < 1 << 20
 
 
+def test_a_folder_that_claims_too_much_in_all_is_not_inflated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file has less than one may have, and packed they are nothing."""
+    files = {f"vllm/models/{number}.py": bytes(1000) for number in range(9)}
+    source = open_wheel_file(stored(tmp_path, files))
+    assert len(list(source.read_folder("vllm/models"))) == 9
+    monkeypatch.setattr("patcher.sources.wheel._FOLDER_LIMIT", 8999)
+    with pytest.raises(Unreadable, match="vllm/models claims 9000 bytes"):
+        list(source.read_folder("vllm/models"))
+
+
 def test_a_list_of_files_without_end_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
