@@ -45,8 +45,8 @@ _TAIL = 512 << 10
 _MEMBER_LIMIT = PART_LIMIT
 _RECORD_LIMIT = 4 << 20
 
-# All Python files of a folder: in 0.33.0 that of the models has 7.6 MB. Files may overlap, and those
-# of a wheel of 16 MB be any number of 16 MB.
+# All Python files of a folder: in 0.33.0 that of the models has 7.6 MB. Files may overlap, and of a
+# wheel of 16 MB be any number of 16 MB.
 _FOLDER_LIMIT = 128 << 20
 
 _RECORD = re.compile(rf"{PROJECT}-([^/]+)\.dist-info/RECORD")
