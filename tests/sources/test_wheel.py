@@ -500,6 +500,19 @@ def test_a_wheel_with_two_files_of_one_name_is_unreadable(tmp_path: Path) -> Non
         open_wheel_file(path)
 
 
+@pytest.mark.parametrize("where", ["before", "in the comment"])
+def test_a_wheel_with_another_in_it_is_unreadable(tmp_path: Path, where: str) -> None:
+    """Installers would take one or the other."""
+    path = stored(tmp_path, {})
+    data, other = path.read_bytes(), wheel("0.23.0", {TARGET: b"# other"})
+    if where == "before":
+        path.write_bytes(other + data)
+    else:
+        path.write_bytes(data[:-2] + len(other).to_bytes(2, "little") + other)
+    with pytest.raises(Unreadable, match="it holds more than one archive"):
+        open_wheel_file(path)
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_what_inflates_a_part_at_once_is_not_inflated(tmp_path: Path, method: int) -> None:
     """700 bytes of bzip2 were 300 MB."""
