@@ -15,7 +15,7 @@ import click
 from patcher.answer import hand_over
 from patcher.commands.command import Command
 from patcher.commands.options import ca_file_option, http_settings, json_option
-from patcher.errors import Finding, UsageError
+from patcher.errors import Finding, Unwritable, UsageError
 from patcher.report.document import as_json
 from patcher.talk import say
 from patcher.terminal import width_of
@@ -188,7 +188,11 @@ def _all_or_none() -> Iterator[Callable[[Path, str], None]]:
     def write(path: Path, text: str) -> None:
         before, data = dict(written).get(path), text.encode()
         written.append((path, data))
-        write_atomically(path, data, expected=before)
+        try:
+            write_atomically(path, data, expected=before)
+        except Unwritable:
+            written.pop()  # what is there is another's, be it equal
+            raise
 
     try:
         yield write
