@@ -469,6 +469,8 @@ def test_a_change_is_at_its_place_past_what_only_one_side_has(
         ("for x in a: y = 1", "y = 2", "for x in a: y = 3", True),
         ("for x in a: y = 1", "y = 2", "for x in b: y = 1", True),
         ("for x in a: y = 1", "y = 2", "for x in b: y = 3", False),
+        ("for x in a: y = 1, z = 1, c()", "y = 2", "for x in b: y = 1, z = 3, c()", True),
+        ("for x in a: y = 1, c()", "y = 2", "for x in b: y = 3, c()", False),
         ("with a: x = 1", "x = 2", "with a: x = 3", True),
         ("with a: x = 1", "x = 2", "with b: x = 3", False),
         ("try: x = 1; finally: a()", "x = 2", "try: x = 3; finally: a()", True),
@@ -488,7 +490,8 @@ def test_a_statement_is_known_by_its_head_or_by_what_it_does(
         lines = []
         for at, part in enumerate(text.split("; ")):
             head, _, does = part.partition(": ")
-            lines += [f"{head}:", *(f"    {each}" for each in (*(more if at == 0 else ()), does))]
+            does_first = more if at == 0 else ()
+            lines += [f"{head}:", *(f"    {each}" for each in (*does_first, *does.split(", ")))]
         return "\n".join(["def f(a, b, c):", *(f"    {each}" for each in lines), ""]).encode()
 
     sides = changed_scopes(PATH, body(its), body(its, line))

@@ -198,8 +198,8 @@ _KNOWN_BY: dict[type[Node], tuple[tuple[str, ...], tuple[str, ...]]] = {
 def is_known(its: Node, own: Node) -> bool:
     """Whether a part of upstream's tree and one of the image's are one, changed or not.
 
-    One that has another condition, target or name and does something else may be any other. An
-    `if` is one where a branch of it is; any has an `else`.
+    One that has another condition, target or name, and does not do most of what upstream's does,
+    may be any other. An `if` is one where a branch of it is; any has an `else`.
     """
     match its, own:
         case ast.Tuple(elts=[key, value]), ast.Tuple(elts=[own_key, own_value]):  # a dict's entry
@@ -213,7 +213,18 @@ def is_known(its: Node, own: Node) -> bool:
             return is_known(*(next(ast.iter_child_nodes(each), each) for each in (its, own)))
         case _:
             known = [_known_by(each) for each in (its, own)]
-    return bool(known[0] & known[1]) or not (known[0] and known[1])
+    if known[0] & known[1] or not (known[0] and known[1]):
+        return True
+    does = [
+        {
+            text
+            for statement in getattr(each, "body", ())
+            for text in [_text([statement])]
+            if not _OF_MANY.fullmatch(text)
+        }
+        for each in (its, own)
+    ]
+    return 2 * len(does[0] & does[1]) > len(does[0])
 
 
 def _known_by(node: Node) -> set[tuple[int, str]]:
