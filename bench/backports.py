@@ -611,6 +611,8 @@ def report(rows: list[Row]) -> None:
             for who in ("ours", *RIVALS):
                 made = [row.outcome for row in tried if (row.back, row.who) == (back, who)]
                 _percent(f"{who}, {back} back", collections.Counter(made), OUTCOMES)
+            right = {row.pr for row in tried if row.back == back and row.outcome == "merged"}
+            print(f"by one of them at least, {back} back: merged {len(right)}")
     false = sum(row.who == "reverse-apply" and row.back > 0 for row in rows)
     print(f"reverse-apply, falsely landed: {false}")
     for title, backs in (
