@@ -7,8 +7,10 @@ with status 200 (Docker Engine API, ImageCreate, ImagePush, ImageBuild): `{"erro
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
+import time
 from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,9 +19,10 @@ from patcher.errors import DaemonFailed, NoDaemon
 from patcher.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import FrameType
 
+    import requests
     from docker import DockerClient
 
 # Seconds. A socket that is there answers at once; a daemon that unpacks or copies a layer of
@@ -27,7 +30,16 @@ if TYPE_CHECKING:
 _REACH = 10
 _SILENCE = 300
 
+# Bytes and seconds of an answer that is no stream (an inspection has some 10 KB); bytes of a
+# stream of events in all, and of one event. A pull for twelve hours tells some 200 MB.
+_MOST_BYTES = 8 << 20
+_WHOLE = 600
+_MOST_EVENTS = 256 << 20
+_MOST_EVENT = 256 << 10
+
 _CONTEXT = "`docker context ls` lists them; DOCKER_CONTEXT or `docker context use` picks one."
+
+_STRANGE = "Is it a Docker daemon? See what 'docker version' and the daemon's own log say."
 
 # Where the daemon is, unless a host or context is named.
 DEFAULT = "unix:///var/run/docker.sock"
@@ -39,15 +51,79 @@ def connect() -> DockerClient:
     Raises `NoDaemon`, also where this user may not use the socket.
     """
     import docker
+    from docker.constants import MINIMUM_DOCKER_API_VERSION
     from docker.errors import DockerException
 
     place = address()
     try:
-        client = docker.from_env(timeout=_REACH)
+        # docker-py would ask for the version before there is a bound on the answer.
+        client = docker.from_env(timeout=_REACH, version=MINIMUM_DOCKER_API_VERSION)
+        client.api.hooks["response"].append(_bounded)
+        version = _version(client)
+        client.close()
+        client = docker.from_env(timeout=_SILENCE, version=version)
     except DockerException as error:
         raise _no_daemon(error, place) from error
-    client.api.timeout = _SILENCE
+    client.api.hooks["response"].append(_bounded)
     return client
+
+
+def _version(client: DockerClient) -> str:
+    """The version of the API that the daemon speaks. Raises `NoDaemon`, `DaemonFailed`."""
+    from requests import RequestException
+
+    doing = "the daemon cannot be asked for its version"
+    try:
+        with asking(doing, next_step=_STRANGE):
+            stated = client.api.version(api_version=False)["ApiVersion"]
+            if not re.fullmatch(r"\d{1,3}\.\d{1,3}", stated):
+                raise ValueError
+    except DaemonFailed as error:
+        if isinstance(error.__cause__, RequestException):
+            raise _no_daemon(error, address()) from error
+        raise
+    return str(stated)
+
+
+def _bounded(answer: requests.Response, *_: object, stream: bool = False, **__: object) -> None:
+    """A hook of docker-py's session: what a daemon says has an end. Raises `DaemonFailed`."""
+    if stream and answer.ok:
+        if answer.headers.get("Content-Type", "").startswith("application/json"):
+            answer.raw.read = _counted(answer)  # type: ignore[method-assign]
+        return
+    # Until a container has ended, the answer to the question for that is its headers alone.
+    body = bytearray(answer.raw.read1(1 << 16, decode_content=True))
+    until, going = time.monotonic() + _WHOLE, bool(body)
+    while going:
+        piece = answer.raw.read1(1 << 16, decode_content=True)
+        body += piece
+        going = bool(piece)
+        if len(body) > _MOST_BYTES or time.monotonic() > until:
+            answer.close()
+            raise DaemonFailed("a daemon's answer has no end", next_step=_STRANGE)
+    # What requests itself would have read, had it been asked for the content.
+    answer._content = bytes(body)
+
+
+def _counted(answer: requests.Response) -> Callable[..., bytes]:
+    """The `read` of a stream of events, one a line. Raises `DaemonFailed` where one has no end, or
+    all of them: docker-py keeps what it has of an event, and looks through it after each read.
+    """
+    read = answer.raw.read
+    whole = event = 0
+
+    def counted(amt: int | None = None, **options: Any) -> bytes:
+        nonlocal whole, event
+        most = min(_MOST_EVENT - event, _MOST_EVENTS - whole) + 1
+        data = read(most if amt is None else min(amt, most), **options)
+        whole += len(data)
+        event = event + len(data) if b"\n" not in data else len(data) - data.rindex(b"\n")
+        if event > _MOST_EVENT or whole > _MOST_EVENTS:
+            answer.close()
+            raise DaemonFailed("what a daemon tells has no end", next_step=_STRANGE)
+        return data
+
+    return counted
 
 
 def address() -> str:
@@ -100,8 +176,10 @@ def asking(doing: str, *, next_step: str) -> Iterator[None]:
         raise DaemonFailed(f"{doing}: {text}", next_step=next_step) from error
     except (DockerException, RequestException, HTTPError) as error:
         raise DaemonFailed(f"{doing}: {error}", next_step=next_step) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits; deep nesting
-        said = f"its answer is no JSON: {type(error).__name__}"
+    # A number of thousands of digits; deep nesting; a list in an object's place, into which
+    # docker-py looks as the API describes it, and so do we.
+    except (ValueError, RecursionError, TypeError, AttributeError, LookupError) as error:
+        said = f"its answer makes no sense: {type(error).__name__}"
         raise DaemonFailed(f"{doing}: {said}", next_step=next_step) from error
 
 
@@ -125,10 +203,13 @@ def inspection(answer: object, name: str) -> Mapping[str, Any]:
     if not wrong:
         layers = found["RootFS"].get("Layers") or []
         found["RootFS"] = {**found["RootFS"], "Layers": layers}
+        labels, environment = (found["Config"].get(key) or () for key in ("Labels", "Env"))
         texts = [
             attrs.get("Variant") or "",
             *found["RepoDigests"],
             *(layers if isinstance(layers, list) else [0]),
+            *(environment if isinstance(environment, list | tuple) else [0]),
+            *(labels.values() if isinstance(labels, dict) else labels and [0]),
         ]
         wrong = [] if all(isinstance(each, str) for each in texts) else ["text"]
     if wrong or not found["Id"]:
@@ -144,7 +225,7 @@ def is_podman(client: DockerClient) -> bool:
     """Does podman answer at the socket, and not Docker? Raises `DaemonFailed`."""
     with asking("the daemon cannot be asked what it is", next_step="Try again."):
         parts = client.api.version().get("Components") or []
-    return any(part.get("Name") == "Podman Engine" for part in parts)
+        return any(part.get("Name") == "Podman Engine" for part in parts)
 
 
 def follow(

@@ -232,7 +232,7 @@ def keeps_indexes(client: DockerClient) -> bool:
     """
     with asking("the daemon cannot be asked for its store", next_step="Try again."):
         status = client.api.info().get("DriverStatus") or []
-    return ["driver-type", "io.containerd.snapshotter.v1"] in status
+        return ["driver-type", "io.containerd.snapshotter.v1"] in status
 
 
 def _deep(error: DaemonFailed) -> DaemonFailed:

@@ -142,10 +142,10 @@ def _file(client: DockerClient, container: str, path: str) -> ImageFile | None:
             if isinstance(error.__cause__, NotFound):
                 return None
             raise
-        with tarfile.open(fileobj=io.BytesIO(packed), mode="r:") as archive:
-            member = archive.next()
-            content = archive.extractfile(member) if member and member.isreg() else None
-            data = content.read() if content else b""
+        try:
+            member, data = _first(packed, real)
+        except (tarfile.TarError, ValueError, OverflowError) as error:
+            raise broken(f"{real} came out of the image damaged: {error}") from error
         if member is None or not member.issym():
             break
         real = posixpath.normpath(posixpath.join(posixpath.dirname(real), member.linkname))
@@ -154,6 +154,19 @@ def _file(client: DockerClient, container: str, path: str) -> ImageFile | None:
     # Go's tar writer may put the file's type beside the permission bits.
     mode = member.mode & 0o7777
     return ImageFile(path, data, member.uid, member.gid, mode, int(member.mtime))
+
+
+def _first(packed: bytes, path: str) -> tuple[tarfile.TarInfo | None, bytes]:
+    """The one entry of an archive, and what is in it. Raises `BrokenImage` and tarfile's errors."""
+    with tarfile.open(fileobj=io.BytesIO(packed), mode="r:") as archive:
+        member = archive.next()
+        if member is None or not member.isreg():
+            return member, b""
+        int(member.mtime)  # a pax header's may be no number, or have no end
+        if member.size > _MOST_BYTES:  # a sparse file's zeros are not in the archive
+            raise broken(f"{path} in the image has {member.size} bytes")
+        content = archive.extractfile(member)
+        return member, content.read() if content else b""
 
 
 def _bounded(stream: Iterable[bytes], path: str) -> bytes:

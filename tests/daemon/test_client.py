@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
 import os
 import signal
+import tarfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from patcher.daemon.client import DEFAULT, address, connect, progress_of, undisturbed
-from patcher.daemon.engine import local_image
-from patcher.errors import DaemonFailed, NoDaemon
+from patcher.daemon.client import DEFAULT, address, connect, is_podman, progress_of, undisturbed
+from patcher.daemon.engine import keeps_indexes, local_image, pull
+from patcher.daemon.files import read_files
+from patcher.errors import BrokenImage, DaemonFailed, NoDaemon, PatcherError
+from patcher.oci.reference import Platform
 from patcher.progress import Progress
-from tests.scripted import Reply, Seen, serving
+from tests.scripted import Reply, Script, Seen, serving
+
+if TYPE_CHECKING:
+    from docker import DockerClient
 
 
 def press() -> None:
@@ -180,7 +191,25 @@ def test_a_context_that_is_not_there_is_not_another_daemon(
         connect()
 
 
+def answers(body: bytes, **headers: str) -> Reply:
+    return Reply(200, {"Content-Type": "application/json", **headers}, body)
+
+
 WHOLE = {"Id": "sha256:1", "Os": "linux", "Architecture": "amd64"}
+
+
+VERSION = answers(b'{"ApiVersion": "1.41", "MinAPIVersion": "1.12"}')
+
+
+@contextmanager
+def daemon(monkeypatch: pytest.MonkeyPatch, script: Script) -> Iterator[DockerClient]:
+    """A client of a daemon that answers so, after the question for the API's version."""
+    asked = iter([VERSION])
+    with serving(lambda seen: next(asked, None) or script(seen)) as server:
+        monkeypatch.setenv("DOCKER_HOST", server.url.replace("http", "tcp"))
+        client = connect()
+        yield client
+        client.close()
 
 
 @pytest.mark.parametrize(
@@ -196,26 +225,114 @@ WHOLE = {"Id": "sha256:1", "Os": "linux", "Architecture": "amd64"}
         (json.dumps({**WHOLE, "RepoDigests": [1]}).encode(), "no text"),
         (json.dumps({**WHOLE, "Variant": 1}).encode(), "no text"),
         (json.dumps({**WHOLE, "RootFS": {"Layers": "x"}}).encode(), "no text"),
-        (b'{"Id": ' + b"9" * 5000 + b"}", "its answer is no JSON"),
-        (b"[" * 200_000, "its answer is no JSON"),
+        (b'{"Id": ' + b"9" * 5000 + b"}", "its answer makes no sense"),
+        (b"[" * 200_000, "its answer makes no sense"),
         (b"\xff", "cannot be inspected"),
+        (json.dumps({**WHOLE, "Config": {"Labels": [1]}}).encode(), "no text"),
+        (json.dumps({**WHOLE, "Config": {"Labels": {"a": 1}}}).encode(), "no text"),
+        (json.dumps({**WHOLE, "Config": {"Env": 5}}).encode(), "no text"),
+        (json.dumps({**WHOLE, "Config": {"Env": [5]}}).encode(), "no text"),
+        (b" " * (8 << 20) + json.dumps(WHOLE).encode(), "has no end"),
+        (json.dumps({**WHOLE, "Config": {"Labels": None, "Env": ["A=b"]}}).encode(), None),
         (json.dumps(WHOLE).encode(), None),
     ],
 )
 def test_what_a_daemon_says_of_an_image_makes_sense_or_is_an_error(
     monkeypatch: pytest.MonkeyPatch, answer: bytes, said: str | None
 ) -> None:
-    version = {"ApiVersion": "1.41", "MinAPIVersion": "1.12"}
-
-    def script(seen: Seen) -> Reply:
-        asked = json.dumps(version).encode() if seen.path.endswith("/version") else answer
-        return Reply(200, {"Content-Type": "application/json"}, asked)
-
-    with serving(script) as server:
-        monkeypatch.setenv("DOCKER_HOST", server.url.replace("http", "tcp"))
-        client = connect()
+    with daemon(monkeypatch, lambda _: answers(answer)) as client:
         if said is None:
             assert local_image(client, "x:1").id == "sha256:1"
             return
         with pytest.raises(DaemonFailed, match=said):
             local_image(client, "x:1")
+
+
+@pytest.mark.parametrize("version", [b"[]", b"{}", b'{"ApiVersion": 1}', b'{"ApiVersion": "x"}'])
+def test_a_daemon_that_does_not_say_what_it_speaks(
+    monkeypatch: pytest.MonkeyPatch, version: bytes
+) -> None:
+    with serving(lambda _: answers(version)) as server:
+        monkeypatch.setenv("DOCKER_HOST", server.url.replace("http", "tcp"))
+        with pytest.raises(DaemonFailed, match="cannot be asked for its version"):
+            connect()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"[]",
+        b"null",
+        b"5",
+        b'{"Components": 5, "DriverStatus": 5}',
+        b'{"Components": [1], "DriverStatus": {"a": 1}}',
+    ],
+)
+def test_a_daemon_that_does_not_say_what_it_is(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    with daemon(monkeypatch, lambda _: answers(answer)) as client:
+        for ask in (is_podman, keeps_indexes):
+            with pytest.raises(DaemonFailed, match="its answer makes no sense"):
+                ask(client)
+
+
+PLATFORM = Platform("linux", "amd64")
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        (b"5", "its answer makes no sense"),
+        (b"null", "its answer makes no sense"),
+        (b'{"status": "' + b"x" * (256 << 10), "has no end"),
+        (b'{"error": "' + b"x" * 100 + b'"}', "x" * 100),
+    ],
+)
+def test_the_events_of_a_pull_make_sense_and_end(
+    monkeypatch: pytest.MonkeyPatch, events: bytes, said: str
+) -> None:
+    def script(seen: Seen) -> Reply:
+        none = Reply(404, {}, b"No such image")
+        return answers(events) if "/images/create" in seen.path else none
+
+    with (
+        daemon(monkeypatch, script) as client,
+        pytest.raises(DaemonFailed, match=said),
+    ):
+        pull(client, f"x/y@sha256:{1:064}", PLATFORM)
+
+
+def archive(headers: dict[str, str], data: bytes = b"") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as packed:
+        entry = tarfile.TarInfo("file")
+        entry.size, entry.pax_headers = len(data), headers
+        packed.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+SPARSE = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(1 << 40)}
+
+
+@pytest.mark.parametrize(
+    ("packed", "said"),
+    [
+        (b"x" * 1024, "damaged"),
+        (archive({}, b"x" * 600)[:700], "damaged"),
+        (archive({"mtime": "inf"}), "damaged"),
+        (archive(SPARSE, b"1\n0\n0\n".ljust(512, b"\0")), "has 1099511627776"),
+    ],
+)
+def test_a_file_that_a_daemon_hands_out(
+    monkeypatch: pytest.MonkeyPatch, packed: bytes, said: str
+) -> None:
+    def script(seen: Seen) -> Reply:
+        if seen.method == "GET":
+            told = base64.b64encode(b'{"size": 1}').decode()
+            return Reply(200, {"X-Docker-Container-Path-Stat": told}, packed)
+        return answers(b'{"Id": "c"}')
+
+    with daemon(monkeypatch, script) as client, pytest.raises(PatcherError, match=said) as caught:
+        read_files(client, "sha256:1", PLATFORM, ["/file"])
+    assert isinstance(caught.value, DaemonFailed | BrokenImage)
