@@ -54,14 +54,17 @@ def is_of_no_layer(source: bytes, place: Place) -> bool:
 
     `def g(): w = None; return w.dtype` dies beside any layer, whatever `w` is around it.
     """
-    functions = [
+    around = [
         node
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.FunctionDef) and node.lineno < place[0] <= (node.end_lineno or 0)
     ]
-    if len(functions) < 2:  # none, or `f` itself: its names are what the verifier is about
+    nested = around[1:]  # outer ones first; the names of `f` itself are what the verifier is about
+    if not nested:
         return False
-    within = list(ast.walk(max(functions, key=lambda node: node.lineno)))
+    within = list(ast.walk(nested[0]))
+    if any(isinstance(node, ast.Nonlocal | ast.Global) for node in within):
+        return False
     reads = [node for node in within if isinstance(node, ast.Attribute) and node.attr == "dtype"]
     name = next(
         (
@@ -71,18 +74,26 @@ def is_of_no_layer(source: bytes, place: Place) -> bool:
         ),
         None,
     )
-    is_own = any(
-        isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store)
-        for node in within
-    ) and not any(isinstance(node, ast.Nonlocal | ast.Global) for node in within)
+    owner = next((each for each in reversed(nested) if _binds(each, name)), None)
     chains = {id(node.value) for node in reads}
     weights = [
         node
-        for node in within
+        for node in (ast.walk(owner) if owner else ())
         if (isinstance(node, ast.Attribute) and node.attr == "weight" and id(node) not in chains)
         or (isinstance(node, ast.Name) and node.id == "getattr")
     ]
-    return is_own and not weights
+    return owner is not None and not weights
+
+
+def _binds(function: ast.FunctionDef, name: str | None) -> bool:
+    """Whether a function, and not one within it, stores to a name."""
+    rest: list[ast.AST] = [*function.body]
+    for node in rest:  # which grows meanwhile
+        if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store):
+            return True
+        if not isinstance(node, ast.FunctionDef | ast.Lambda):
+            rest += ast.iter_child_nodes(node)
+    return False
 
 
 def assert_rewrite_is_sound(source: bytes, limit: int = 4096) -> bool:

@@ -47,6 +47,7 @@ Display = (ast.List, ast.Tuple, ast.Set)
 # What an annotation is made of that runs no code, unless this module defines an operator.
 PLAIN = (ast.Name, ast.Attribute, ast.Subscript, ast.Slice, ast.Constant, ast.Tuple, ast.List,
          ast.BinOp, ast.operator, ast.expr_context)  # fmt: skip
+_NO_ARGUMENTS = ast.arguments([], [], None, [], [], None, [])
 # Evaluated when somebody asks for them (PEP 695); none before Python 3.12.
 LAZY = tuple(
     getattr(ast, name)
@@ -706,13 +707,17 @@ class Walk(ast.NodeVisitor):
         """Evaluated now, later or never: that depends on the Python and on the module.
 
         So its reads are judged by what holds at any time, no handler around it counts, and what
-        it may do is done.
+        it may do is done. From Python 3.14 on it is a function's body (PEP 649).
         """
         if node is None:
             return
+        if any(getattr(part, "attr", None) == self.rule.member for part in ast.walk(node)):
+            self.later.append(
+                Later(ast.copy_location(ast.Lambda(_NO_ARGUMENTS, node), node), self.ever)
+            )
         before, floors, caught = self.facts, self.floors, self.caught
         self.floors, self.caught = [], False
-        self.facts = Facts(names=dict(self.ever), dead=before.dead)
+        self.facts = Facts(names={**self.ever, **self.anywhere}, dead=before.dead)
         self.visit(node)
         after, self.floors, self.caught = self.facts, floors, caught
         acts = self.names.acting or bool(self.names.properties)
