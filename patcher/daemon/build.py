@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from patcher.daemon.client import asking, follow, inspection, undisturbed
+from patcher.daemon.client import asking, follow, inspect, undisturbed
 from patcher.errors import BrokenImage, DaemonFailed
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def build(
     would run commands, `DaemonFailed` where the build fails or where its result is not the base
     with the change on top.
     """
-    if (base["Config"] or {}).get("OnBuild"):
+    if base["Config"].get("OnBuild"):
         raise BrokenImage(
             "the base has ONBUILD triggers, and a build on it would run them",
             next_step="Take the image that it was built from as the base.",
@@ -79,9 +79,8 @@ def build(
     try:
         with undisturbed():
             _run(client, base["Id"], platform, context, made)
-        with asking("the built image cannot be inspected", next_step=_NEXT_STEP):
-            answer = client.api.inspect_image(made[-1])  # type: ignore[no-untyped-call]
-        attrs = inspection(answer, made[-1])
+        doing = "the built image cannot be inspected"
+        attrs = inspect(client, made[-1], doing, next_step=_NEXT_STEP)
         check(base, attrs, change, _added(base, change))
         made = _still_there(client, made)
     except BaseException:
@@ -170,7 +169,7 @@ def _added(base: Mapping[str, Any], change: LayerChange) -> tuple[int, int]:
     lacks it, that empty directory is a layer.
     """
     copies = len(change.files) + len(change.bytecode)
-    works = bool(change.labels and (base["Config"] or {}).get("WorkingDir"))
+    works = bool(change.labels and base["Config"].get("WorkingDir"))
     return copies, copies + works
 
 
@@ -179,7 +178,7 @@ def _differences(
 ) -> Iterator[str]:
     below, layers = base["RootFS"]["Layers"], result["RootFS"]["Layers"]
     least, most = added
-    old, new = base["Config"] or {}, result["Config"] or {}
+    old, new = base["Config"], result["Config"]
     if layers[: len(below)] != below or not least <= len(layers) - len(below) <= most:
         yield f"its layers are not the base's and {least} more"
     for key in ("Os", "Architecture"):
@@ -195,9 +194,9 @@ def _differences(
         yield "its labels are not those of the base and the change"
 
 
-def stated(config: Mapping[str, Any] | None) -> dict[str, str]:
+def stated(config: Mapping[str, Any]) -> dict[str, str]:
     """The labels of a config, but for what a builder says of itself."""
-    labels = ((config or {}).get("Labels") or {}).items()
+    labels = (config.get("Labels") or {}).items()
     return {key: value for key, value in labels if key != _BUILDER}
 
 

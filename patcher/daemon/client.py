@@ -183,7 +183,7 @@ def asking(doing: str, *, next_step: str) -> Iterator[None]:
         raise DaemonFailed(f"{doing}: {said}", next_step=next_step) from error
 
 
-# What is used of an inspection, and what stands for what is left out (Docker Engine API,
+# What is used of an inspection, and the value of what is left out or null (Docker Engine API,
 # ImageInspect).
 _EMPTY: dict[str, Any] = {
     "Id": "",
@@ -195,8 +195,19 @@ _EMPTY: dict[str, Any] = {
 }
 
 
+def inspect(client: DockerClient, name: str, doing: str, *, next_step: str) -> Mapping[str, Any]:
+    """What a daemon says of an image. Raises `DaemonFailed`, of which docker-py's `ImageNotFound`
+    is the cause where it has none.
+    """
+    with asking(doing, next_step=next_step):
+        answer = client.api.inspect_image(name)  # type: ignore[no-untyped-call]
+    return inspection(answer, name)
+
+
 def inspection(answer: object, name: str) -> Mapping[str, Any]:
-    """What a daemon says of an image. Raises `DaemonFailed` where that makes no sense."""
+    """The answer of a daemon, with all of `_EMPTY` in it. Raises `DaemonFailed` where it makes no
+    sense.
+    """
     attrs = answer if isinstance(answer, dict) else {}
     found = {key: attrs.get(key) or empty for key, empty in _EMPTY.items()}
     wrong = [key for key, empty in _EMPTY.items() if type(found[key]) is not type(empty)]
@@ -218,7 +229,7 @@ def inspection(answer: object, name: str) -> Mapping[str, Any]:
             "that makes sense",
             next_step="See 'docker image inspect', and what the daemon itself says.",
         )
-    return {**found, **attrs, "Config": found["Config"], "RootFS": found["RootFS"]}
+    return {**attrs, **found}
 
 
 def is_podman(client: DockerClient) -> bool:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from patcher.daemon import dockerfile
 from patcher.daemon.build import Built, build, remove, stated
-from patcher.daemon.client import asking, follow, inspection, is_podman, progress_of
+from patcher.daemon.client import asking, follow, inspect, inspection, is_podman, progress_of
 from patcher.daemon.files import find, read_files
 from patcher.daemon.load import load
 from patcher.errors import BadReference, BrokenImage, DaemonFailed, Unreadable, WrongPlatform
@@ -253,13 +253,12 @@ def _find(
     from docker.errors import ImageNotFound
 
     try:
-        with asking(f"image {name!r} cannot be inspected", next_step="Check the name."):
-            answer = client.api.inspect_image(name)  # type: ignore[no-untyped-call]
+        doing = f"image {name!r} cannot be inspected"
+        attrs = inspect(client, name, doing, next_step="Check the name.")
     except DaemonFailed as error:
         if isinstance(error.__cause__, ImageNotFound):
             return None
         raise
-    attrs = inspection(answer, name)
     own = _of_platform(client, name, platform) if platform else None
     # A container is made by the index's id, whichever of its images is meant.
     return {**own, "Id": attrs["Id"]} if own else attrs
@@ -321,7 +320,7 @@ def _platform(attrs: Mapping[str, Any]) -> Platform:
 
 def _pin(name: str, attrs: Mapping[str, Any]) -> str:
     """What pins a local image: its digest in the repository asked for, or in any, or its id."""
-    pins = sorted(attrs["RepoDigests"] or [])
+    pins = sorted(attrs["RepoDigests"])
     image = str(attrs["Id"])
     if not image.removeprefix("sha256:").startswith(name.removeprefix("sha256:")):
         repository = parse_reference(name).name

@@ -13,7 +13,7 @@ import tarfile
 from typing import TYPE_CHECKING, Any
 
 from patcher.daemon.build import Built, check, remove
-from patcher.daemon.client import asking, follow, inspection, undisturbed
+from patcher.daemon.client import asking, follow, inspect, undisturbed
 from patcher.errors import DaemonFailed
 from patcher.oci.append import append
 from patcher.oci.image import Family
@@ -83,9 +83,8 @@ def _inspected(client: DockerClient, ids: tuple[str, str]) -> Mapping[str, Any] 
 
     for each in ids:
         try:
-            with asking("the loaded image cannot be inspected", next_step=_NEXT_STEP):
-                answer = client.api.inspect_image(each)  # type: ignore[no-untyped-call]
-            return inspection(answer, each)
+            doing = "the loaded image cannot be inspected"
+            return inspect(client, each, doing, next_step=_NEXT_STEP)
         except DaemonFailed as error:
             if not isinstance(error.__cause__, ImageNotFound):
                 raise
