@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
+
 from tests.certificates import ISSUER, signed_token
 from tests.conftest import real_registry
 from tests.scripted import Reply, Seen, Server, serving
@@ -101,8 +103,8 @@ def token_server(certificate: Path) -> Iterator[tuple[TokenServer, Server]]:
 
 
 @contextmanager
-def tunnels(places: dict[str, str]) -> Iterator[str]:
-    """A proxy that leads CONNECT to `host:443` to loopback addresses, and nowhere else."""
+def tunnels(places: dict[str, str]) -> Iterator[None]:
+    """The environment's proxy leads CONNECT to `host:443` to loopback, and nowhere else."""
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
@@ -119,7 +121,12 @@ def tunnels(places: dict[str, str]) -> Iterator[str]:
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        with pytest.MonkeyPatch.context() as patched:
+            for name in ("HTTPS_PROXY", "https_proxy"):
+                patched.setenv(name, f"http://127.0.0.1:{server.server_address[1]}")
+            for name in ("NO_PROXY", "no_proxy"):
+                patched.delenv(name, raising=False)
+            yield
     finally:
         server.shutdown()
         thread.join()

@@ -85,12 +85,8 @@ def test_a_fix_of_a_moved_file_is_taken_to_where_it_was(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with (
         serving(site, certificate) as server,
-        tunnels({"pypi.org:443": urlsplit(server).netloc}) as proxy,
+        tunnels({"pypi.org:443": urlsplit(server).netloc}),
     ):
-        for name in ("HTTPS_PROXY", "https_proxy"):
-            monkeypatch.setenv(name, proxy)
-        for name in ("NO_PROXY", "no_proxy"):
-            monkeypatch.delenv(name, raising=False)
         done = run("new", "mhc", *draft, "-o", "own", *trusting, "--json", cwd=tmp_path)
         said = check(done.stdout, done.returncode)
         assert said["affected"] == [">=0.22.1,<0.23.0"], done.stderr

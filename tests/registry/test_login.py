@@ -395,18 +395,14 @@ def test_no_registry_elsewhere_leads_to_services_of_this_machine(
 
 
 def test_docker_hub_is_asked_as_docker_asks_it(
-    tmp_path: Path, certificate: Path, http: Http, config: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, certificate: Path, http: Http, config: Path
 ) -> None:
     auth = token_auth("https://auth.docker.io/token", "registry.docker.io", certificate.parent)
     with (
         token_server(certificate) as (_, server),
         registry_with_login(tmp_path / "hub", certificate, auth) as host,
-        tunnels({"registry-1.docker.io:443": host, "auth.docker.io:443": server.host}) as proxy,
+        tunnels({"registry-1.docker.io:443": host, "auth.docker.io:443": server.host}),
     ):
-        for name in ("HTTPS_PROXY", "https_proxy"):
-            monkeypatch.setenv(name, proxy)
-        for name in ("NO_PROXY", "no_proxy"):
-            monkeypatch.delenv(name, raising=False)
         docker_config(config, "https://index.docker.io/v1/")
         publish(Repository(parse_reference("tests/image"), http, push=True))
         publish(Repository(parse_reference("alpine"), http, push=True))
@@ -425,9 +421,7 @@ def test_docker_hub_is_asked_as_docker_asks_it(
         }
 
 
-def test_ghcr_gives_a_token_at_its_own_address(
-    certificate: Path, http: Http, config: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ghcr_gives_a_token_at_its_own_address(certificate: Path, http: Http, config: Path) -> None:
     def script(seen: Seen) -> Reply:
         """As ghcr.io answers: the token server is the registry, and anybody gets a token."""
         if seen.path.startswith("/token?"):
@@ -439,11 +433,7 @@ def test_ghcr_gives_a_token_at_its_own_address(
         headers: dict[str, str | None] = {"Content-Type": EMPTY.descriptor.media_type}
         return Reply(201 if seen.method == "PUT" else 200, headers, EMPTY.data)
 
-    with serving(script, certificate) as server, tunnels({"ghcr.io:443": server.host}) as proxy:
-        for name in ("HTTPS_PROXY", "https_proxy"):
-            monkeypatch.setenv(name, proxy)
-        for name in ("NO_PROXY", "no_proxy"):
-            monkeypatch.delenv(name, raising=False)
+    with serving(script, certificate) as server, tunnels({"ghcr.io:443": server.host}):
         assert Repository(parse_reference("ghcr.io/owner/a"), http).manifest("x") == EMPTY
         docker_config(config, "ghcr.io")
         again = Http(http.settings)

@@ -61,12 +61,8 @@ def test_a_companys_authority_holds_for_all_that_is_read_of_releases(
     draft = ("--before", "0.1.0", "--after", "0.2.0", "--function", f"{TARGET}:f")
     with (
         serving(site, certificate) as server,
-        tunnels({"pypi.org:443": urlsplit(server).netloc}) as proxy,
+        tunnels({"pypi.org:443": urlsplit(server).netloc}),
     ):
-        for name in ("HTTPS_PROXY", "https_proxy"):
-            monkeypatch.setenv(name, proxy)
-        for name in ("NO_PROXY", "no_proxy"):
-            monkeypatch.delenv(name, raising=False)
         # Each with a cache of its own: each asks.
         cache = iter(str(tmp_path / f"cache-{number}") for number in range(9))
         done = run("new", "two", *draft, "-o", tmp_path, *trusting, XDG_CACHE_HOME=next(cache))

@@ -51,16 +51,14 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def github(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GitHub]:
+def github(certificate: Path) -> Iterator[GitHub]:
     state = GitHub()
-    with serving(state.answer, certificate) as server:
-        hosts = ("github.com", "api.github.com", "patch-diff.githubusercontent.com")
-        with tunnels({f"{host}:443": server.host for host in hosts}) as proxy:
-            for name in ("HTTPS_PROXY", "https_proxy"):
-                monkeypatch.setenv(name, proxy)
-            for name in ("NO_PROXY", "no_proxy"):
-                monkeypatch.delenv(name, raising=False)
-            yield state
+    hosts = ("github.com", "api.github.com", "patch-diff.githubusercontent.com")
+    with (
+        serving(state.answer, certificate) as server,
+        tunnels({f"{host}:443": server.host for host in hosts}),
+    ):
+        yield state
 
 
 @pytest.fixture
@@ -127,11 +125,7 @@ def test_what_goes_wrong_names_the_way_without_it(
     assert next_step in error.value.next_step
 
 
-def test_without_a_network_the_diff_is_to_be_fetched_elsewhere(
-    http: Http, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with tunnels({}) as proxy:
-        monkeypatch.setenv("https_proxy", proxy)
-        monkeypatch.delenv("no_proxy", raising=False)
-        with pytest.raises(Unreadable, match=r"Fetch https://github\.com/.*/pull/7\.diff where"):
-            pull_request(7, http)
+def test_without_a_network_the_diff_is_to_be_fetched_elsewhere(http: Http) -> None:
+    where = r"Fetch https://github\.com/.*/pull/7\.diff where"
+    with tunnels({}), pytest.raises(Unreadable, match=where):
+        pull_request(7, http)
