@@ -16,7 +16,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
 from types import EllipsisType
@@ -228,6 +228,34 @@ def no_folder_left(path: Path) -> Iterator[None]:
         for each in missing:
             with contextlib.suppress(OSError):  # it holds something by now, or was never made
                 each.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def all_or_none() -> Iterator[Callable[[Path, str], None]]:
+    """What writes a text to a free name, or over its own; where the block fails, none is left.
+
+    A file of that name that somebody else puts there meanwhile stays. Raises `Unwritable`.
+    """
+    # Each before it is written: an interrupt can come right after.
+    written: list[tuple[Path, bytes]] = []
+
+    def write(path: Path, text: str) -> None:
+        before, data = dict(written).get(path), text.encode()
+        written.append((path, data))
+        try:
+            write_atomically(path, data, expected=before)
+        except Unwritable:
+            written.pop()  # what is there is another's, be it equal
+            raise
+
+    try:
+        yield write
+    except BaseException:
+        for path, data in written:
+            with contextlib.suppress(OSError):  # it has gone, or is another's and longer
+                if read_file(path, len(data)) == data:
+                    path.unlink()
         raise
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from patcher.errors import BrokenCatalogue, Unreadable, Unwritable
 from patcher.files import (
+    all_or_none,
     is_file,
     is_folder,
     is_there,
@@ -347,3 +348,24 @@ def test_a_folder_of_someone_else_is_refused(tmp_path: Path) -> None:
     finally:
         os.seteuid(0)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_another_run_has_written_stays(tmp_path: Path) -> None:
+    """Be it the same: three at once took each other's away."""
+    own, another = tmp_path / "own.diff", tmp_path / "mine.py"
+
+    def written() -> None:
+        with all_or_none() as write:
+            write(own, "diff")
+            write(another, "first")
+            another.write_text("another's")
+            write(another, "second")
+
+    with pytest.raises(Unwritable, match="changed meanwhile"):
+        written()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
+    another.write_text("first")
+    with pytest.raises(Unwritable, match="changed meanwhile"):
+        written()
+    assert another.read_text() == "first"
+    assert not own.exists()

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from patcher.commands.new import _all_or_none
-from patcher.errors import Unwritable
 from tests.commands import run
 from tests.patches.wheels import source_of
 from tests.test_schemas import check
@@ -84,24 +82,3 @@ def test_a_call_that_says_too_little_writes_nothing(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "--before 0.27.0 is not before --after 0.26.0\n next: Exchange the two." in done.stderr
     assert run("new", "a b", "--diff", "pr.diff", "--from", "0.26.0", cwd=tmp_path).returncode == 2
-
-
-def test_what_another_run_has_written_stays(tmp_path: Path) -> None:
-    """Be it the same: three at once took each other's away."""
-    own, another = tmp_path / "own.diff", tmp_path / "mine.py"
-
-    def written() -> None:
-        with _all_or_none() as write:
-            write(own, "diff")
-            write(another, "first")
-            another.write_text("another's")
-            write(another, "second")
-
-    with pytest.raises(Unwritable, match="changed meanwhile"):
-        written()
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
-    another.write_text("first")
-    with pytest.raises(Unwritable, match="changed meanwhile"):
-        written()
-    assert another.read_text() == "first"
-    assert not own.exists()

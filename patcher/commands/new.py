@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ import click
 from patcher.answer import hand_over
 from patcher.commands.command import Command
 from patcher.commands.options import ca_file_option, http_settings, json_option
-from patcher.errors import Finding, Unwritable, UsageError
+from patcher.errors import Finding, UsageError
 from patcher.report.document import as_json
 from patcher.talk import say
 from patcher.terminal import width_of
@@ -103,7 +102,7 @@ def new(
 
     The releases from a few before it are read: the patch claims the run of those that need it.
     """
-    from patcher.files import new_folder
+    from patcher.files import all_or_none, new_folder
     from patcher.jobs.draft import moved_files
     from patcher.report import landed
     from patcher.rules.backport.draft import of_releases, with_moves
@@ -137,7 +136,7 @@ def new(
         say(str(move))
     kept = "" if draft.after else beside.name
     named = str(path) if path.is_absolute() else f"./{path}"
-    with new_folder(output), _all_or_none() as write:
+    with new_folder(output), all_or_none() as write:
         if kept:
             write(beside, whole_diff(draft))
         write(path, patch_file(name, draft, [f"=={base}"], about, kept))
@@ -171,36 +170,6 @@ def _expect_order(before: str, after: str) -> None:
         raise UsageError(
             f"--before {before} is not before --after {after}", next_step="Exchange the two."
         )
-
-
-@contextlib.contextmanager
-def _all_or_none() -> Iterator[Callable[[Path, str], None]]:
-    """What writes a text to a free name, or over its own; where the block fails, none is left.
-
-    A file of that name that somebody else puts there meanwhile stays. Raises `Unwritable`.
-    """
-    from patcher.files import write_atomically
-    from patcher.jobs.backups import content
-
-    # Each before it is written: an interrupt can come right after.
-    written: list[tuple[Path, bytes]] = []
-
-    def write(path: Path, text: str) -> None:
-        before, data = dict(written).get(path), text.encode()
-        written.append((path, data))
-        try:
-            write_atomically(path, data, expected=before)
-        except Unwritable:
-            written.pop()  # what is there is another's, be it equal
-            raise
-
-    try:
-        yield write
-    except BaseException:
-        for path, data in written:
-            if content(path) == data:
-                path.unlink()
-        raise
 
 
 def _free_paths(name: str, output: Path) -> tuple[Path, Path]:
