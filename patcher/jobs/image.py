@@ -244,13 +244,10 @@ def _expect_allowed(order: Order, version: str, examined: Sequence[Examined]) ->
     vllm = f"vLLM {version}"
     parts = [f"{vllm} already carries this: {', '.join(clean)}{said}"] if clean else []
     parts += [f"not claimed for {vllm}: {', '.join(others)}"] if others else []
-    raise AlreadyClean(
-        "; ".join(parts),
-        next_step="Use the base as it is, or give --allow-clean to tag it as patched. What each "
-        "patch is for: `vllm-patcher patches`."
-        if others
-        else "Use the base as it is, or give --allow-clean to tag it as patched.",
-    )
+    next_step = "Use the base as it is, or give --allow-clean to tag it as patched."
+    if others:
+        next_step += " What each patch is for: `vllm-patcher patches`."
+    raise AlreadyClean("; ".join(parts), next_step=next_step)
 
 
 def _refuse_stacking(examined: Sequence[Examined]) -> None:

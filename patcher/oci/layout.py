@@ -316,8 +316,9 @@ def _remove_without_blobs(path: Path) -> None:
     """Raises `OSError` where there is a blob. Without one, index.json has no name to lose."""
     with locked(path):
         blobs = path / "blobs"
-        for each in (*blobs.glob("*"), *blobs.parent.glob(blobs.name)):
-            each.rmdir()
+        for folder in (*blobs.glob("*"), blobs):
+            with contextlib.suppress(FileNotFoundError):
+                folder.rmdir()
         for name in ("index.json", _MARKER):
             (path / name).unlink(missing_ok=True)
 

@@ -206,8 +206,8 @@ def concerned(source: Source, patches: Sequence[Patch]) -> tuple[Source, Sequenc
     """Of a source that is one file, the patches that are about it, and what answers for them.
 
     Those with a target of the file's name, and of its folders' as far as that tells two of them
-    apart; for any other name those of one target that find their
-    code in it, or all of these. Of every other source, all patches. Raises `BadSource`.
+    apart; for any other name those of one target that find their code in it, or all of these. Of
+    every other source, all patches. Raises `BadSource`.
     """
     if not isinstance(source, FileSource):
         return source, patches
