@@ -63,11 +63,16 @@ def test_the_time_limit_ends_the_process_and_its_children(tmp_path: Path) -> Non
         "threading.Event().wait()\n"
     )
     path = packages(tmp_path / "site", torch=hangs)
-    called = ("smoke", "--python", sys.executable, "--case", "bf16", "--timeout", "3")
-    done = run(*called, PYTHONPATH=path)
-    assert done.returncode == 3
-    assert "not reached  no end after 3 s, at: starting" in done.stdout
-    for pid in children.read_text().split():
+    called = ("smoke", "--python", sys.executable, "--case", "bf16", "--timeout")
+    for seconds in ("3", "60"):
+        done = run(*called, seconds, PYTHONPATH=path)
+        assert done.returncode == 3
+        assert f"not reached  no end after {seconds} s, at: starting" in done.stdout
+        if children.is_file():  # on a busy machine Python may need longer than 3 s to begin
+            break
+    pids = children.read_text().split()
+    assert len(pids) == 2
+    for pid in pids:
         assert ends(int(pid))
 
 
