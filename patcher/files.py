@@ -218,9 +218,7 @@ def new_folder(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_folder_left(path: Path) -> Iterator[None]:
-    """Where the block fails, those of a folder and the ones above it that it made and left empty
-    go again.
-    """
+    """Where the block fails, the folders that it made on the way to `path`, and left empty, go."""
     missing = [each for each in (path, *path.parents) if not is_there(each)]
     try:
         yield

@@ -14,4 +14,5 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 @functools.cache
 def nodes_of(path: Path) -> list[ast.AST]:
+    """Every node of a file's tree."""
     return list(ast.walk(ast.parse(path.read_text())))

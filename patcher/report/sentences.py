@@ -26,10 +26,10 @@ _NAMED = 3
 
 def sentence(line: Timeline) -> str:
     """The patch's story and the advice, as one sentence of plain text, safe to print."""
-    told = ", ".join(story(line.transitions)) or "no turn was seen"
     if len(line.findings) == len(line.versioned) == 1:
         # Of one artifact there is no story, and it is the oldest and the newest at once.
         return f"{line.patch.name}: {today(line)}."
+    told = ", ".join(story(line.transitions)) or "no turn was seen"
     unread = [each for each in line.unread if each.version is not None]
     gaps = f" (not read: {listed(unread)})" if unread else ""
     return f"{line.patch.name}: {told}; {today(line)}{gaps}."

@@ -1,4 +1,4 @@
-"""A tree that is known by its paths alone: what stands in each of its folders."""
+"""A tree that is known by its paths alone: what is in each of its folders."""
 
 from __future__ import annotations
 

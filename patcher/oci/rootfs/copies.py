@@ -261,8 +261,8 @@ class _Search:
         copy.sites.append(real(self.files, place.path) or place.path)
 
     def _sys_path(self, python: Interpreter, way: Started) -> list[Place]:
-        """sys.path, without the standard library, which holds no vLLM; but for its archive, which
-        is seldom there, and anybody's where it is.
+        """sys.path without the standard library, which holds no vLLM, but with its archive, as
+        `python312.zip`: that is seldom there, and where it is may hold anything.
         """
         places = [Place(way.first, "its first folder")] if way.first else []
         if way.environment:
