@@ -235,6 +235,7 @@ def daemon(monkeypatch: pytest.MonkeyPatch, script: Script) -> Iterator[DockerCl
         (b" " * (8 << 20) + json.dumps(WHOLE).encode(), "has no end"),
         (json.dumps({**WHOLE, "Config": {"Labels": None, "Env": ["A=b"]}}).encode(), None),
         (json.dumps(WHOLE).encode(), None),
+        (json.dumps({**WHOLE, "Config": None, "RepoDigests": None}).encode(), None),
     ],
 )
 def test_what_a_daemon_says_of_an_image_makes_sense_or_is_an_error(
