@@ -338,6 +338,25 @@ def _orphan(name: str | None) -> re.Pattern[str]:
     )
 
 
+def clear_killed(folder: Path) -> None:
+    """Remove what killed runs left in a folder of ours some time ago: partial files, and folders
+    that hold nothing, itself too. No link is followed, and what cannot be removed stays.
+    """
+    with contextlib.suppress(OSError):
+        aged: set[str] = set()  # to empty a folder makes it a new one
+        for path, _, _, here in os.fwalk(folder):
+            if time.time() - os.fstat(here).st_mtime > _ORPHANED:
+                aged.add(path)
+            _clear_orphans(here, None)
+        for path, folders, _, here in os.fwalk(folder, topdown=False):
+            for name in folders:
+                if os.path.join(path, name) in aged:  # noqa: PTH118 - fwalk gives texts
+                    with contextlib.suppress(OSError):  # it holds something
+                        os.rmdir(name, dir_fd=here)
+        if str(folder) in aged:
+            folder.rmdir()
+
+
 @contextlib.contextmanager
 def _unused(left: int) -> Iterator[int]:
     """What a killed run has left, opened. Raises `OSError` while it is still being written."""

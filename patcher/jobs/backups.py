@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patcher.errors import Unreadable, Unwritable
-from patcher.files import is_file, is_there, read_file, unreadable, write_atomically
+from patcher.files import clear_killed, is_file, is_there, read_file, unreadable, write_atomically
 from patcher.oci.rootfs.installed import PACKAGE
 from patcher.rules.source import MOST_BYTES
 from patcher.sources.path import FileSource, PathSource
@@ -68,8 +68,19 @@ def backups_in(source: PathSource) -> tuple[Backup, ...]:
     """Every original that is kept of a file or a tree."""
     if isinstance(source, FileSource):
         return _backups_of(source.path)
-    homes = {Path(folder).resolve().parent for folder in source.folders}
-    return tuple(each for home in sorted(homes) for each in _listed(home))
+    return tuple(each for home in _homes(source) for each in _listed(home))
+
+
+def clear_backups(source: PathSource) -> None:
+    """Remove the folders that a killed run has left without an original."""
+    for home in _homes(source):
+        clear_killed(home / FOLDER)
+
+
+def _homes(source: PathSource) -> list[Path]:
+    if isinstance(source, FileSource):
+        return [_home(source.path)]
+    return sorted({Path(folder).resolve().parent for folder in source.folders})
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from patcher.files import (
     unwritable,
     write_atomically,
 )
-from patcher.jobs.backups import content, keeping
+from patcher.jobs.backups import clear_backups, content, keeping
 from patcher.rules.apply import Outcome, apply_all
 from patcher.rules.patch import Patch
 from patcher.sources.bytecode import ASIDE, left_aside, stale_bytecode
@@ -150,6 +150,7 @@ def patch_path(
     source = open_path(path)
     if output is not None:
         return _write_to(output, source, _outcomes(source, patches))
+    clear_backups(source)
     with one_run_at_a_time(_located(source, patches)):
         return _replace(source, _outcomes(source, patches), backup=backup)
 

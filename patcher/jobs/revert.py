@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patcher.errors import Finding
-from patcher.jobs.backups import Backup, backups_in, content
+from patcher.jobs.backups import Backup, backups_in, clear_backups, content
 from patcher.jobs.in_place import Edit, one_run_at_a_time, replace_sources
 from patcher.sources.path import as_typed, open_path
 
@@ -40,6 +40,7 @@ def revert_path(path: Path) -> tuple[Reverted, ...]:
     `Unreadable`, `Unwritable`. Then nothing was written.
     """
     source = open_path(path)
+    clear_backups(source)
     with one_run_at_a_time({each.path for each in backups_in(source)}):
         kept = backups_in(source)
         if not kept:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,6 +178,34 @@ def test_no_link_of_a_tree_leads_a_revert_out_of_it(tree: Path, tmp_path: Path) 
     with pytest.raises(Finding, match="no original is kept"):
         revert_path(tree)
     assert (theirs.read_bytes(), (tree / TARGET).read_bytes()) == (b"precious", b"new")
+
+
+@pytest.mark.parametrize("run", [revert_path, lambda tree: patch_path(tree, ONE, None)])
+def test_what_a_killed_run_left_goes_with_a_later_one(
+    tree: Path, run: Callable[[Path], object]
+) -> None:
+    """A revert that is killed after the last original is gone leaves the folders that held it."""
+    left = tree / FOLDER / "vllm" / "model_executor"
+    left.mkdir(parents=True)
+    (left / f".a.py.{'0' * 16}.orig.{'0' * 16}.tmp").touch()
+    other = left.with_name("other")
+    other.mkdir()
+    (tree / "elsewhere").mkdir()
+    (tree / FOLDER / "link").symlink_to(tree / "elsewhere")
+    hour = time.time() - 3600
+    for each in (*left.iterdir(), left, tree / "elsewhere"):
+        os.utime(each, (hour, hour))
+    with contextlib.suppress(Finding):
+        run(tree)
+    assert not left.exists()
+    assert other.exists(), "somebody may be about to write into it"
+    assert (tree / "elsewhere").exists()
+    (tree / FOLDER / "link").unlink()
+    for each in (other, other.parent, tree / FOLDER):
+        os.utime(each, (hour, hour))
+    with contextlib.suppress(Finding):
+        run(tree)
+    assert not (tree / FOLDER).exists()
 
 
 def test_without_an_original_nothing_is_reverted(tree: Path) -> None:
