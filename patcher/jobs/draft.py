@@ -47,7 +47,7 @@ def draft_near(
             except NotFitting:
                 continue
         raise NotFitting(
-            f"{error.problem}, nor does it fit any release near it",
+            f"{error.problem}; the diff fits no release near it either",
             next_step="Was it merged to main, and whole? If a release has the fix, name --before, "
             "--after and --function.",
         ) from error

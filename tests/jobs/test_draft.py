@@ -41,7 +41,7 @@ def test_only_a_release_with_the_fix_fits() -> None:
 
 def test_none_that_fits_names_what_was_asked_for() -> None:
     other = diff_to(OLD.replace("return 1", "return 8"), old=OLD.replace("return 1", "return 9"))
-    with pytest.raises(PatcherError, match=r"vLLM 1\.0: the hunk .* nor does it fit any release"):
+    with pytest.raises(PatcherError, match=r"vLLM 1\.0: the hunk .*; the diff fits no release"):
         draft_near(other, "1.0", UPSTREAM, known)
     with pytest.raises(UsageError, match="is not a version"):
         draft_near(other, "main", UPSTREAM, known)

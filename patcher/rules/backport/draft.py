@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -301,8 +300,8 @@ def _alone(imports: Sides, functions: Sequence[Sides]) -> Sides:
 def _is_function(sides: Sides) -> bool:
     if sides.scope.name in (IMPORTS, MODULE):
         return False
-    text = (sides.after or sides.before or b"").decode()
-    return re.match(r"\s*(?:@|async def |def )", text) is not None and "class " not in text[:6]
+    body = parse_block(sides.after or sides.before or b"").body
+    return bool(body) and not isinstance(body[0], ast.ClassDef)
 
 
 def _kind(sides: Sides) -> str:

@@ -1,4 +1,4 @@
-"""A unified diff: its hunks, and each made in a file where its lines are, and nowhere else."""
+"""A unified diff: its hunks, and all made in a file where their lines are, and nowhere else."""
 
 from __future__ import annotations
 
@@ -114,28 +114,49 @@ def _no_diff(line: int, problem: str) -> Unreadable:
 
 
 def applied(path: str, source: bytes, hunks: Sequence[Hunk], version: str) -> bytes:
-    """The file with the hunks made. Raises `NotFitting`."""
+    """The file with the hunks made, where they fit it in one way alone. Raises `NotFitting`."""
     lines = lines_of(source.decode())
     # A character a line, and one for all lines that no hunk has: so text is found in a text.
     known = {line: chr(at) for at, line in enumerate(_lines_in(hunks), 1)}
     text = _spelled(known, lines)
+    wanted = [_spelled(known, hunk.before) for hunk in hunks]
+    first = _in_order(text, wanted)
+    bad, said = len(first), "does not fit"
+    if bad == len(hunks):
+        # As far down as they fit: equal hunks of two functions would each fit in the other, too.
+        back = _in_order(text[::-1], [each[::-1] for each in reversed(wanted)])
+        last = [len(text) - at - len(each) for at, each in zip(back[::-1], wanted, strict=True)]
+        bad = next((at for at, place in enumerate(first) if place != last[at]), bad)
+        said = "fits twice"
+    if bad < len(hunks):
+        start = first[bad - 1] + len(wanted[bad - 1]) if bad else 0
+        there = _spelled(known, hunks[bad].after) in text[start:]
+        raise NotFitting(
+            f"{path} of vLLM {version}: the hunk of line {hunks[bad].line} "
+            f"{'is there already' if there else said}",
+            next_step="Name another release with --from; or, once a release has the fix, "
+            "--before, --after and --function.",
+            is_in=there,
+        )
     done: list[str] = []
     at = 0
-    for hunk in hunks:
-        wanted = _spelled(known, hunk.before)
-        first = text.find(wanted, at)
-        if first < 0 or text.find(wanted, first + 1) >= 0:
-            there = _spelled(known, hunk.after) in text[at:]
-            said = "is there already" if there else "does not fit" if first < 0 else "fits twice"
-            raise NotFitting(
-                f"{path} of vLLM {version}: the hunk of line {hunk.line} {said}",
-                next_step="Name another release with --from; or, once a release has the fix, "
-                "--before, --after and --function.",
-                is_in=there,
-            )
-        done += [*lines[at:first], *hunk.after]
-        at = first + len(hunk.before)
+    for hunk, place in zip(hunks, first, strict=True):
+        done += [*lines[at:place], *hunk.after]
+        at = place + len(hunk.before)
     return "".join([*done, *lines[at:]]).encode()
+
+
+def _in_order(text: str, parts: Sequence[str]) -> list[int]:
+    """Where each part is first, behind those before it; up to one that is not there."""
+    found: list[int] = []
+    end = 0
+    for part in parts:
+        at = text.find(part, end)
+        if at < 0:
+            break
+        found.append(at)
+        end = at + len(part)
+    return found
 
 
 def turned(hunks: Sequence[Hunk]) -> list[Hunk]:

@@ -10,7 +10,7 @@ import pytest
 
 from patcher.errors import FileAbsent, PatcherError
 from patcher.rules.backport.draft import of_diff, of_releases, with_moves
-from patcher.rules.backport.hunks import Hunk, applied
+from patcher.rules.backport.hunks import Hunk, NotFitting, applied
 from patcher.rules.backport.moved import Move
 from patcher.rules.backport.rule import Backport
 from patcher.rules.backport.written import About, patch_file, whole_diff
@@ -119,6 +119,20 @@ def test_a_constant_of_a_class_in_a_class_is_not_its_neighbour() -> None:
     assert draft.dropped == (f"{PATH}: lines of A.B: nothing that is taken uses what they bind",)
     with pytest.raises(PatcherError, match=r"uses size, which comes with the lines of A\.B"):
         of_diff(diff_to(new.replace("size = 1", "size = 2"), old=old), "1.0", upstream)
+
+
+def test_a_decorated_class_is_not_taken_for_a_function() -> None:
+    """vLLM's PR 49294 adds a field to a dataclass: no run could read its patch."""
+    old = f"import dataclasses\n{OLD}".replace("class A", "@dataclasses.dataclass\nclass A")
+    new = old.replace("size = 1\n", "size = 1\n    more: int = 2\n").replace(
+        "return 1", "return 10"
+    )
+    upstream = Upstream({("1.0", PATH): old})
+    draft = of_diff(diff_to(new, old=old), "1.0", upstream)
+    assert [each.scope.name for each in draft.sides] == ["A.one"]
+    assert draft.dropped == (f"{PATH}: lines of A: nothing that is taken uses what they bind",)
+    with pytest.raises(PatcherError, match="uses more, which comes with the lines of A"):
+        of_diff(diff_to(new.replace("return 10", "return self.more"), old=old), "1.0", upstream)
 
 
 def test_a_release_that_has_the_fix_fits_too() -> None:
@@ -299,6 +313,19 @@ class Counted(str):
     def __eq__(self, other: object) -> bool:
         Counted.compared += 1
         return super().__eq__(other)
+
+
+def test_equal_hunks_are_told_apart_by_their_order() -> None:
+    """vLLM's PR 49294 adds the same lines to two functions, behind the same lines of each."""
+    hunk, other = Hunk(1, ["a\n"], ["b\n"]), Hunk(2, ["c\n"], ["d\n"])
+    assert applied("a.py", b"a\nc\na\n", [hunk, hunk], "0") == b"b\nc\nb\n"
+    assert applied("a.py", b"a\nc\na\n", [hunk, other], "0") == b"b\nd\na\n"
+    assert applied("a.py", b"a\nc\na\n", [other, hunk], "0") == b"a\nd\nb\n"
+    for source, hunks in ((b"a\nc\na\n", [hunk]), (b"a\na\nc\na\n", [hunk, hunk])):
+        with pytest.raises(NotFitting, match=r"a\.py of vLLM 0: the hunk of line 1 fits twice"):
+            applied("a.py", source, hunks, "0")
+    with pytest.raises(NotFitting, match="the hunk of line 2 fits twice"):
+        applied("a.py", b"a\nc\nc\na\n", [hunk, other, hunk], "0")
 
 
 def test_thousands_of_hunks_are_found_in_one_look() -> None:
