@@ -32,7 +32,7 @@ from patcher.layer_cache import LayerCache
 from patcher.lock.file import load
 from patcher.lock.picking import Standing, resolve, standing, whole
 from patcher.oci.image import load_family
-from patcher.oci.layout import split_spec
+from patcher.oci.layout import if_layout, split_spec
 from patcher.oci.reference import (
     EXAMPLE,
     Platform,
@@ -230,18 +230,16 @@ def _only_in_daemon(name: str, platform: Platform, unknown: NotLocked) -> Docker
     if parsed(name) is not None:
         raise unknown
     raise NotLocked(
-        f"{name!r} is neither in images.lock nor in the Docker daemon",
-        next_step=next_step,
+        f"{name!r} is neither in images.lock nor in the Docker daemon", next_step=next_step
     )
 
 
 def _if_here(path: Path) -> str | None:
     """What to do with a folder or file that was named in an image's place."""
-    if is_there(path / "oci-layout"):
-        return f"It is an OCI layout here: name an image in it, as {PREFIX}{path}:NAME."
-    if is_there(path):
-        return f"It is a path here: `vllm-patcher patch {shlex.quote(str(path))} --in-place`."
-    return None
+    if not is_there(path):
+        return None
+    patching = f"It is a path here: `vllm-patcher patch {shlex.quote(str(path))} --in-place`."
+    return if_layout(path) or patching
 
 
 def _pulled(

@@ -264,6 +264,16 @@ def open_image(folder: Path, name: str | None, platform: Platform | None) -> Sto
     return _only(folder, fitting, wanted, there, "Give name and platform of one")
 
 
+def if_layout(path: Path) -> str | None:
+    """What to do with a folder that was named as something else and is a layout; None for another.
+
+    Raises `Unreadable`.
+    """
+    if is_there(path / _MARKER):
+        return f"It is an OCI layout: name an image in it, as oci:{path}:NAME."
+    return None
+
+
 def layout_at(path: Path) -> Layout:
     """The layout at a path; one that is missing is made when something is fetched into it.
 

@@ -143,11 +143,12 @@ def open_path(path: Path) -> PathSource:
         return _open_file(path, found)
     found_here = tuple(_trees(path))
     if not found_here:
-        next_step = "Name a site-packages folder, a virtual environment, or one .py file."
-        if is_there(path / "oci-layout"):
-            next_step = f"It is an OCI layout: name an image in it, as oci:{path}:NAME."
+        from patcher.oci.layout import if_layout
+
         raise BadSource(
-            f"{path} holds no installed vLLM (no {PACKAGE}/__init__.py)", next_step=next_step
+            f"{path} holds no installed vLLM (no {PACKAGE}/__init__.py)",
+            next_step=if_layout(path)
+            or "Name a site-packages folder, a virtual environment, or one .py file.",
         )
     if len(found_here) > 1:
         roots = " and ".join(str(tree.root) for tree in found_here)

@@ -206,8 +206,12 @@ def test_a_patch_that_does_not_exist_is_named(world: Callable[..., World]) -> No
 
 def test_a_folder_in_an_images_place_is_known(world: Callable[..., World], tmp_path: Path) -> None:
     (tmp_path / "venv").mkdir()
-    ran = world().run(str(tmp_path / "venv"))
+    here = world()
+    ran = here.run(str(tmp_path / "venv"))
     assert f"It is a path here: `vllm-patcher patch {tmp_path}/venv --in-place`." in ran.stderr
+    (tmp_path / "venv" / "oci-layout").touch()
+    ran = here.run(str(tmp_path / "venv"))
+    assert f"name an image in it, as oci:{tmp_path}/venv:NAME." in ran.stderr
 
 
 def test_a_second_run_finds_the_fixed_tag_and_builds_nothing(world: Callable[..., World]) -> None:
