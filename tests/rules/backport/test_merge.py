@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -385,6 +387,21 @@ def test_a_class_that_comes_or_goes_is_one_scope_with_its_methods() -> None:
     for one, other in ((BEFORE, more), (more, BEFORE)):
         names = [each.scope.name for each in changed_scopes(PATH, one.encode(), other.encode())]
         assert names == ["A"]
+
+
+@pytest.mark.parametrize("function_first", [True, False])
+def test_what_comes_at_a_classs_end_is_before_what_comes_at_the_files(
+    function_first: bool,
+) -> None:
+    """A diff does not say what is beside a function: a method of vLLM's PR 50886 was in one."""
+    before = "class A:\n    x: int = 1\n"
+    after = f"{before}    y: int = 2\n\n    def f(self): ...\n\n\ndef g():\n    return A.f\n"
+    found = changed_scopes(PATH, before.encode(), after.encode())
+    own = {each.scope.name: replace(each, follows=(), precedes=()) for each in found}
+    sides = [own[name] for name in (("g", "A", "A.f") if function_first else ("A", "A.f", "g"))]
+    merged = merge_file(before.encode(), sides).data
+    assert ast.unparse(ast.parse(merged)) == ast.unparse(ast.parse(after))
+    assert is_proven(before.encode(), merged, sides)
 
 
 def test_a_class_that_was_empty_gets_a_method() -> None:

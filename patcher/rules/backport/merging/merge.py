@@ -27,15 +27,14 @@ def merge_file(data: bytes, sides: Sequence[Sides]) -> Merged:
     Every scope is merged by itself; what is in none of them keeps its bytes.
     """
     file = Cut(data)
-    edits: Edits = []
-    said = []
     going = frozenset(each.scope.name for each in sides if each.after is None)
-    for each in sides:
-        own, change = _merge_scope(file, each, going)
-        said.append(own)
-        edits += change
+    merged = [_merge_scope(file, each, going) for each in sides]
+    said = tuple(own for own, _ in merged)
     if any(each.state is State.UNKNOWN for each in said):
-        return Merged(tuple(said), data)
+        return Merged(said, data)
+    # Where a class and the module end at one line, what comes within the class is before the rest.
+    merged.sort(key=lambda each: _depth(file, each[0].scope.name), reverse=True)
+    edits = [edit for _, change in merged for edit in change]
     lines = list(file.lines)
     # From the end, so that what is before an edit keeps its place. Of two at one place the later
     # named goes in first, and stays behind.
@@ -43,10 +42,15 @@ def merge_file(data: bytes, sides: Sequence[Sides]) -> Merged:
     edits.sort(key=lambda edit: edit[:2], reverse=True)
     for first, end, new in edits:
         lines[first:end] = new
-    merged = b"".join(lines)
+    result = b"".join(lines)
     if file.lines and not file.lines[-1].endswith((b"\n", b"\r")):
-        merged = merged.rstrip(b"\r\n")  # the last line keeps having no end
-    return Merged(tuple(said), merged)
+        result = result.rstrip(b"\r\n")  # the last line keeps having no end
+    return Merged(said, result)
+
+
+def _depth(file: Cut, name: str) -> int:
+    """In how many classes a scope's edits are: those of a class's own lines are in it."""
+    return name.count(".") + (name in file.spans)
 
 
 def _merge_scope(file: Cut, sides: Sides, going: frozenset[str]) -> tuple[Said, Edits]:
