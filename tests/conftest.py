@@ -238,6 +238,12 @@ def daemon() -> Iterator[docker.DockerClient]:
     client.close()
 
 
+@pytest.fixture
+def nothing_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier test's folder may have had the inode number that this one's has now."""
+    monkeypatch.setattr("patcher.files._cleared", set())
+
+
 def free_port() -> int:
     """A loopback port that nobody listens on, and that nobody else is given: this process holds it.
 

@@ -211,12 +211,6 @@ def test_after_the_new_name_nothing_makes_it_a_failed_write(
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.fixture
-def nothing_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An earlier test's folder may have had the number that this one's has now."""
-    monkeypatch.setattr("patcher.files._cleared", set())
-
-
 @pytest.mark.usefixtures("nothing_cleared")
 def test_what_a_killed_run_left_is_cleared_and_what_another_writes_is_not(tmp_path: Path) -> None:
     path = tmp_path / "a.py"

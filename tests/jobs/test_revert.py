@@ -180,6 +180,7 @@ def test_no_link_of_a_tree_leads_a_revert_out_of_it(tree: Path, tmp_path: Path) 
     assert (theirs.read_bytes(), (tree / TARGET).read_bytes()) == (b"precious", b"new")
 
 
+@pytest.mark.usefixtures("nothing_cleared")
 @pytest.mark.parametrize("run", [revert_path, lambda tree: patch_path(tree, ONE, None)])
 def test_what_a_killed_run_left_goes_with_a_later_one(
     tree: Path, run: Callable[[Path], object]
