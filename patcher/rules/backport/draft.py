@@ -261,8 +261,9 @@ def _chosen(
                 next_step="No rule takes one of several of a name: change the file by hand.",
             )
         if each.scope.name == IMPORTS:
-            if (bound(each.after) - bound(each.before)) & read:
-                taken.append(_alone(each, functions))
+            imports = _alone(each, functions)
+            if bound(imports.after) & read:
+                taken.append(imports)
             else:
                 dropped.append(f"{path}: imports: nothing that is taken uses them")
             continue
@@ -291,10 +292,13 @@ def _user(lines: Sides, functions: Sequence[Sides], every: Sequence[Sides]) -> S
 
 
 def _alone(imports: Sides, functions: Sequence[Sides]) -> Sides:
-    """Imports without what nothing uses, and without those that are not new."""
+    """The new imports that the functions use, and those that go and had one of their names."""
     (cut,) = (each for each in used([imports, *functions]) if each.scope.name == IMPORTS)
-    text = "".join(f"{ast.unparse(node)}\n" for node in brought(cut)).encode()
-    return replace(cut, before=b"", after=text)
+    came = "".join(f"{ast.unparse(node)}\n" for node in brought(cut)).encode()
+    back = replace(imports, before=imports.after, after=imports.before)
+    lines = [f"{ast.unparse(node)}\n".encode() for node in brought(back)]
+    went = b"".join(line for line in lines if bound(line) & bound(came))
+    return replace(cut, before=went, after=came)
 
 
 def _is_function(sides: Sides) -> bool:

@@ -90,6 +90,32 @@ def test_an_import_that_nothing_uses_is_left_out_and_named() -> None:
     assert draft.dropped == (f"{PATH}: imports: nothing that is taken uses them",)
 
 
+@pytest.mark.parametrize(
+    ("gone", "comes"),
+    [
+        ("from .slow import ten\n", "from .fast import ten\n"),
+        ("import vllm.slow\n", "import vllm.slow\nimport vllm.fast\n"),
+    ],
+)
+def test_an_import_that_takes_the_name_of_another_comes_with_the_fix(gone: str, comes: str) -> None:
+    """vLLM's PR 51989 imports a function of that name from another module."""
+    uses = "ten(vllm.fast)" if "import vllm" in gone else "ten()"
+    old = f"{gone}{OLD}".replace("return os.name", f"return {uses.replace('fast', 'slow')}")
+    new = old.replace(gone, comes).replace("return 1", f"return {uses}")
+    held = {("1.0", f"vllm/{name}.py"): "ten = 10\n" for name in ("slow", "fast")}
+    draft = of_diff(diff_to(new, old=old), "1.0", Upstream({("1.0", PATH): old, **held}))
+    assert [each.scope.name for each in draft.sides] == ["<imports>", "A.one"]
+    rule = Backport(diff=whole_diff(draft))
+    files: dict[str, bytes | None] = {path: data.encode() for (_, path), data in held.items()}
+    files[PATH] = old.encode()
+    made = rule.rewrite(files)
+    rule.prove(files, made)
+    # An import never goes; the later one counts.
+    imports = f"import os\n{comes.removeprefix(gone)}"
+    done = old.replace("import os\n", imports).replace("return 1", f"return {uses}")
+    assert made[PATH].data.decode() == done
+
+
 HELPER = "vllm/helpers.py"
 IMPORTING = NEW.replace(
     "import os\n", "import os\nimport re\n\nfrom .helpers import ten, two\n"
