@@ -111,6 +111,7 @@ def image(
     from patcher.places.layout import PREFIX
     from patcher.report.image import image_json, image_lines
     from patcher.report.steps import image_steps
+    from patcher.rules.catalogue import is_file
 
     if context_folder is not None and (to is not None or dry_run or allow_clean):
         raise UsageError(
@@ -141,7 +142,9 @@ def image(
         hand_over(as_json("image", **image_json(report)))
         return
     show(image_lines(report))
-    reaching = ["--ca-file", str(ca_file)] if ca_file else []
-    reaching += [word for host in plain_http for word in ("--plain-http", host)]
+    again = ["--ca-file", str(ca_file)] if ca_file else []
+    again += [word for host in plain_http for word in ("--plain-http", host)]
+    own = [*folders, *(Path(each).parent for each in patches if is_file(each))]
+    again += [word for each in dict.fromkeys(own) for word in ("--patches", str(each))]
     folder = context_folder and context_folder.absolute()
-    say_steps(image_steps(report, in_daemon=in_daemon, context=folder, options=reaching))
+    say_steps(image_steps(report, in_daemon=in_daemon, context=folder, options=again))

@@ -234,7 +234,10 @@ def _patches(
         named.add(name)
         patch = known.get(name)
         if patch is None:
-            notes.append(f"{name}: this program does not have the patch, so it is not judged")
+            notes.append(
+                f"{name}: this program does not have the patch: it is not judged, and what it "
+                "changed is told as a difference; name its folder with --patches"
+            )
             continue
         if (stated.get("version"), stated.get("digest")) != (
             patch.version,

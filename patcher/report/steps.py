@@ -22,7 +22,7 @@ def image_steps(
     report: Report, *, in_daemon: bool, context: Path | None, options: Sequence[str] = ()
 ) -> list[str]:
     """How to run the result, check it, or hand it on; `options` are those of the call that say
-    how to reach registries. Nothing for a dry run.
+    how to reach registries and where its own patches are. Nothing for a dry run.
     """
     tag = report.tags[-1]
     if report.dry_run:

@@ -95,6 +95,7 @@ def test_one_layer_has_all_that_are_needed_and_the_rest_is_told(here: Path) -> N
         "late-unknown: not for this version: unknown\n",
     ):
         assert f"  patch  {line}" in done.stdout
+    assert done.stderr.endswith("verify --proof oci:l:0.23.0-patched --patches own\n")
     found = open_image(here / "l", "0.23.0-patched", None).installation([ONE, TWO, CONFIG])
     texts = {target: file.data.decode() for target, file in found.files.items()}
     assert texts == {
