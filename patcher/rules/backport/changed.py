@@ -65,7 +65,11 @@ def read_sides(path: str, name: str, before: bytes | None, after: bytes | None) 
 
 
 def _read(path: str, name: str, old: Cut, new: Cut, defined: frozenset[str]) -> Sides:
-    """A scope's two sides; the whole of a class that only one side has."""
+    """A scope's two sides; the whole of a class that only one side has. Where one of the versions
+    has several of that name there are none: what the fix made of which cannot be told.
+    """
+    if any(len(file.spans.get(name, ())) > 1 for file in (old, new)):
+        return Sides(Scope(path, name), None, None)
     whole = name not in (IMPORTS, MODULE) and (name in old.spans) != (name in new.spans)
     before, after = old.text(name, whole=whole), new.text(name, whole=whole)
     scope = Scope(path, name, sha256(before), sha256(after))

@@ -80,6 +80,8 @@ def _functions(path: str, heading: str, before: str, after: str, line: int) -> l
     for name in dict.fromkeys([*cuts[1].spans, *cuts[0].spans]):
         spans = [span for cut in cuts for span in cut.spans.get(name, [])]
         texts = [cut.text(name, whole=True) for cut in cuts]
+        if any(len(cut.spans.get(name, [])) > 1 for cut in cuts):
+            raise _bad(line, f"a hunk has several {name}: no rule takes one of several of a name")
         if texts[0] == texts[1] or any(span.is_class for span in spans):
             continue
         qualified = _qualified(heading, name, margin, line)

@@ -643,6 +643,51 @@ def test_a_change_is_not_at_its_place_past_what_runs_something(own: str, is_righ
     assert is_proven(body(*its), body(*its, "x = 1"), sides) is is_right
 
 
+IN = "def f(a, b):\n"
+OUTER = IN + "    {new}:\n        {old}:\n            print(a)\n"
+INNER = IN + "    {old}:\n        print(a)\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("if a", "if b"),
+        ("for i in a", "for j in b"),
+        ("while a()", "while b()"),
+    ],
+)
+@pytest.mark.parametrize("is_unwrapped", [False, True])
+def test_what_the_image_has_on_a_statement_is_not_moved_to_the_one_around_it(
+    old: str, new: str, is_unwrapped: bool
+) -> None:
+    """The image has an `else`, which the lines would put on the fix's new `if`."""
+    texts = [text.format(old=old, new=new) for text in (INNER, OUTER)]
+    before, after = reversed(texts) if is_unwrapped else texts
+    sides = changed_scopes(PATH, before.encode(), after.encode())
+    own, made = (f"{text}    else:\n        print(b)\n".encode() for text in (before, after))
+    assert is_proven(before.encode(), after.encode(), sides)
+    assert merge_file(own, sides).data == made
+    with pytest.raises(ProofFailed, match="is around the one that the image changed, or was"):
+        prove(own, made, sides)
+
+
+def test_one_of_several_of_a_name_in_the_fixs_file_is_not_taken_for_gone() -> None:
+    """Its text on that side is none, as of one that is not there: the image lost its own."""
+    after = f"{LINES}\n\nif limit:\n    def f():\n        return 2\n"
+    for both in ((LINES, after), (after, LINES)):
+        sides = [
+            each
+            for each in changed_scopes(PATH, *(text.encode() for text in both))
+            if each.scope.name == "f"
+        ]
+        found = merge_file(LINES.encode(), sides)
+        assert found.said[0].reason == "the fix's own files have several f"
+        gone = LINES[: LINES.index("def f")].rstrip() + "\n"
+        for result in (LINES, gone):
+            with pytest.raises(ProofFailed, match="the fix's own files have several f"):
+                prove(LINES.encode(), result.encode(), sides)
+
+
 @pytest.mark.parametrize(("kind", "is_right"), [("@dataclass\n", False), ("", True)])
 def test_a_field_without_a_default_must_stand_above_those_with_one(
     kind: str, is_right: bool

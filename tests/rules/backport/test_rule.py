@@ -155,6 +155,15 @@ def test_a_diff_with_whole_functions_says_the_same(tmp_path: Path, fix: str) -> 
             "not of whole functions",
         ),
         (
+            "--- a/a.py\n+++ b/a.py\n@@ -1 +1,4 @@\n def f(): pass\n+\n+if x:\n"
+            "+    def f(): pass\n",
+            "a hunk has several f",
+        ),
+        (
+            "--- a/a.py\n+++ b/a.py\n@@ -1 +1,3 @@\n def f(): pass\n+def g(): pass\n+def f(): x\n",
+            "a hunk has several f",
+        ),
+        (
             "--- a/a.py\n+++ b/a.py\n@@ -1 +1,2 @@ <imports>\n import os\n+import (\n",
             "the imports are not Python",
         ),

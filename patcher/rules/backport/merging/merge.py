@@ -62,6 +62,8 @@ def _merge_scope(file: Cut, sides: Sides, going: frozenset[str]) -> tuple[Said, 
         return Said(sides.scope, State.UNKNOWN, f"there are several {name}: lines {lines}"), []
     if name == IMPORTS:
         return merge_imports(file, sides, going)
+    if sides.before is None and sides.after is None:
+        return Said(sides.scope, State.UNKNOWN, f"the fix's own files have several {name}"), []
     if sides.before is None:
         return _add(file, sides)
     if name != MODULE and not spans:

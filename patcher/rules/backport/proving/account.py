@@ -42,6 +42,8 @@ class Account:
             return self._at(result, "the fix and the image changed the same")
         if isinstance(original, ast.AST) and not is_known(before, original):
             return self._at(result, "may be another one than the fix's")
+        if isinstance(after, ast.AST) and (_is_within(before, after) or _is_within(after, before)):
+            return self._at(result, "is around the one that the image changed, or was within it")
         if isinstance(before, ast.Dict):
             pairs = [_pairs(each) for each in four if isinstance(each, ast.Dict)]
             return self._lists(*pairs, is_set=True)
@@ -185,6 +187,16 @@ class Account:
 
 def _of(nodes: Sequence[Node], at: int | None) -> Node | None:
     return None if at is None else nodes[at]
+
+
+def _is_within(one: Node, other: Node) -> bool:
+    """Whether a statement is within another, which is not the same one changed: an `if` in an `if`.
+
+    What the image has on the one, as an `else`, would be the other's after the fix.
+    """
+    return not is_known(one, other) and any(
+        type(each) is type(one) and is_known(one, each) for each in ast.walk(other)
+    )
 
 
 def _pairs(node: ast.Dict) -> list[ast.AST]:

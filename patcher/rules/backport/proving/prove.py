@@ -110,6 +110,8 @@ def _check_scope(sides: Sides, old: ast.Module, new: ast.Module) -> None:
         return
     before, after = _side(sides.before), _side(sides.after)
     original, result = _find(old, name), _find(new, name)
+    if before is None and after is None:
+        raise failed(f"the fix's own files have several {name}")
     if before is None or after is None:
         if original is not None and before is None:
             raise failed(f"{name} was there already")
