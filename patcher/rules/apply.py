@@ -78,9 +78,9 @@ def series(
         try:
             made = apply_files(patch, own)
         except PatcherError as error:
-            alone = {target: files.get(target) for target in patch.targets}
-            applies = judge_files(patch, alone, "").status is Status.NEEDED
-            failed = _in_conflict(patch, earlier, error) if earlier and applies else error
+            failed = error
+            if earlier and _is_needed(patch, files):
+                failed = _in_conflict(patch, earlier, error)
             raise failed.at(where(_first_there(own))) if where else failed from None
         for target, each in made.items():
             steps.append(Step(patch, target, own[target], each.data, len(each.edits)))
@@ -100,7 +100,7 @@ def series(
 
 
 def _first_there(files: Files) -> str:
-    """The file that an error is about: the patch's first, or the first of its that is there."""
+    """The file that an error is about: the first that is there, or else the patch's first."""
     return next((target for target, data in files.items() if data is not None), next(iter(files)))
 
 
@@ -154,7 +154,7 @@ def apply_all(
 
 
 def _is_needed(patch: Patch, files: Files) -> bool:
-    own = {target: files[target] for target in patch.targets}
+    own = {target: files.get(target) for target in patch.targets}
     return judge_files(patch, own, "").status is Status.NEEDED
 
 

@@ -268,11 +268,13 @@ def _chosen(
                 dropped.append(f"{path}: imports: nothing that is taken uses them")
             continue
         if user := _user(each, functions, every):
+            names = sorted(_rebound(each) & words(user.after))
+            comes = "comes" if len(names) == 1 else "come"
             raise RewriteRefused(
-                f"{user.scope} uses {', '.join(sorted(_rebound(each) & words(user.after)))}, which "
-                f"comes with the {_kind(each)}",
+                f"{user.scope} uses {', '.join(names)}, which {comes} with the {_kind(each)}",
                 next_step="Write it into the function in a diff of your own; or, once a release "
-                "has the fix, name --before, --after and --function.",
+                "has the fix, name --before, --after and each --function, "
+                f"{path}:{each.scope.name} too.",
             )
         dropped.append(f"{path}: {_kind(each)}: nothing that is taken uses what they bind")
     return [*taken, *functions], dropped

@@ -125,8 +125,14 @@ IMPORTING = NEW.replace(
 def test_a_constant_that_the_fix_binds_otherwise_is_not_left_out() -> None:
     old = OLD.replace("import os\n", "import os\n\nLIMIT = 1\n").replace("return 3", "return LIMIT")
     new = old.replace("LIMIT = 1", "LIMIT = 2").replace("return LIMIT", "return LIMIT + 0")
-    with pytest.raises(PatcherError, match="uses LIMIT, which comes with the module's own lines"):
+    with pytest.raises(
+        PatcherError, match="uses LIMIT, which comes with the module's own lines"
+    ) as error:
         of_diff(diff_to(new, old=old), "1.0", Upstream({("1.0", PATH): old}))
+    assert error.value.next_step.endswith("--after and each --function, vllm/a.py:<module> too.")
+    two = new.replace("LIMIT = 2", "LIMIT = 2\nMORE = 3").replace("+ 0", "+ MORE")
+    with pytest.raises(PatcherError, match="uses LIMIT, MORE, which come with the module's own"):
+        of_diff(diff_to(two, old=old), "1.0", Upstream({("1.0", PATH): old}))
     beside = old.replace("LIMIT = 1", "LIMIT = 1\nMORE = 2").replace("return 1", "return 10")
     draft = of_diff(diff_to(beside, old=old), "1.0", Upstream({("1.0", PATH): old}))
     said = f"{PATH}: module's own lines: nothing that is taken uses what they bind"
