@@ -80,5 +80,5 @@ def test_a_call_that_says_too_little_writes_nothing(tmp_path: Path) -> None:
     words = ("--before", "0.27.0", "--after", "0.26.0", "--function", f"{PROPOSER}:{NAME}")
     done = run("new", "mine", *words, cwd=tmp_path)
     assert done.returncode == 2
-    assert "--before 0.27.0 is not before --after 0.26.0\n next: Exchange the two." in done.stderr
+    assert "--before 0.27.0 is not before --after 0.26.0\n next: Swap them." in done.stderr
     assert run("new", "a b", "--diff", "pr.diff", "--from", "0.26.0", cwd=tmp_path).returncode == 2

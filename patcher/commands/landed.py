@@ -158,7 +158,7 @@ def landed(
             f"there is no folder {output.parent} for {output.name}", next_step="Make it first."
         )
     if scope.since and scope.until and scope.since > scope.until:
-        raise UsageError(f"--since {since} is after --until {until}", next_step="Exchange the two.")
+        raise UsageError(f"--since {since} is after --until {until}", next_step="Swap them.")
     if git is None:
         if bisect:
             raise UsageError("--bisect needs a clone", next_step="Name it with --git DIR.")

@@ -167,9 +167,7 @@ def _expect_order(before: str, after: str) -> None:
 
     first, second = parsed(before), parsed(after)
     if first and second and first >= second:
-        raise UsageError(
-            f"--before {before} is not before --after {after}", next_step="Exchange the two."
-        )
+        raise UsageError(f"--before {before} is not before --after {after}", next_step="Swap them.")
 
 
 def _free_paths(name: str, output: Path) -> tuple[Path, Path]:

@@ -228,7 +228,7 @@ def concerned(source: Source, patches: Sequence[Patch]) -> tuple[Source, Sequenc
 
 
 def _likest(path: str, targets: Sequence[str]) -> frozenset[str]:
-    """Those of the targets that a file's path ends like most."""
+    """The targets that share the most names with a file's path, from its end upwards."""
 
     def alike(target: str) -> int:
         pairs = zip(reversed(path.split("/")), reversed(target.split("/")), strict=False)
