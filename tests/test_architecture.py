@@ -154,22 +154,25 @@ def test_the_files_that_contributing_names_are_there() -> None:
         assert (ROOT.parent / name).exists() or name == "patches/your_name.py", name
 
 
-# Two readings of "guarded" prove nothing together once they share a line of code.
-GUARD = "patcher.rules.guard"
-# The rule seam gives the writing one the form of an edit.
-SHARED = {f"{GUARD}.chain"} | {
-    f"patcher.{name}" for name in ("rules.rule", "errors", "syntax", "threads")
+# Two readings prove nothing together once they share a line of code about what they read.
+SHARED = {
+    # The rule seam gives the writing one the form of an edit.
+    "guard": {"rules.guard.chain", "rules.rule", "errors", "syntax", "threads"},
+    "backport": {"rules.backport.scope", "diff", "errors", "syntax"},
 }
 
 
-@pytest.mark.parametrize("reading", ["writing", "proving"])
-def test_the_two_readings_of_guarded_share_nothing_but_the_rules_data(reading: str) -> None:
-    folder = f"{GUARD}.{reading}"
+@pytest.mark.parametrize(
+    ("rule", "reading"),
+    [("guard", "writing"), ("guard", "proving"), ("backport", "merging"), ("backport", "proving")],
+)
+def test_the_two_readings_of_a_rule_share_nothing_but_its_data(rule: str, reading: str) -> None:
+    folder = f"patcher.rules.{rule}.{reading}"
     files = [path for path in FILES if module_of(path).startswith(folder)]
     assert files
     for path in files:
         beyond = {name for name in imports_of(path) if not name.startswith(folder)}
-        assert beyond - SHARED == set(), path.name
+        assert beyond - {f"patcher.{name}" for name in SHARED[rule]} == set(), path.name
 
 
 def test_verifying_a_file_pays_for_nothing_heavy(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Backport: upstream's fix of some functions, taken back to an image that lacks it.
 
-Two independent readings are behind it. They share `scope.py`, and the bound on the time of
-difflib (`patcher.diff`), and no other line:
+Two independent readings are behind it. They share `scope.py` and what knows of no fix: how source
+is parsed and where a statement begins (`patcher.syntax`), and difflib with a bound on its time
+(`patcher.diff`):
 
 - `merging` finds the functions by name, merges their lines three ways, and says what that tells.
 - `proving` (the standard library's ast) holds the result against both sides of the fix.
