@@ -74,26 +74,42 @@ def is_of_no_layer(source: bytes, place: Place) -> bool:
         ),
         None,
     )
-    owner = next((each for each in reversed(nested) if _binds(each, name)), None)
+    owner = next((each for each in reversed(nested) if _bindings(each, name)), None)
+    if owner is None:
+        return False
     chains = {id(node.value) for node in reads}
     weights = [
         node
-        for node in (ast.walk(owner) if owner else ())
+        for node in ast.walk(owner)
         if (isinstance(node, ast.Attribute) and node.attr == "weight" and id(node) not in chains)
         or (isinstance(node, ast.Name) and node.id == "getattr")
     ]
-    return owner is not None and not weights
+    return not weights or set(_bindings(owner, name)) == {"None"}
 
 
-def _binds(function: ast.FunctionDef, name: str | None) -> bool:
-    """Whether a function, and not one within it, stores to a name."""
+def _bindings(function: ast.FunctionDef, name: str | None) -> list[str]:
+    """What a function, and not one within it, stores to a name: "None", or "" for what else."""
+    found = []
     rest: list[ast.AST] = [*function.body]
     for node in rest:  # which grows meanwhile
-        if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store):
-            return True
-        if not isinstance(node, ast.FunctionDef | ast.Lambda):
-            rest += ast.iter_child_nodes(node)
-    return False
+        match node:
+            case ast.FunctionDef() | ast.Lambda():
+                continue
+            case (
+                ast.Assign(targets=[ast.Name(id=target)], value=ast.Constant(value=None))
+                | ast.For(
+                    target=ast.Name(id=target), iter=ast.List(elts=[ast.Constant(value=None)])
+                )
+            ) if target == name:
+                found.append("None")
+                rest += [each for each in ast.iter_child_nodes(node) if isinstance(each, ast.stmt)]
+                continue
+            case ast.Name(id=target, ctx=ast.Store()) if target == name:
+                found.append("")
+            case _:
+                pass
+        rest += ast.iter_child_nodes(node)
+    return found
 
 
 def assert_rewrite_is_sound(source: bytes, limit: int = 4096) -> bool:
@@ -141,12 +157,12 @@ def may_be_handled(source: bytes, read: Read) -> bool:
     blocks = [node for node in ast.walk(tree) if isinstance(node, around)]
     if any(node.lineno <= read.line <= (node.end_lineno or 0) for node in blocks):
         return True
-    function = read.function.rpartition(".")[2]
+    functions = {*read.function.split(".")}
     called = [part for block in blocks for part in ast.walk(block)]
     asked = [node for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     # Called there, or bound there anew: of two functions of one name, either may be meant.
     names = {getattr(part, "id", getattr(part, "name", None)) for part in called}
-    return function in names or any(part.value == function for part in asked)
+    return bool(functions & names) or any(part.value in functions for part in asked)
 
 
 def assert_only_edits_differ(source: bytes, rewritten: Rewritten) -> None:

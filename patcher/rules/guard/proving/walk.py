@@ -122,20 +122,22 @@ class Loop:
 class Escapes:
     """Where what the rule is about leaves by a way that is not followed, by line.
 
-    `receiver` and `attribute`: one of them is handed on. `reads`: the member is read through the
-    attribute of something that may be that receiver. `members`: it is read of something that may
-    be that attribute.
+    `receiver` and `attribute`: one of them is handed on. `stray`: so is the attribute of something
+    that may be that receiver. `reads`: the member is read through the attribute of such a thing.
+    `members`: it is read of something that may be an attribute that was handed on.
     """
 
     receiver: set[int] = field(default_factory=set)
     attribute: set[int] = field(default_factory=set)
+    stray: set[int] = field(default_factory=set)
     reads: set[int] = field(default_factory=set)
     members: set[int] = field(default_factory=set)
 
     @property
     def found(self) -> tuple[int, int] | None:
         """The lines of an escape and of a read that it may reach; None if there is no such pair."""
-        for away, back in ((self.receiver, self.reads), (self.attribute, self.members)):
+        attribute = self.attribute or (self.stray if self.receiver else set())
+        for away, back in ((self.receiver, self.reads), (attribute, self.members)):
             if away and back:
                 return min(away), min(back)
         return None
@@ -301,6 +303,8 @@ class Walk(ast.NodeVisitor):
             self.escapes.receiver.add(line)
         if value.held is not Held.NO and value.nothing:
             self.escapes.attribute.add(line)
+        if value.stray is not Held.NO and value.nothing:
+            self.escapes.stray.add(line)
         if value.nothing and name == self.rule.attribute:
             self.nothing_stored = True
 
