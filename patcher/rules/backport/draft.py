@@ -248,7 +248,7 @@ def _chosen(
 
     Raises `RewriteRefused`.
     """
-    functions = [each for each in changed if _is_function(each)]
+    functions = [each for each in every if each.scope.path == path]
     read = {word for each in functions for word in words(each.after)}
     taken: list[Sides] = []
     dropped: list[str] = []

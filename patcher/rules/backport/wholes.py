@@ -7,7 +7,10 @@ around it, which git itself puts there for a class's first method.
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from patcher.diff import lines_of
@@ -86,8 +89,7 @@ def _functions(path: str, heading: str, before: str, after: str, line: int) -> l
             continue
         qualified = _qualified(heading, name, margin, line)
         scope = Scope(path, qualified, sha256(texts[0]), sha256(texts[1]))
-        old, new = (text and _indented(text, margin) for text in texts)
-        found.append(Sides(scope, old, new))
+        found.append(Sides(scope, texts[0], texts[1]))
     if not found and before != after:
         raise _bad(line, "a hunk is not of whole functions: write the diff with git diff -W")
     return found
@@ -107,7 +109,7 @@ def _imports(path: str, before: str, after: str, line: int) -> Sides:
 
 @dataclass(frozen=True, slots=True)
 class _Whole:
-    """The functions of a hunk's one side, without their `margin` of indentation.
+    """The functions of a hunk's one side, whose first begins behind this `margin`.
 
     `skipped` is what git shows around them: the end of the function before, the start of the next.
     """
@@ -117,16 +119,36 @@ class _Whole:
     skipped: tuple[str, ...]
 
 
+# What is indented is cut as a block of this.
+_HEAD = "if 1:\n"
+
+
 def _whole(text: str) -> _Whole:
     """A hunk's one side without what git shows around the functions."""
     lines = lines_of(text)
     first = next((at for at, line in enumerate(lines) if _START.match(line)), len(lines))
     margin = lines[first][: len(lines[first]) - len(lines[first].lstrip())] if lines[first:] else ""
-    end = first
-    while end < len(lines) and (not lines[end].strip() or lines[end].startswith(margin)):
-        end += 1
-    plain = "".join(line.removeprefix(margin) for line in lines[first:end])
-    return _Whole(plain, margin, (*lines[:first], *lines[end:]))
+    end = first + _block(lines[first:]) if margin else len(lines)
+    head = _HEAD if margin else ""
+    return _Whole(head + "".join(lines[first:end]), margin, (*lines[:first], *lines[end:]))
+
+
+def _block(lines: Sequence[str]) -> int:
+    """How many lines are before a statement that is less indented than the first one.
+
+    A comment may be so, and what is in a string.
+    """
+    tokens = tokenize.generate_tokens(io.StringIO(_HEAD + "".join(lines)).readline)
+    try:
+        depth, token = 0, next(tokens)
+        while depth or token.type != tokenize.DEDENT:
+            token = next(tokens)
+            depth += (token.type == tokenize.INDENT) - (token.type == tokenize.DEDENT)
+        return token.start[0] - 2
+    except IndentationError as error:  # between that of the first one and none
+        return (error.lineno or 2) - 2
+    except tokenize.TokenError:  # it ends within a string or brackets
+        return len(lines)
 
 
 def _cut(whole: _Whole, line: int) -> Cut:
@@ -137,13 +159,6 @@ def _cut(whole: _Whole, line: int) -> Cut:
             line, f"a hunk is not of whole functions ({error.msg}): write it with git diff -W"
         ) from error
     return Cut(whole.text.encode())
-
-
-def _indented(text: bytes, margin: str) -> bytes:
-    """A function's text with the indentation that it has in its class."""
-    return b"".join(
-        margin.encode() + line if line.strip() else line for line in text.splitlines(keepends=True)
-    )
 
 
 def _qualified(heading: str, name: str, margin: str, line: int) -> str:

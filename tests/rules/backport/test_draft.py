@@ -347,6 +347,23 @@ class Counted(str):
         return super().__eq__(other)
 
 
+@pytest.mark.parametrize(
+    "line",
+    ['text = """\nat the margin\n  less\n"""\n', "x = 2\n# at the margin\n", "x = (\n1)\n"],
+)
+@pytest.mark.parametrize("rest", ["", "\n\ny = 3\n", "    y = 3\n"])
+def test_a_methods_lines_may_be_less_indented_than_it_is(line: str, rest: str) -> None:
+    old = f"class A:\n    def one(self):\n        {line}        return 1\n{rest}"
+    new = old.replace("return 1", "return 2")
+    draft = of_diff(diff_to(new, old=old), "1.0", Upstream({("1.0", PATH): old}))
+    rule = Backport(diff=whole_diff(draft))
+    assert [(each.before, each.after) for each in rule.sides()] == [
+        (each.before, each.after) for each in draft.sides
+    ]
+    made = rule.rewrite({PATH: old.encode()})[PATH]
+    assert made.data.decode() == new
+
+
 def test_equal_hunks_are_told_apart_by_their_order() -> None:
     """vLLM's PR 49294 adds the same lines to two functions, behind the same lines of each."""
     hunk, other = Hunk(1, ["a\n"], ["b\n"]), Hunk(2, ["c\n"], ["d\n"])

@@ -155,6 +155,11 @@ def test_a_diff_with_whole_functions_says_the_same(tmp_path: Path, fix: str) -> 
             "not of whole functions",
         ),
         (
+            '--- a/a.py\n+++ b/a.py\n@@ -2,2 +2,2 @@ A.f\n     def f(self):\n-        x = """a\n'
+            '+        x = """b\n',
+            "not of whole functions",
+        ),
+        (
             "--- a/a.py\n+++ b/a.py\n@@ -1 +1,4 @@\n def f(): pass\n+\n+if x:\n"
             "+    def f(): pass\n",
             "a hunk has several f",
@@ -188,6 +193,11 @@ DIFF = f"{HEAD}@@ -1,2 +1,2 @@\n def f(a, b):\n-    return a\n+    return b\n"
     [
         ("@@ -2,2 +2,2 @@ class C:\n     def f(self):\n-        x\n+        y\n", ["C.f"]),
         ("@@ -2,2 +2,2 @@ B.C.g\n     def f(self):\n-        x\n+        y\n", ["B.C.f"]),
+        (
+            "@@ -2,3 +2,3 @@ B.C.f\n         def f(self):\n-            x\n+            y\n"
+            "     z = 1\n",
+            ["B.C.f"],
+        ),
         (
             "@@ -1,4 +1,4 @@\n def f():\n     x\n def g():\n-    x\n+    y\n",
             ["g"],
