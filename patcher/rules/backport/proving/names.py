@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from patcher.rules.backport.proving.account import failed
 from patcher.rules.backport.scope import Sides
@@ -14,27 +14,29 @@ _Read = tuple[bytes, ast.Module]
 
 def check_names(old: _Read, new: _Read, sides: Sequence[Sides]) -> None:
     """Nothing is read that the fix's file defines and this one does not."""
-    missing = _unbound(*new) - _unbound(*old)
+    # Each walk over a file of 300 KB takes a quarter of a second.
+    before, after = (list(ast.walk(tree)) for _, tree in (old, new))
+    missing = _unbound(new[0], after) - _unbound(old[0], before)
     if missing:
         raise failed(f"{', '.join(sorted(missing))} is not defined in this file")
     early = _read_early(new[1]) - _read_early(old[1])
     if early:
         raise failed(f"{min(early)} is read before it is defined")
-    if _late_fields(new[1]) > _late_fields(old[1]):
+    if _late_fields(after) > _late_fields(before):
         raise failed("a field without a default comes after one that has one")
     defined = frozenset().union(*(each.defined for each in sides))
-    here, used, used_before = _defined(new[1]), _attributes(new[1]), _attributes(old[1])
+    here, used, used_before = _defined(after), _attributes(after), _attributes(before)
     lost = (used - used_before) & defined - here
     if lost:
         raise failed(f"{', '.join(sorted(lost))} is what only the fixed version's file defines")
 
 
-def _unbound(source: bytes, tree: ast.Module) -> set[str]:
+def _unbound(source: bytes, nodes: Iterable[ast.AST]) -> set[str]:
     """Names that some function or the module reads and that nothing binds."""
     import symtable
 
     bound = set(dir(builtins)) | {"__file__", "__name__", "__path__", "__class__", "__spec__"}
-    for node in ast.walk(tree):
+    for node in nodes:
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 bound.add(node.name)
@@ -140,11 +142,11 @@ class _Reader(ast.NodeVisitor):
     visit_ImportFrom = visit_Import
 
 
-def _late_fields(tree: ast.Module) -> int:
+def _late_fields(nodes: Iterable[ast.AST]) -> int:
     """How many fields of dataclasses have no default, and come after one that has one."""
     return sum(
         any(before.value is not None for before in fields[:at])
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.ClassDef) and _is_dataclass(node)
         for fields in [[each for each in node.body if isinstance(each, ast.AnnAssign)]]
         for at, field in enumerate(fields)
@@ -157,10 +159,10 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
     return "dataclass" in around or "NamedTuple" in around
 
 
-def _defined(tree: ast.Module) -> set[str]:
+def _defined(nodes: Iterable[ast.AST]) -> set[str]:
     """The functions, classes, fields and attributes of self that a file defines."""
     names = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 names.add(node.name)
@@ -171,11 +173,11 @@ def _defined(tree: ast.Module) -> set[str]:
     return names
 
 
-def _attributes(tree: ast.Module) -> set[str]:
+def _attributes(nodes: Iterable[ast.AST]) -> set[str]:
     """Attributes of self that are read."""
     return {
         node.attr
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Attribute)
         and isinstance(node.value, ast.Name)
         and node.value.id == "self"

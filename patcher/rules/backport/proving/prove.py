@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from patcher.rules.backport.proving.account import Account, failed
 from patcher.rules.backport.proving.names import check_names
@@ -27,6 +28,7 @@ from patcher.syntax import (
     line_end,
     parse_block,
     parse_python,
+    tree_of,
 )
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -35,14 +37,16 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 def prove(original: bytes, result: bytes, sides: Sequence[Sides]) -> None:
     """Return when all four hold for one file. Raises `ProofFailed`, saying what does not."""
     try:
-        old, new = parse_python(original), parse_python(result)
+        old, new = tree_of(original), tree_of(result)
         compile_python(result)
     except (SyntaxError, ValueError, RecursionError) as error:
         raise failed(f"Python does not compile the result: {error}") from error
     named = {each.scope.name: each for each in sides}
     _check_outside(original, result, old, new, named)
+    # Named once: to look through the file for each of 400 functions took a quarter of the time.
+    scopes = _scopes(old), _scopes(new)
     for each in sides:
-        _check_scope(each, old, new)
+        _check_scope(each, *scopes)
     _check_lines(original, result, sides)
     check_names((original, old), (result, new), sides)
 
@@ -102,11 +106,26 @@ def _within_whole(owner: str, named: dict[str, Sides]) -> bool:
 # ---- 2. the scopes
 
 
-def _check_scope(sides: Sides, old: ast.Module, new: ast.Module) -> None:
+@dataclass(frozen=True, slots=True)
+class _Scopes:
+    """A file's tree, and its functions and classes by name."""
+
+    tree: ast.Module
+    named: Mapping[str, Sequence[Definition]]
+
+
+def _scopes(tree: ast.Module) -> _Scopes:
+    named: dict[str, list[Definition]] = {}
+    for name, node in definitions(tree):
+        named.setdefault(name, []).append(node)
+    return _Scopes(tree, named)
+
+
+def _check_scope(sides: Sides, old: _Scopes, new: _Scopes) -> None:
     """Raise `ProofFailed` unless a scope changed by just what the fix brings and takes."""
     name = sides.scope.name
     if name == IMPORTS:
-        _check_imports(sides, old, new)
+        _check_imports(sides, old.tree, new.tree)
         return
     before, after = _side(sides.before), _side(sides.after)
     original, result = _find(old, name), _find(new, name)
@@ -149,13 +168,13 @@ def _side(text: bytes | None) -> ast.AST | None:
     return tree
 
 
-def _find(tree: ast.Module, name: str) -> ast.AST | None:
+def _find(file: _Scopes, name: str) -> ast.AST | None:
     """A scope in a file: its definition, several that follow each other, or the file itself."""
     if name == MODULE:
-        return tree
-    found = [node for each, node in definitions(tree) if each == name]
+        return file.tree
+    found = file.named.get(name, ())
     if len(found) > 1:
-        if not _follow_each_other(tree, found):
+        if not _follow_each_other(file.tree, found):
             raise failed(f"there are several {name}")
         return ast.Module(list(found), [])
     return found[0] if found else None
@@ -204,13 +223,15 @@ def _own(node: ast.AST, lone: set[str]) -> ast.AST:
 
 
 def _silent(node: ast.AST) -> ast.AST:
-    """A tree without docstrings, and without what only says where a type is meant."""
-    copied = copy.deepcopy(node)
-    for each in ast.walk(copied):
-        body = getattr(each, "body", None)
-        if isinstance(body, list):
-            kept = [statement for statement in body if not is_string(statement)]
-            each.body = kept  # type: ignore[attr-defined]
+    """A copy of a tree without docstrings. To change one that `copy` made took twice as long."""
+    copied = type(node).__new__(type(node))
+    for name, value in vars(node).items():
+        if isinstance(value, list):
+            kept = (each for each in value if name != "body" or not is_string(each))
+            value = [_silent(each) if isinstance(each, ast.AST) else each for each in kept]
+        elif isinstance(value, ast.AST):
+            value = _silent(value)
+        setattr(copied, name, value)
     return copied
 
 
