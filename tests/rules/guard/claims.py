@@ -84,32 +84,43 @@ def is_of_no_layer(source: bytes, place: Place) -> bool:
         if (isinstance(node, ast.Attribute) and node.attr == "weight" and id(node) not in chains)
         or (isinstance(node, ast.Name) and node.id == "getattr")
     ]
-    return not weights or set(_bindings(owner, name)) == {"None"}
+    return not weights or all(map(_holds_no_layer, _bindings(owner, name)))
 
 
-def _bindings(function: ast.FunctionDef, name: str | None) -> list[str]:
-    """What a function, and not one within it, stores to a name: "None", or "" for what else."""
-    found = []
+def _bindings(function: ast.FunctionDef, name: str | None) -> list[ast.expr | None]:
+    """What a function, and not one within it, binds a name to; None for what is not followed."""
+    found: list[ast.expr | None] = []
+    followed: set[ast.AST] = set()
     rest: list[ast.AST] = [*function.body]
-    for node in rest:  # which grows meanwhile
+    for node in rest:  # which grows meanwhile, outer ones first
         match node:
             case ast.FunctionDef() | ast.Lambda():
                 continue
             case (
-                ast.Assign(targets=[ast.Name(id=target)], value=ast.Constant(value=None))
-                | ast.For(
-                    target=ast.Name(id=target), iter=ast.List(elts=[ast.Constant(value=None)])
-                )
-            ) if target == name:
-                found.append("None")
-                rest += [each for each in ast.iter_child_nodes(node) if isinstance(each, ast.stmt)]
-                continue
-            case ast.Name(id=target, ctx=ast.Store()) if target == name:
-                found.append("")
+                ast.Assign(targets=[ast.Name(id=bound) as target], value=value)
+                | ast.For(target=ast.Name(id=bound) as target, iter=value)
+                | ast.withitem(optional_vars=ast.Name(id=bound) as target, context_expr=value)
+            ) if bound == name:
+                followed.add(target)
+                found.append(value)
+            case ast.Name(id=bound, ctx=ast.Store()) if bound == name and node not in followed:
+                found.append(None)
             case _:
                 pass
         rest += ast.iter_child_nodes(node)
     return found
+
+
+def _holds_no_layer(value: ast.expr | None) -> bool:
+    """Whether a value can have nothing of a layer in it: it names none, and asks none."""
+    if value is None:
+        return False
+    parts = list(ast.walk(value))
+    names = {part.id for part in parts if isinstance(part, ast.Name)}
+    return not (
+        names - {"nullcontext", "suppress", "maybe_raise", "ValueError", "AttributeError", "range"}
+        or any(isinstance(part, ast.Attribute) for part in parts)
+    )
 
 
 def assert_rewrite_is_sound(source: bytes, limit: int = 4096) -> bool:
