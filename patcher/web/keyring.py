@@ -10,6 +10,7 @@ programs that `credsStore` and `credHelpers` name; identity tokens count too.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import warnings
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote_plus
+from urllib.parse import quote_plus, unquote, urlsplit
 
 from patcher.errors import RegistryFailed
 
@@ -46,6 +47,8 @@ class Keyring:
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], Credentials | None] = {}
         self._secrets: set[str] = set()
+        for user, password in _of_proxies():
+            self.basic(user, password)
 
     def credentials(self, registry: str, repository: str = "") -> Credentials | None:
         """What docker or podman would log in with; None where neither has anything.
@@ -75,6 +78,17 @@ class Keyring:
         for secret in sorted(self._secrets, key=len, reverse=True):
             text = text.replace(secret, "***")
         return text
+
+
+def _of_proxies() -> Iterator[tuple[str, str]]:
+    """The users and passwords of the environment's proxies, as requests finds them."""
+    from urllib.request import getproxies
+
+    for proxy in getproxies().values():
+        with contextlib.suppress(ValueError):
+            parts = urlsplit(proxy if "://" in proxy else f"//{proxy}")
+            if parts.password:
+                yield unquote(parts.username or ""), unquote(parts.password)
 
 
 def _look_up(registry: str, repository: str) -> Credentials | None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -24,7 +25,7 @@ from patcher.web.http import Fault, Http, HttpSettings, Request, explanation
 from patcher.web.trust import is_loopback
 from tests.certificates import make_certificate
 from tests.conftest import free_port
-from tests.scripted import HANG_UP, Reply, Server, in_turn, serving
+from tests.scripted import HANG_UP, Reply, Seen, Server, in_turn, serving
 
 AUTHORIZATION = "Bearer s3cr3t-t0k3n"
 OK = Reply(body=b"fine")
@@ -286,6 +287,22 @@ def test_a_server_that_sends_a_secret_back_does_not_make_us_show_it(http: Http) 
         with pytest.raises(RegistryFailed, match=r"bad: \*\*\* token=\*\*\*") as raised:
             http.ask(get(server))
         assert "s3cr3t" not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize(("scheme", "password"), [("http://", "pr0xy%2Fp4ss"), ("", "pr0xyp4ss")])
+def test_nor_does_a_proxy(monkeypatch: pytest.MonkeyPatch, scheme: str, password: str) -> None:
+    def script(seen: Seen) -> Reply:
+        sent = seen.headers["proxy-authorization"]
+        said = {"code": "X", "message": f"bad: me, {unquote(password)}, {sent}"}
+        return Reply(501, body=json.dumps({"errors": [said]}).encode())
+
+    with serving(script) as proxy:
+        monkeypatch.setenv("http_proxy", f"{scheme}me:{password}@{proxy.host}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        http = Http(HttpSettings(plain_http=frozenset({"registry.example"})), wait=lambda _: None)
+        answer = http.ask(Request("GET", "http://registry.example/v2/"))
+    said = str(http.failure(answer.url, explanation(answer.body)))
+    assert said.startswith("registry.example:  (X: bad: me, ***, Basic ***)"), said
 
 
 def test_netrc_gives_no_password_away(
