@@ -86,7 +86,7 @@ def _of_proxies() -> Iterator[tuple[str, str]]:
 
     for proxy in getproxies().values():
         with contextlib.suppress(ValueError):
-            parts = urlsplit(proxy if "://" in proxy else f"//{proxy}")
+            parts = urlsplit(proxy)
             if parts.password:
                 yield unquote(parts.username or ""), unquote(parts.password)
 

@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import unquote
 
 import pytest
 
@@ -289,15 +288,14 @@ def test_a_server_that_sends_a_secret_back_does_not_make_us_show_it(http: Http) 
         assert "s3cr3t" not in "".join(traceback.format_exception(raised.value))
 
 
-@pytest.mark.parametrize(("scheme", "password"), [("http://", "pr0xy%2Fp4ss"), ("", "pr0xyp4ss")])
-def test_nor_does_a_proxy(monkeypatch: pytest.MonkeyPatch, scheme: str, password: str) -> None:
+def test_nor_does_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     def script(seen: Seen) -> Reply:
         sent = seen.headers["proxy-authorization"]
-        said = {"code": "X", "message": f"bad: me, {unquote(password)}, {sent}"}
+        said = {"code": "X", "message": f"bad: me, pr0xy/p4ss, {sent}"}
         return Reply(501, body=json.dumps({"errors": [said]}).encode())
 
     with serving(script) as proxy:
-        monkeypatch.setenv("http_proxy", f"{scheme}me:{password}@{proxy.host}")
+        monkeypatch.setenv("http_proxy", f"http://me:pr0xy%2Fp4ss@{proxy.host}")
         monkeypatch.delenv("no_proxy", raising=False)
         http = Http(HttpSettings(plain_http=frozenset({"registry.example"})), wait=lambda _: None)
         answer = http.ask(Request("GET", "http://registry.example/v2/"))
