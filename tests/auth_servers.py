@@ -111,6 +111,8 @@ def tunnels(places: dict[str, str]) -> Iterator[None]:
             target = self.rfile.readline().split()[1].decode()
             while self.rfile.readline().strip():
                 pass
+            if target not in places:
+                return
             host, port = places[target].split(":")
             with suppress(OSError), socket.create_connection((host, int(port))) as there:
                 self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
