@@ -17,7 +17,7 @@ from patcher.daemon.client import asking, follow, inspect, undisturbed
 from patcher.errors import DaemonFailed
 from patcher.oci.append import append
 from patcher.oci.image import Family
-from patcher.oci.model import OCI_INDEX, broken, dump_json
+from patcher.oci.model import OCI_INDEX, broken, dump_json, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,19 +51,28 @@ def load(
     ids = (manifest.descriptor.digest, config.descriptor.digest)
     before = _inspected(client, ids)
     if before is not None:
-        check(base, before, change, (1, 1))
+        _check(base, before, change, config)
         return Built(before, ())
     try:
         said = _send(client, _packed(image, layer, config, manifest))
         after = _inspected(client, ids)
         if after is None:
             raise DaemonFailed(f"{_DOING}: {said or 'it is not there'}", next_step=_NEXT_STEP)
-        check(base, after, change, (1, 1))
+        _check(base, after, change, config)
     except BaseException:
         with undisturbed():
             remove(client, ids)
         raise
     return Built(after, (str(after["Id"]),))
+
+
+def _check(
+    base: Mapping[str, Any], result: Mapping[str, Any], change: LayerChange, config: Part
+) -> None:
+    """As `check`; of a loaded image it is known besides which layer it has on top."""
+    check(base, result, change, (1, 1))
+    if result["RootFS"]["Layers"] != parse_json(config.data, "config")["rootfs"]["diff_ids"]:
+        raise DaemonFailed(f"{_DOING}: another one is in its place", next_step=_NEXT_STEP)
 
 
 def _send(client: DockerClient, packed: bytes) -> str:

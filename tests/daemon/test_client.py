@@ -13,16 +13,28 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from patcher.daemon.client import DEFAULT, address, connect, is_podman, progress_of, undisturbed
+from patcher.daemon.client import (
+    DEFAULT,
+    address,
+    connect,
+    inspection,
+    is_podman,
+    progress_of,
+    undisturbed,
+)
 from patcher.daemon.engine import keeps_indexes, local_image, pull
 from patcher.daemon.files import read_files
+from patcher.daemon.load import load
 from patcher.errors import BrokenImage, DaemonFailed, NoDaemon, PatcherError
+from patcher.oci.append import append
+from patcher.oci.image import Family, load_image
 from patcher.oci.reference import Platform
 from patcher.progress import Progress
+from tests.memory import EXTRA, OCI, Memory, add_image, change_for
 from tests.scripted import Reply, Script, Seen, serving
 
 if TYPE_CHECKING:
@@ -337,3 +349,46 @@ def test_a_file_that_a_daemon_hands_out(
     with daemon(monkeypatch, script) as client, pytest.raises(PatcherError, match=said) as caught:
         read_files(client, "sha256:1", PLATFORM, ["/file"])
     assert isinstance(caught.value, DaemonFailed | BrokenImage)
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        ({}, None),
+        ({"RootFS": {"Layers": ["{base}", f"sha256:{2:064}"]}}, "another one is in its place"),
+        ({"RootFS": {"Layers": ["{base}"]}}, "its layers are not the base's and 1 more"),
+        ({"Architecture": "arm64"}, "its Architecture is arm64"),
+        ({"Config": {"Env": ["A=b"], "Labels": {}}}, "its labels are not those"),
+    ],
+)
+@pytest.mark.parametrize("is_there", [False, True])
+def test_what_a_daemon_says_that_it_loaded_is_held_against_what_was_sent(
+    monkeypatch: pytest.MonkeyPatch, lie: dict[str, Any], said: str | None, is_there: bool
+) -> None:
+    blobs = Memory()
+    root = add_image(blobs, OCI)
+    image = load_image(blobs, blobs.descriptor(root))
+    change = change_for(blobs, root)
+    made = append(Family(image.descriptor, None, (image,)), {image.digest: change}, EXTRA)
+    config = json.loads(made.parts[1].data)
+    layers = config["rootfs"]["diff_ids"]
+    base = inspection({**WHOLE, "Config": image.config.document["config"]}, "x")
+    base = {**base, "RootFS": {"Layers": layers[:1]}}
+    attrs = {**WHOLE, "Config": config["config"], "RootFS": {"Layers": layers}, **lie}
+    told = answers(json.dumps(attrs).replace("{base}", layers[0]).encode())
+    sent: list[Seen] = []
+
+    def script(seen: Seen) -> Reply:
+        if "/images/load" in seen.path:
+            sent.append(seen)
+            return answers(b'{"stream": "Loaded"}')
+        return told if sent or is_there else Reply(404, {}, b"No such image")
+
+    with daemon(monkeypatch, script) as client:
+        if said is None:
+            loaded = load(client, base, image, change, EXTRA)
+            assert loaded.attrs["Id"] == WHOLE["Id"]
+            assert bool(sent) is not is_there
+            return
+        with pytest.raises(DaemonFailed, match=said):
+            load(client, base, image, change, EXTRA)
