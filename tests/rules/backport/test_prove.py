@@ -304,6 +304,7 @@ def _body(text: str) -> bytes:
         ("x: a = g(1, 2)", "x: a = g(3, 2)", "x: a = g(1, 4)", "x: a = g(3, 4)", None),
         ("x += g(1, 2)", "x += g(3, 2)", "x += g(1, 4)", "x += g(3, 4)", None),
         ("if a: b()", "if g: b()", "if a: b(1)", "if g: c()", "changed undeclared"),
+        ("def i(j): j()", "def i(j, k): j()", "def i(j): j(1)", "def i(): j(1)", "is not the fix"),
     ],
 )
 def test_each_change_is_the_fixs_at_its_place(

@@ -181,7 +181,7 @@ class Account:
         if isinstance(node, list) and node:
             node = node[0]
         line = getattr(node, "lineno", None)
-        text = ast.unparse(node).splitlines()[0] if isinstance(node, ast.AST) else str(node)
+        text = ast.unparse(node).partition("\n")[0] if isinstance(node, ast.AST) else str(node)
         return f"{f'line {line}: ' if line else ''}{text[:80]!r} {words}"
 
 
