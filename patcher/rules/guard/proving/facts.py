@@ -75,10 +75,10 @@ class Value:
         return self if self.about is None else replace(self, about=None, test=0)
 
     def exposed(self) -> Value:
-        """The same in a name that other code may bind anew: by now it may be None."""
-        if self.nothing or not self.followed:
+        """The same in a name that other code may bind anew: by now it may be None, of any kind."""
+        if not self.followed:
             return self.detached()
-        return replace(self.detached(), nothing=True)
+        return replace(self.detached(), nothing=True, mixed=True)
 
 
 OTHER = Value()

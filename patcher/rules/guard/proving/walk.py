@@ -260,6 +260,8 @@ class Walk(ast.NodeVisitor):
         if self.in_class:
             self.escape(value, None, name)
         worst = value.detached()
+        if worst.followed and self.names.bound[name] > 1:
+            worst = replace(worst, mixed=True)  # by then it may hold what another binding gave it
         if name in self.names.shared:
             worst = worst.exposed()
             if worst != OTHER:
@@ -550,12 +552,27 @@ class Walk(ast.NodeVisitor):
         )
 
     def _getattr(self, node: ast.Call, values: list[Value], *, trusted: bool) -> Value:
-        """What a getattr gives; `trusted` is the builtin."""
+        """What a getattr gives, which may be its default; `trusted` is the builtin."""
         match node.args:
-            case [subject, asked, *default] if len(default) < 2:
-                base = values[0]
+            case [subject, asked]:
+                return self._asked(node, values[0], subject, asked, [], trusted=trusted)
+            case [subject, asked, default]:
+                got = self._asked(node, values[0], subject, asked, [default], trusted=trusted)
+                return got if _is(default, None) else got.join(values[2].detached())
             case _:
                 return OTHER
+
+    def _asked(
+        self,
+        node: ast.Call,
+        base: Value,
+        subject: ast.expr,
+        asked: ast.expr,
+        default: list[ast.expr],
+        *,
+        trusted: bool,
+    ) -> Value:
+        """What a getattr gives where the attribute is there, or its default is None."""
         if _is(asked, self.rule.receiver):
             return Value(receiver=True)
         if _is(asked, self.rule.member):
@@ -789,6 +806,7 @@ class Walk(ast.NodeVisitor):
             held=Held.UNPROVEN if held else Held.NO,
             stray=Held.UNPROVEN if stray else Held.NO,
             nothing=any(value.nothing for value in values),
+            mixed=any(value.mixed or value.followed != values[0].followed for value in values),
         )
         if value == OTHER and tests:
             value = Value(test=sign, about=tests[-1])
