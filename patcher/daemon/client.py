@@ -165,7 +165,7 @@ def _no_daemon(error: BaseException, place: str) -> NoDaemon:
 @contextmanager
 def asking(doing: str, *, next_step: str) -> Iterator[None]:
     """What goes wrong between us and the daemon becomes `DaemonFailed`, with the daemon's text."""
-    from docker.errors import APIError, DockerException
+    from docker.errors import APIError, DockerException, StreamParseError
     from requests import RequestException
     from urllib3.exceptions import HTTPError
 
@@ -178,7 +178,9 @@ def asking(doing: str, *, next_step: str) -> Iterator[None]:
         raise DaemonFailed(f"{doing}: {error}", next_step=next_step) from error
     # A number of thousands of digits; deep nesting; a list in an object's place, into which
     # docker-py looks as the API describes it, and so do we.
-    except (ValueError, RecursionError, TypeError, AttributeError, LookupError) as error:
+    except (
+        StreamParseError, ValueError, RecursionError, TypeError, AttributeError, LookupError
+    ) as error:  # fmt: skip
         said = f"its answer makes no sense: {type(error).__name__}"
         raise DaemonFailed(f"{doing}: {said}", next_step=next_step) from error
 

@@ -299,6 +299,8 @@ PLATFORM = Platform("linux", "amd64")
         (b"5", "its answer makes no sense"),
         (b"null", "its answer makes no sense"),
         (b'{"status": "' + b"x" * (256 << 10), "has no end"),
+        (b'5\r\n{"str\r\n0\r\n\r\n', "its answer makes no sense"),
+        (b'20\r\n{"stream":', "cannot be pulled"),
         (b'{"error": "' + b"x" * 100 + b'"}', "x" * 100),
     ],
 )
@@ -307,7 +309,12 @@ def test_the_events_of_a_pull_make_sense_and_end(
 ) -> None:
     def script(seen: Seen) -> Reply:
         none = Reply(404, {}, b"No such image")
-        return answers(events) if "/images/create" in seen.path else none
+        if "/images/create" not in seen.path:
+            return none
+        if b"\r\n" not in events:
+            return answers(events)
+        chunked = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
+        return Reply(200, {**chunked, "Content-Length": None}, events, sent=len(events))
 
     with (
         daemon(monkeypatch, script) as client,
