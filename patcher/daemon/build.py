@@ -102,7 +102,7 @@ def _still_there(client: DockerClient, made: Sequence[str]) -> list[str]:
     for image in made[:-1]:
         try:
             client.api.remove_image(image, noprune=True)
-        except (DockerException, RequestException):
+        except (DockerException, RequestException, DaemonFailed):
             kept.append(image)
     return [*kept, made[-1]]
 
@@ -116,7 +116,7 @@ def remove(client: DockerClient, made: Sequence[str]) -> None:
     from requests import RequestException
 
     for image in reversed(made):
-        with suppress(DockerException, RequestException):
+        with suppress(DockerException, RequestException, DaemonFailed):
             # Without noprune the daemon would take an untagged base along.
             client.api.remove_image(image, force=True, noprune=True)
 

@@ -91,6 +91,19 @@ def _bounded(answer: requests.Response, *_: object, stream: bool = False, **__: 
         if answer.headers.get("Content-Type", "").startswith("application/json"):
             answer.raw.read = _counted(answer)  # type: ignore[method-assign]
         return
+    from requests import ConnectionError as Broken
+    from urllib3.exceptions import HTTPError
+
+    try:
+        body = _whole(answer)
+    except HTTPError as error:  # as requests itself calls it
+        raise Broken(error) from error
+    # What requests itself would have read, had it been asked for the content.
+    answer._content = body
+
+
+def _whole(answer: requests.Response) -> bytes:
+    """All of a body, within its bounds. Raises `DaemonFailed`, and urllib3's errors."""
     # Until a container has ended, the answer to the question for that is its headers alone.
     body = bytearray(answer.raw.read1(1 << 16, decode_content=True))
     until, going = time.monotonic() + _WHOLE, bool(body)
@@ -101,8 +114,7 @@ def _bounded(answer: requests.Response, *_: object, stream: bool = False, **__: 
         if len(body) > _MOST_BYTES or time.monotonic() > until:
             answer.close()
             raise DaemonFailed("a daemon's answer has no end", next_step=_STRANGE)
-    # What requests itself would have read, had it been asked for the content.
-    answer._content = bytes(body)
+    return bytes(body)
 
 
 def _counted(answer: requests.Response) -> Callable[..., bytes]:

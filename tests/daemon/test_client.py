@@ -34,6 +34,7 @@ from patcher.oci.append import append
 from patcher.oci.image import Family, load_image
 from patcher.oci.reference import Platform
 from patcher.progress import Progress
+from patcher.smoke.container import _wait
 from tests.memory import EXTRA, OCI, Memory, add_image, change_for
 from tests.scripted import Reply, Script, Seen, serving
 
@@ -399,3 +400,12 @@ def test_what_a_daemon_says_that_it_loaded_is_held_against_what_was_sent(
             return
         with pytest.raises(DaemonFailed, match=said):
             load(client, base, image, change, EXTRA)
+
+
+def test_a_container_that_does_not_end_in_time_is_no_fault_of_the_daemon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It answers at once that it waits, and says no more."""
+    waiting = answers(b"", **{"Content-Length": "5"})
+    with daemon(monkeypatch, lambda _: waiting) as client:
+        assert _wait(client, "c", 0.1) is None
