@@ -532,6 +532,24 @@ def test_a_statement_is_known_by_its_head_or_by_what_it_does(
             "x = {; 3: [; 4,; a,; ],; }",
             False,
         ),
+        # The image has it twice, and either may be upstream's.
+        (
+            "g(); x = 1; a()",
+            "g(); x = 2; a()",
+            "g(); x = 1; x = 1; a()",
+            "g(); x = 2; x = 1; a()",
+            False,
+        ),
+        ("g(); x = 1; a()", "g(); a()", "g(); x = 1; x = 1; a()", "g(); x = 1; a()", False),
+        (
+            "g(); x = 1; a()",
+            "g(); a()",
+            "g(); x = 1; y = x; x = 1; a()",
+            "g(); y = x; x = 1; a()",
+            False,
+        ),
+        ("g(); x = 1; a()", "g(); a()", "g(); x = 1; a(); x = 1", "g(); a(); x = 1", True),
+        ("x = 1; a()", "x = 2; a()", "x = 1; y = 3; x = 1; a()", "x = 2; y = 3; x = 1; a()", False),
         # What stands beside it is the image's own, and may matter to what came.
         ("x = 1; y = 2", "x = 1; a(); y = 2", "z = 3; y = 2", "z = 3; a(); y = 2", False),
     ],

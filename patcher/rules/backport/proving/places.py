@@ -89,14 +89,31 @@ class Places:
     def agree(self, fix: At, made: At, new: Node | None) -> bool:
         """Whether the image's change is at the place of upstream's; `new` is what came, if any.
 
-        An element that goes or is modified must be the counterpart itself.
+        An element that goes or is modified must be the counterpart itself, and no other that the
+        image has may be it as well.
         """
         if fix.old is not None:
-            return self.counterpart.get(fix.old) == made.old
+            its = self.counterpart.get(fix.old) == made.old
+            return its and (self.is_set or not self._has_twin(fix, made))
         sides = [(direction, self._meet(fix, made, direction)) for direction in (-1, 1)]
         loose = [direction for direction, met in sides if not met]
         return not loose or (
             len(loose) == 1 and new is not None and self._meet_past(fix, made, loose[0], new)
+        )
+
+    def _has_twin(self, fix: At, made: At) -> bool:
+        """Whether the image has the same a second time, beside upstream's own as the first is."""
+        texts = [ast.dump(each) for each in self.original]
+        here, known = made.old or 0, set(self.counterpart.values())
+        before, behind = (
+            self.counterpart.get(beside, end) if beside is not None else end
+            for direction, end in ((-1, -1), (1, len(texts)))
+            for beside in [next(fix.beside(direction), None)]
+        )
+        return any(
+            text == texts[here] and (at - 1 == before or at + 1 == behind)
+            for at, text in enumerate(texts)
+            if at != here and at not in known
         )
 
     def _meet(self, fix: At, made: At, direction: int) -> bool:
