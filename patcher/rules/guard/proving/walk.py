@@ -219,13 +219,24 @@ class Walk(ast.NodeVisitor):
         self.loose = self.names.shared | names.keys()
         self.facts = Facts(names=names)
         match task.node:
-            case ast.Lambda(body=body):
+            case ast.Lambda(args=args, body=body):
+                self._enter_with_nothing(args)
                 self.escape(self.visit(body), body)
-            case ast.FunctionDef(body=body) | ast.AsyncFunctionDef(body=body):
+            case ast.FunctionDef(args=args, body=body) | ast.AsyncFunctionDef(args=args, body=body):
+                self._enter_with_nothing(args)
                 self.block(body)
             case comprehension:
                 self.comprehend(comprehension, comprehension.generators, task.item)
         self._judge_nothings()
+
+    def _enter_with_nothing(self, args: ast.arguments) -> None:
+        """Bind the parameters whose default is None."""
+        positional = [*args.posonlyargs, *args.args]
+        given = positional[len(positional) - len(args.defaults) :]
+        parameters, defaults = [*given, *args.kwonlyargs], [*args.defaults, *args.kw_defaults]
+        for parameter, default in zip(parameters, defaults, strict=True):
+            if default is not None and _is(default, None):
+                self.bind_name(parameter.arg, UNKNOWN)
 
     # ---- What undoes facts
 
