@@ -308,13 +308,19 @@ def test_a_cache_that_cannot_be_written_costs_one_line(
     assert len(said) == 1
 
 
+# Ctrl-C is caught: what an uncaught one makes the exit status is forgotten where another thread
+# executes a string meanwhile, as a dataclass does when it is imported (CPython, pythonrun.c).
 PROGRAM = """
 import sys
 from patcher.landed import Scope
 from patcher.landed.survey import survey
 from patcher.rules.catalogue import select
-for each in survey(select(["kv-b-proj-dtype"]), Scope(index=sys.argv[1]), print, lambda *_: None):
-    print(each.version, each.verdict.status)
+wanted, scope = select(["kv-b-proj-dtype"]), Scope(index=sys.argv[1])
+try:
+    for each in survey(wanted, scope, print, lambda *_: None):
+        print(each.version, each.verdict.status)
+except KeyboardInterrupt:
+    sys.exit(130)
 """
 
 
@@ -346,8 +352,7 @@ def test_ctrl_c_ends_a_survey_that_waits_for_a_silent_server(site: Site, index: 
     running.send_signal(signal.SIGINT)
     # Under the 30 seconds after which the silent server would be given up.
     _, errors = running.communicate(timeout=15)
-    assert running.returncode == -signal.SIGINT
-    assert errors.rstrip().endswith("KeyboardInterrupt")
+    assert (running.returncode, errors) == (130, "")
     kept = list(default_folder().rglob("*.tmp"))
     assert kept == []
 
